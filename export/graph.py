@@ -1,0 +1,279 @@
+"""The graph: neuron populations joined by synapses, over numpy arrays. No torch, no HDF5.
+
+A node is a population (or an input; before the passes also a pool or a concatenation), an edge is a synapse. The
+graph is float (thresholds 1, any weights) until `quantize` makes it integer.
+
+Time: an edge delivers at step t + 1 + delay what its source emitted at t, as a synapse in Lava does; so a
+population at depth d emits at t + d what it emits at t in PyTorch. `depths` checks that this holds for all edges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+Shape = tuple[int, ...]
+Pair = tuple[int, int]
+
+CURRENT_DECAY_NONE, VOLTAGE_DECAY_NONE = 4096, 0  # of 4096: the current lasts one step, the potential for ever
+
+
+class GraphError(ValueError):
+    """A graph or a file that cannot be used. Names the layer, the field, what was found and what is allowed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Conv:
+    """Convolution as in PyTorch (cross-correlation). weight: (Cout, Cin/groups, kH, kW)."""
+
+    weight: np.ndarray
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class ConvT:
+    """Transposed convolution as in PyTorch. weight: (Cin, Cout/groups, kH, kW)."""
+
+    weight: np.ndarray
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    output_padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """All-to-all synapses on the source flattened in (C, H, W) order. weight: (out, in)."""
+
+    weight: np.ndarray
+
+
+Operator = Conv | ConvT | Dense
+
+
+@dataclass(frozen=True, eq=False)
+class Edge:
+    """A synapse from a named node into the population that holds it; delay in steps beyond the usual one."""
+
+    source: str
+    op: Operator
+    delay: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Neuron:
+    """Loihi's CUBA neuron.
+
+    threshold: None for an output, which only integrates. In an integer graph a 17-bit mantissa, compared at << 6.
+    reset: `subtract` or `zero`. u0: start potential; in an integer graph a 24-bit potential (already << 6).
+    current_decay, voltage_decay: of 4096. bias: per neuron, broadcast to its population's shape, already
+    shifted; None for none.
+    """
+
+    threshold: float | None
+    reset: str = "subtract"
+    u0: float = 0
+    current_decay: int = CURRENT_DECAY_NONE
+    voltage_decay: int = VOLTAGE_DECAY_NONE
+    bias: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Input:
+    name: str
+    shape: Shape  # C, H, W
+
+
+@dataclass(frozen=True, eq=False)
+class Population:
+    """Neurons (C, H, W) driven by the sum of their edges.
+
+    scale: integer weight units per unit of the float graph; in a float graph a wish, in an integer one a fact.
+    """
+
+    name: str
+    shape: Shape
+    edges: tuple[Edge, ...]
+    neuron: Neuron
+    scale: float | None = None
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Mean over kernel x kernel with stride = kernel. `passes.fold_pool` removes it."""
+
+    name: str
+    shape: Shape
+    source: str
+    kernel: Pair
+
+
+@dataclass(frozen=True)
+class Concat:
+    """Channels of several nodes, one after the other. `passes.split_concat` removes it."""
+
+    name: str
+    shape: Shape
+    sources: tuple[str, ...]
+
+
+Node = Input | Population | Pool | Concat
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What a file says beside its network. logit_scale: logits per unit of output potential (<< 6)."""
+
+    timesteps: int = 8
+    encoder: str = "rate"
+    logit_scale: float = 1.0
+    class_names: tuple[str, ...] = ()
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Nodes in topological order. integer: whether weights and thresholds are Loihi's integers."""
+
+    nodes: tuple[Node, ...]
+    integer: bool = False
+    meta: Meta = Meta()
+
+    def __post_init__(self) -> None:
+        seen: dict[str, Node] = {}
+        for node in self.nodes:
+            if node.name in seen:
+                raise GraphError(f"{node.name}: the name is used twice; names must be unique")
+            for source in sources(node):
+                if source not in seen:
+                    raise GraphError(f"{node.name}: reads {source!r}, which is no earlier node")
+            seen[node.name] = node
+        for node in self.nodes:
+            _check_shape(node, seen)
+
+    def __getitem__(self, name: str) -> Node:
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise KeyError(name)
+
+    @property
+    def populations(self) -> tuple[Population, ...]:
+        return tuple(node for node in self.nodes if isinstance(node, Population))
+
+    @property
+    def input(self) -> Input:
+        return next(node for node in self.nodes if isinstance(node, Input))
+
+    @property
+    def output(self) -> Population:
+        """The last population that only integrates, or the last of all."""
+        integrators = [p for p in self.populations if p.neuron.threshold is None]
+        return (integrators or self.populations)[-1]
+
+
+def sources(node: Node) -> tuple[str, ...]:
+    """Names of the nodes that feed a node."""
+    match node:
+        case Population():
+            return tuple(edge.source for edge in node.edges)
+        case Concat():
+            return node.sources
+        case Pool():
+            return (node.source,)
+    return ()
+
+
+def output_shape(op: Operator, shape: Shape) -> Shape:
+    """Shape that an operator makes of its source's shape (C, H, W). Raises GraphError when they do not fit."""
+    if isinstance(op, Dense):
+        if op.weight.ndim != 2 or op.weight.shape[1] != int(np.prod(shape)):
+            raise GraphError(f"dense weight {op.weight.shape} does not fit an input of {int(np.prod(shape))}")
+        return (op.weight.shape[0], 1, 1)
+    if op.weight.ndim != 4:
+        raise GraphError(f"weight has {op.weight.ndim} axes; a convolution's has 4")
+    transposed = isinstance(op, ConvT)
+    channels = op.weight.shape[0] if transposed else op.weight.shape[1] * op.groups
+    if len(shape) != 3 or channels != shape[0] or shape[0] % op.groups:
+        raise GraphError(f"weight {op.weight.shape} in {op.groups} group(s) does not fit an input of {shape}")
+    sides = []
+    for axis in range(2):
+        reach = op.dilation[axis] * (op.weight.shape[2 + axis] - 1) + 1
+        n, s, p = shape[1 + axis], op.stride[axis], op.padding[axis]
+        if isinstance(op, ConvT):
+            side = (n - 1) * s - 2 * p + reach + op.output_padding[axis]
+        else:
+            side = (n + 2 * p - reach) // s + 1
+        if side < 1:
+            raise GraphError(f"kernel reach {reach}, padding {p} leaves nothing of an input of {n}")
+        sides.append(side)
+    out = op.weight.shape[1] * op.groups if transposed else op.weight.shape[0]
+    return (out, *sides)
+
+
+def depths(graph: Graph) -> dict[str, int]:
+    """Depth of every node in steps. Raises GraphError where edges into a population are not aligned.
+
+    Only for graphs without pools and concatenations.
+    """
+    depth: dict[str, int] = {}
+    for node in graph.nodes:
+        match node:
+            case Input():
+                depth[node.name] = 0
+            case Population():
+                arrivals = {e.source: depth[e.source] + 1 + e.delay for e in node.edges}
+                if len(set(arrivals.values())) > 1:
+                    raise GraphError(f"{node.name}: its edges arrive at steps {arrivals}; run align_delays first")
+                depth[node.name] = next(iter(arrivals.values()))
+            case _:
+                raise GraphError(f"{node.name}: a {type(node).__name__} is left; run the passes first")
+    return depth
+
+
+def _check_shape(node: Node, nodes: Mapping[str, Node]) -> None:
+    match node:
+        case Population():
+            if not node.edges:
+                raise GraphError(f"{node.name}: no edge feeds it; at least one is needed")
+            for edge in node.edges:
+                try:
+                    shape = output_shape(edge.op, nodes[edge.source].shape)
+                except GraphError as error:
+                    raise GraphError(f"{node.name}: edge from {edge.source}: {error}") from None
+                if shape != node.shape:
+                    raise GraphError(f"{node.name}: edge from {edge.source} makes {shape}; shape is {node.shape}")
+        case Concat():
+            parts = [nodes[name].shape for name in node.sources]
+            joined = (sum(p[0] for p in parts), *parts[0][1:])
+            if len({p[1:] for p in parts}) > 1 or joined != node.shape:
+                raise GraphError(f"{node.name}: concatenates {parts}; shape is {node.shape}")
+        case Pool():
+            c, h, w = nodes[node.source].shape
+            if h % node.kernel[0] or w % node.kernel[1]:
+                raise GraphError(f"{node.name}: pooling {node.kernel} does not divide its input {(h, w)}")
+            if (c, h // node.kernel[0], w // node.kernel[1]) != node.shape:
+                raise GraphError(f"{node.name}: pooling {node.kernel} of {(c, h, w)}; shape is {node.shape}")
+
+
+def same(a: Graph, b: Graph) -> bool:
+    """Whether two graphs are equal in every node, weight and field."""
+    return _equal(a, b)
+
+
+def _equal(a: object, b: object) -> bool:
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return a.shape == b.shape and bool((a == b).all())
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return len(a) == len(b) and all(_equal(x, y) for x, y in zip(a, b, strict=True))
+    if hasattr(a, "__dataclass_fields__"):
+        return all(_equal(getattr(a, name), getattr(b, name)) for name in a.__dataclass_fields__)
+    return a == b

@@ -1,0 +1,112 @@
+"""Float graph to integer graph. One scale per population: all its edges share it, else their sum has no meaning."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+
+from export.graph import Graph, GraphError, Population
+from export.limits import (
+    INPUT_MAX,
+    POTENTIAL_SHIFT,
+    THRESHOLD_MAX,
+    WEIGHT_MAX,
+    WEIGHT_MIN,
+    input_bound,
+)
+
+
+def quantize(graph: Graph) -> Graph:
+    """Round weights to even integers and thresholds to integers; scales are recorded in the populations.
+
+    A population's own `scale` is used where it has one, else the largest that fits (`largest_scale`). Raises
+    GraphError where a given scale puts a weight out of range: nothing is clipped.
+    """
+    if graph.integer:
+        raise GraphError("the graph is integer already")
+    return dataclasses.replace(
+        graph,
+        integer=True,
+        nodes=tuple(
+            _quantize(node, graph.meta.timesteps) if isinstance(node, Population) else node
+            for node in graph.nodes
+        ),
+        meta=dataclasses.replace(graph.meta, logit_scale=_logit_scale(graph)),
+    )
+
+
+def largest_scale(population: Population, *, timesteps: int) -> float:
+    """The largest scale at which the population fits Loihi: weights, input per step, threshold, readout.
+
+    Integer where the population fires, so that a threshold of 1 becomes an integer exactly. Raises GraphError
+    where weights are so large beside the threshold that not even scale 1 fits.
+    """
+    heaviest = max(float(np.abs(edge.op.weight).max()) for edge in population.edges)
+    if heaviest == 0:
+        return 1.0
+    scale = WEIGHT_MAX / heaviest
+    threshold = population.neuron.threshold
+    if threshold is not None:
+        scale = min(scale, THRESHOLD_MAX / threshold)
+    while True:
+        if threshold is not None:
+            scale = math.floor(scale * threshold) / threshold
+        if scale <= 0:
+            raise GraphError(
+                f"{population.name}: weight {heaviest:g} beside threshold {threshold}; "
+                f"at most {WEIGHT_MAX} thresholds fit 8 bits"
+            )
+        excess = _excess(_with_integer_weights(population, scale), timesteps)
+        if excess <= 1:
+            return scale
+        scale /= excess
+
+
+def _excess(population: Population, timesteps: int) -> float:
+    """How many times over its limit the input (or the readout) of an integer population may be."""
+    worst = max(abs(bound) for bound in input_bound(population))
+    if population.neuron.threshold is None:
+        return max(worst / INPUT_MAX, worst * timesteps / THRESHOLD_MAX)
+    return worst / INPUT_MAX
+
+
+def _quantize(population: Population, timesteps: int) -> Population:
+    scale = population.scale or largest_scale(population, timesteps=timesteps)
+    integer = _with_integer_weights(population, scale)
+    for edge in integer.edges:
+        low, high = float(edge.op.weight.min()), float(edge.op.weight.max())
+        if low < WEIGHT_MIN or high > WEIGHT_MAX:
+            raise GraphError(
+                f"{population.name}: scale {scale:g} makes weights from {edge.source} reach {low:g} to {high:g}; "
+                f"{WEIGHT_MIN} to {WEIGHT_MAX} is allowed"
+            )
+    neuron = population.neuron
+    threshold = None if neuron.threshold is None else round(neuron.threshold * scale)
+    u0 = round(neuron.u0 * scale * 2**POTENTIAL_SHIFT)
+    bias = None if neuron.bias is None else np.round(neuron.bias * scale * 2**POTENTIAL_SHIFT).astype(np.int32)
+    return dataclasses.replace(
+        integer, neuron=dataclasses.replace(neuron, threshold=threshold, u0=u0, bias=bias), scale=scale
+    )
+
+
+def _with_integer_weights(population: Population, scale: float) -> Population:
+    # In float64 and in this order, as the fine-tuned network rounds them (neuroseg/spiking.py).
+    edges = tuple(
+        dataclasses.replace(
+            edge,
+            op=dataclasses.replace(
+                edge.op, weight=(np.round(edge.op.weight.astype(np.float64) * (scale / 2)) * 2).astype(np.int32)
+            ),
+        )
+        for edge in population.edges
+    )
+    return dataclasses.replace(population, edges=edges)
+
+
+def _logit_scale(graph: Graph) -> float:
+    """Logits per unit of integer output potential (<< 6)."""
+    output = graph.output
+    scale = output.scale or largest_scale(output, timesteps=graph.meta.timesteps)
+    return graph.meta.logit_scale / (scale * 2**POTENTIAL_SHIFT)

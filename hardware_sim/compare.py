@@ -1,0 +1,121 @@
+"""Compare two runs spike by spike: counts, agreement, and the first divergence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hardware_sim.trace import Trace, TraceError
+
+
+@dataclass(frozen=True)
+class LayerComparison:
+    """One population in both runs. rate: spikes per neuron and step in the first."""
+
+    name: str
+    neurons: int
+    software: int
+    hardware: int
+    mismatched: int
+    rate: float
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """The first spike that differs: earliest step, then network order. potentials: where recorded (<< 6)."""
+
+    sample: int
+    step: int  # from 0
+    population: str
+    neuron: tuple[int, ...]  # C, H, W
+    software: int
+    hardware: int
+    software_potential: int | None
+    hardware_potential: int | None
+
+    def __str__(self) -> str:
+        potentials = ""
+        if self.software_potential is not None and self.hardware_potential is not None:
+            potentials = f"; potentials after the step {self.software_potential} and {self.hardware_potential}"
+        return (
+            f"sample {self.sample}, step {self.step}, population {self.population}, neuron {self.neuron}: "
+            f"{self.software} in the first, {self.hardware} in the second{potentials}"
+        )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All populations that both runs recorded, and the outputs."""
+
+    layers: tuple[LayerComparison, ...]
+    first: Divergence | None
+    output_mismatched: int  # output potentials that differ
+
+    @property
+    def total(self) -> int:
+        return sum(layer.software for layer in self.layers)
+
+    @property
+    def mismatched(self) -> int:
+        return sum(layer.mismatched for layer in self.layers)
+
+    @property
+    def equal(self) -> bool:
+        return self.mismatched == 0 and self.output_mismatched == 0
+
+
+def compare(software: Trace, hardware: Trace) -> Comparison:
+    """Compare every spike of every population and every output potential.
+
+    Raises TraceError when the runs differ in populations, shapes, samples or steps.
+    """
+    if list(software.packed) != list(hardware.packed):
+        raise TraceError(
+            f"populations differ: {', '.join(software.packed)} and {', '.join(hardware.packed)}"
+        )
+    if dict(software.shapes) != dict(hardware.shapes) or software.output.shape != hardware.output.shape:
+        raise TraceError("populations have different shapes, or the runs have different numbers of samples")
+    if software.timesteps != hardware.timesteps:
+        raise TraceError(f"{software.timesteps} time steps and {hardware.timesteps}; they must be equal")
+    layers = []
+    firsts: list[tuple[int, int, str]] = []  # step, order, name: earliest step first, then network order
+    for order, name in enumerate(software.packed):
+        differing = np.bitwise_xor(software.packed[name], hardware.packed[name])
+        mismatched = int(np.unpackbits(differing).sum(dtype=np.int64))
+        if mismatched:
+            firsts.append((int(np.nonzero(differing.any(axis=(0, 2)))[0][0]), order, name))
+        neurons = int(np.prod(software.shapes[name]))
+        spikes = software.total(name)
+        layers.append(
+            LayerComparison(
+                name=name,
+                neurons=neurons,
+                software=spikes,
+                hardware=hardware.total(name),
+                mismatched=mismatched,
+                rate=spikes / (neurons * software.samples * software.timesteps),
+            )
+        )
+    first = _divergence(software, hardware, *min(firsts)[::2]) if firsts else None
+    return Comparison(tuple(layers), first, int((software.output != hardware.output).sum()))
+
+
+def _divergence(software: Trace, hardware: Trace, step: int, name: str) -> Divergence:
+    ours, theirs = software.spikes[name][:, step], hardware.spikes[name][:, step]
+    sample, *neuron = (int(k) for k in np.argwhere(ours != theirs)[0])
+    place = (sample, step, *neuron)
+
+    def potential(trace: Trace) -> int | None:
+        return int(trace.potentials[name][place]) if name in trace.potentials else None
+
+    return Divergence(
+        sample=sample,
+        step=step,
+        population=name,
+        neuron=tuple(neuron),
+        software=int(ours[(sample, *neuron)]),
+        hardware=int(theirs[(sample, *neuron)]),
+        software_potential=potential(software),
+        hardware_potential=potential(hardware),
+    )

@@ -1,0 +1,101 @@
+"""One call for every engine: `run(graph, spikes, backend=...)`."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from export.graph import Graph
+from export.limits import check
+from hardware_sim.trace import Trace
+
+BACKENDS = ("reference", "lava", "loihi")
+FIDELITIES = ("stock", "fused")
+
+Progress = Callable[[int, int], None]
+
+
+class SimulationError(RuntimeError):
+    """A run that could not start, stopped making progress, or failed in an engine."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run keeps: names of populations, or `all`. The output potential is always kept."""
+
+    spikes: Collection[str] | Literal["all"] = "all"
+    potentials: Collection[str] | Literal["all"] = ()
+
+    def names(self, graph: Graph, what: Literal["spikes", "potentials"]) -> tuple[str, ...]:
+        """The populations chosen, in order. Raises SimulationError for a name the graph has not got."""
+        firing = tuple(p.name for p in graph.populations if p.neuron.threshold is not None)
+        possible = firing if what == "spikes" else tuple(p.name for p in graph.populations)
+        wanted = getattr(self, what)
+        if wanted == "all":
+            return possible
+        unknown = sorted(set(wanted) - set(possible))
+        if unknown:
+            raise SimulationError(f"cannot record {what} of {', '.join(unknown)}; {', '.join(possible)} can be")
+        return tuple(name for name in possible if name in wanted)
+
+
+def run(
+    graph: Graph,
+    spikes: np.ndarray,
+    *,
+    backend: str = "reference",
+    fidelity: str = "stock",
+    record: Record = Record(),
+    stall_timeout: float = 120.0,
+    on_step: Progress | None = None,
+) -> Trace:
+    """Run an integer graph on input spikes, uint8 (samples, T, C, H, W) of 0 and 1.
+
+    backend: `reference` (exact integers, batched, no Lava), `lava` (Lava's runtime on the CPU) or `loihi` (the
+    same processes on hardware; untried, no chip was at hand). fidelity: `stock` runs Lava's own processes.
+    stall_timeout: seconds without a step after which a Lava run is ended. on_step: called with steps done and
+    steps in all. Raises GraphError for a graph that does not fit Loihi, SimulationError for a run that fails.
+    """
+    check(graph)
+    spikes = check_spikes(graph, spikes)
+    if backend == "reference":
+        from hardware_sim.reference import run_reference  # noqa: PLC0415 - torch is loaded for it alone
+
+        return run_reference(graph, spikes, record=record, on_step=on_step)
+    if backend not in BACKENDS:
+        raise SimulationError(f"backend {backend!r} is unknown; {', '.join(BACKENDS)} are allowed")
+    if fidelity not in FIDELITIES:
+        raise SimulationError(f"fidelity {fidelity!r} is unknown; {', '.join(FIDELITIES)} are allowed")
+    if importlib.util.find_spec("lava.magma") is None if importlib.util.find_spec("lava") else True:
+        raise SimulationError(
+            f"backend {backend!r} needs Lava, which is not installed: Python 3.10 and pip install 'neuroseg[lava]'"
+        )
+    from hardware_sim.lava_backend.launch import run_lava  # noqa: PLC0415 - Lava is loaded for it alone
+
+    return run_lava(
+        graph,
+        spikes,
+        backend=backend,
+        fidelity=fidelity,
+        record=record,
+        stall_timeout=stall_timeout,
+        on_step=on_step,
+    )
+
+
+def check_spikes(graph: Graph, spikes: np.ndarray) -> np.ndarray:
+    """Input spikes as contiguous uint8; raises SimulationError for a wrong shape or values beside 0 and 1."""
+    expected = ("samples", graph.meta.timesteps, *graph.input.shape)
+    if spikes.ndim != len(expected) or spikes.shape[2:] != graph.input.shape or not len(spikes):
+        raise SimulationError(f"spikes have shape {spikes.shape}; {expected} is needed")
+    if spikes.shape[1] != graph.meta.timesteps:
+        raise SimulationError(
+            f"spikes have {spikes.shape[1]} time steps; the network was made for {graph.meta.timesteps}"
+        )
+    if spikes.min() < 0 or spikes.max() > 1 or (spikes != spikes.astype(np.uint8)).any():
+        raise SimulationError(f"spikes range from {spikes.min()} to {spikes.max()}; 0 and 1 are allowed")
+    return np.ascontiguousarray(spikes, np.uint8)

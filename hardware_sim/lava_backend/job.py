@@ -1,0 +1,68 @@
+"""What the launcher and the worker agree on: the files of one run, in a folder of its own. Knows no Lava."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Job:
+    """One Lava run. spikes, potentials: populations to record."""
+
+    backend: str
+    fidelity: str
+    samples: int
+    timesteps: int
+    spikes: tuple[str, ...]
+    potentials: tuple[str, ...]
+
+    def save(self, folder: Path) -> None:
+        (folder / "job.json").write_text(json.dumps(asdict(self)))
+
+    @classmethod
+    def load(cls, folder: Path) -> Job:
+        fields = json.loads((folder / "job.json").read_text())
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where a run's files lie."""
+
+    folder: Path
+
+    @property
+    def network(self) -> Path:
+        return self.folder / "network.net"
+
+    @property
+    def input(self) -> Path:
+        return self.folder / "input.npy"
+
+    @property
+    def progress(self) -> Path:
+        return self.folder / "progress.npy"
+
+    @property
+    def output(self) -> Path:
+        return self.folder / "output.npy"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "worker.log"
+
+    @property
+    def shared_memory(self) -> Path:
+        return self.folder / "shared_memory.json"
+
+    @property
+    def seconds(self) -> Path:
+        return self.folder / "seconds.json"
+
+    def spikes(self, k: int) -> Path:
+        return self.folder / f"spikes_{k}.npy"
+
+    def potentials(self, k: int) -> Path:
+        return self.folder / f"potentials_{k}.npy"

@@ -1,0 +1,173 @@
+"""Start a Lava run in a process of its own, watch it, and collect its trace. Imports no Lava itself.
+
+A run of its own process can be ended whatever state Lava is in: no child and no shared memory stays behind.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from multiprocessing import shared_memory
+from pathlib import Path
+
+import numpy as np
+
+from export import netx
+from export.graph import Graph
+from hardware_sim.engines import Record, SimulationError
+from hardware_sim.lava_backend.job import Files, Job
+from hardware_sim.trace import Trace, pack
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.05
+GRACE_SECONDS = 15.0  # for the worker to end its actors
+WORKER = "hardware_sim.lava_backend.worker"
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+def run_lava(
+    graph: Graph,
+    spikes: np.ndarray,
+    *,
+    backend: str,
+    fidelity: str,
+    record: Record,
+    stall_timeout: float,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Trace:
+    """Run an integer graph in Lava; see `hardware_sim.run`."""
+    if fidelity == "fused":
+        raise SimulationError("fidelity 'fused' is not built yet; use 'stock'")
+    start = time.perf_counter()
+    job = Job(
+        backend=backend,
+        fidelity=fidelity,
+        samples=len(spikes),
+        timesteps=spikes.shape[1],
+        spikes=record.names(graph, "spikes"),
+        potentials=record.names(graph, "potentials"),
+    )
+    with tempfile.TemporaryDirectory(prefix="neuroseg-") as folder:
+        files = Files(Path(folder))
+        _prepare(files, job, graph, spikes)
+        _watch(files, job, stall_timeout, on_step)
+        return _collect(files, job, graph, start)
+
+
+def _prepare(files: Files, job: Job, graph: Graph, spikes: np.ndarray) -> None:
+    """Write the network and its input; create the files that the recorders fill."""
+    job.save(files.folder)
+    netx.write(graph, files.network)
+    np.save(files.input, pack(spikes))
+    np.save(files.progress, np.zeros(max(len(job.spikes), 1), np.int64))
+    sizes = (job.samples, job.timesteps)
+    for k, name in enumerate(job.spikes):
+        shape = (*sizes, -(-int(np.prod(graph[name].shape)) // 8))
+        np.lib.format.open_memmap(files.spikes(k), "w+", np.uint8, shape)
+    for k, name in enumerate(job.potentials):
+        np.lib.format.open_memmap(files.potentials(k), "w+", np.int32, (*sizes, *graph[name].shape))
+    np.lib.format.open_memmap(files.output, "w+", np.int32, (job.samples, *graph.output.shape))
+
+
+def _watch(
+    files: Files, job: Job, stall_timeout: float, on_step: Callable[[int, int], None] | None
+) -> None:
+    """Start the worker and stay until it is done; raise SimulationError when it fails or stalls."""
+    progress = np.load(files.progress, mmap_mode="r")
+    total = job.samples * job.timesteps
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    with open(files.log, "wb") as output:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", WORKER, str(files.folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C reaches this process alone, which ends the worker in order
+            env={**os.environ, **ONE_THREAD, "PYTHONPATH": path},
+        )
+    try:
+        seen, since = progress.copy(), time.monotonic()
+        while (code := worker.poll()) is None:
+            time.sleep(POLL_SECONDS)
+            if (progress != seen).any():
+                seen, since = progress.copy(), time.monotonic()
+                if on_step:
+                    on_step(min(int(seen.min()), total), total)
+            elif time.monotonic() - since > stall_timeout:
+                raise SimulationError(_stalled(job, seen, stall_timeout))
+        if code:
+            raise SimulationError(f"Lava failed: {_cause(files.log)}")
+        if on_step:
+            on_step(total, total)
+    finally:
+        _end(worker, files)
+
+
+def _stalled(job: Job, progress: np.ndarray, seconds: float) -> str:
+    last = progress.min()
+    waiting = [name for name, step in zip(job.spikes, progress, strict=False) if step == last]
+    where = f"step {last}" if last else "the start, before the first step"
+    return f"no progress for {seconds:g} s at {where}; still waiting: {', '.join(waiting) or 'all populations'}"
+
+
+def _cause(log_file: Path) -> str:
+    """The last line that the worker wrote, which names the exception; all of it goes to the log."""
+    text = log_file.read_text(errors="replace").strip()
+    log.error("the Lava worker said:\n%s", text)
+    lines = [line for line in text.splitlines() if line.strip()]
+    named = [line for line in lines if "Error" in line.split(":")[0] or "Exception" in line.split(":")[0]]
+    return (named or lines or ["it left no message"])[0 if named else -1].strip()
+
+
+def _end(worker: subprocess.Popen, files: Files) -> None:
+    """End a worker that still runs; the last resort kills its whole session and unlinks its shared memory."""
+    if worker.poll() is None:
+        worker.terminate()
+        try:
+            worker.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(worker.pid, signal.SIGKILL)
+            worker.wait()
+    _kill_session(worker.pid)
+    if files.shared_memory.exists():
+        for name in json.loads(files.shared_memory.read_text()):
+            _unlink(name)
+
+
+def _kill_session(leader: int) -> None:
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except ProcessLookupError:
+        return  # all of them ended by themselves
+
+
+def _unlink(name: str) -> None:
+    try:
+        segment = shared_memory.SharedMemory(name)
+    except FileNotFoundError:
+        return
+    segment.close()
+    segment.unlink()
+
+
+def _collect(files: Files, job: Job, graph: Graph, start: float) -> Trace:
+    worker = json.loads(files.seconds.read_text())
+    return Trace(
+        packed={name: np.load(files.spikes(k)) for k, name in enumerate(job.spikes)},
+        shapes={name: graph[name].shape for name in job.spikes},
+        potentials={name: np.load(files.potentials(k)) for k, name in enumerate(job.potentials)},
+        output=np.load(files.output),
+        output_name=graph.output.name,
+        timesteps=job.timesteps,
+        engine=f"{job.backend}/{job.fidelity}",
+        seconds={"build": worker["build"], "run": worker["run"], "all": time.perf_counter() - start},
+    )

@@ -1,0 +1,50 @@
+"""Synapses as sparse matrices in Lava's neuron order. Knows no Lava, so that it can be tested without."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import sparse
+
+from export.graph import ConvT, Dense, Operator, Shape
+
+
+def to_sparse(op: Operator, source: Shape, target: Shape) -> sparse.csr_matrix:
+    """The matrix (target neurons, source neurons) of a transposed convolution or a dense synapse.
+
+    source, target: (C, H, W); neurons are numbered in (W, H, C) order, as Lava flattens its arrays.
+    """
+    if isinstance(op, Dense):
+        rows, columns = np.nonzero(op.weight)
+        values = op.weight[rows, columns]
+        out = np.stack(np.unravel_index(rows, target))
+        inp = np.stack(np.unravel_index(columns, source))
+    elif isinstance(op, ConvT):
+        out, inp, values = _transposed(op, source, target)
+    else:
+        raise TypeError(f"{type(op).__name__} runs as a convolution, not as a sparse matrix")
+    shape = (int(np.prod(target)), int(np.prod(source)))
+    matrix = sparse.coo_matrix((values, (_number(out, target), _number(inp, source))), shape=shape, dtype=np.int32)
+    return matrix.tocsr()
+
+
+def _transposed(op: ConvT, source: Shape, target: Shape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each source pixel y reaches y * stride - padding + tap * dilation, where that lies in the target."""
+    cin, per_group, kh, kw = op.weight.shape
+    i, o, ky, kx, y, x = np.meshgrid(
+        *map(np.arange, (cin, per_group, kh, kw, source[1], source[2])), indexing="ij", sparse=True
+    )
+    group = i // (cin // op.groups)
+    channel = group * per_group + o
+    row = y * op.stride[0] - op.padding[0] + ky * op.dilation[0]
+    column = x * op.stride[1] - op.padding[1] + kx * op.dilation[1]
+    weight = op.weight[i, o, ky, kx]
+    inside = (row >= 0) & (row < target[1]) & (column >= 0) & (column < target[2]) & (weight != 0)
+    everywhere = np.broadcast_arrays(channel, row, column, i, y, x, weight)
+    channel, row, column, i, y, x, weight = (a[inside] for a in everywhere)
+    return np.stack([channel, row, column]), np.stack([i, y, x]), weight
+
+
+def _number(place: np.ndarray, shape: Shape) -> np.ndarray:
+    """Number of the neurons at (C, H, W) places, in (W, H, C) order."""
+    c, y, x = place
+    return (x * shape[1] + y) * shape[0] + c

@@ -1,0 +1,151 @@
+"""The reference engine: exact integers, layer by layer, batched over samples. Needs no Lava.
+
+Convolutions run in torch's float32 (an integer graph: every partial sum is an integer below 2^24, which float32
+holds exactly) or float64 (a float graph, for tests of rewrites); neurons in integers as lava-nc's
+PyLifModelBitAcc has them. Layers are simultaneous, which is what depth-shifted layers do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from export.graph import Concat, Conv, Dense, Graph, Input, Neuron, Operator, Pool, Population
+from export.limits import DECAY_MAX, POTENTIAL_MAX, POTENTIAL_SHIFT
+from hardware_sim.engines import Record
+from hardware_sim.trace import Trace, pack
+
+CHUNK = 16  # samples at a time
+
+
+def run_reference(
+    graph: Graph,
+    spikes: np.ndarray,
+    *,
+    record: Record = Record(),
+    on_step: Callable[[int, int], None] | None = None,
+) -> Trace:
+    """Run a graph (integer, or float for tests) on spikes uint8 (samples, T, C, H, W); see `hardware_sim.run`."""
+    start = time.perf_counter()
+    want_spikes, want_potentials = record.names(graph, "spikes"), record.names(graph, "potentials")
+    packed: dict[str, list[np.ndarray]] = {name: [] for name in want_spikes}
+    potentials: dict[str, list[np.ndarray]] = {name: [] for name in want_potentials}
+    outputs: list[np.ndarray] = []
+    for first in range(0, len(spikes), CHUNK):
+        chunk = torch.from_numpy(spikes[first : first + CHUNK]).transpose(0, 1)  # T, B, C, H, W
+        fired, membrane = simulate(graph, chunk, keep=set(want_potentials) | {graph.output.name})
+        for name in want_spikes:
+            packed[name].append(pack(fired[name].transpose(0, 1).numpy().astype(np.uint8)))
+        for name in want_potentials:
+            potentials[name].append(membrane[name].transpose(0, 1).numpy())
+        outputs.append(membrane[graph.output.name][-1].numpy())
+        if on_step:
+            steps = graph.meta.timesteps
+            on_step(min(first + CHUNK, len(spikes)) * steps, len(spikes) * steps)
+    return Trace(
+        packed={name: np.concatenate(parts) for name, parts in packed.items()},
+        shapes={name: graph[name].shape for name in want_spikes},
+        potentials={name: np.concatenate(parts) for name, parts in potentials.items()},
+        output=np.concatenate(outputs),
+        output_name=graph.output.name,
+        timesteps=graph.meta.timesteps,
+        engine="reference",
+        seconds={"run": time.perf_counter() - start},
+    )
+
+
+def simulate(
+    graph: Graph, spikes: torch.Tensor, *, keep: set[str]
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Evaluate every node on spikes (T, B, C, H, W).
+
+    Returns what each node emits and, for the populations in `keep`, the potentials after reset: (T, B, C, H, W).
+    """
+    dtype = torch.float32 if graph.integer else torch.float64
+    values: dict[str, torch.Tensor] = {}
+    membrane: dict[str, torch.Tensor] = {}
+    for node in graph.nodes:
+        match node:
+            case Input():
+                values[node.name] = spikes.to(dtype)
+            case Population():
+                currents = sum_inputs(node, values)
+                step = _integer_scan if graph.integer else _float_scan
+                values[node.name], after = step(currents, node.neuron)
+                if node.name in keep:
+                    membrane[node.name] = after
+            case Pool():
+                source = values[node.source]
+                values[node.name] = F.avg_pool2d(source.flatten(0, 1), node.kernel).unflatten(0, source.shape[:2])
+            case Concat():
+                values[node.name] = torch.cat([values[name] for name in node.sources], dim=2)
+    return values, membrane
+
+
+def sum_inputs(population: Population, values: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Weighted input (T, B, C, H, W) of a population, in weight units."""
+    total = None
+    for edge in population.edges:
+        x = values[edge.source]
+        y = _apply(edge.op, x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        total = y if total is None else total + y
+    assert total is not None
+    return total
+
+
+def _apply(op: Operator, x: torch.Tensor) -> torch.Tensor:
+    weight = torch.from_numpy(np.ascontiguousarray(op.weight)).to(x.dtype)
+    if isinstance(op, Dense):
+        return F.linear(x.flatten(1), weight)[:, :, None, None]
+    if isinstance(op, Conv):
+        return F.conv2d(x, weight, None, op.stride, op.padding, op.dilation, op.groups)
+    return F.conv_transpose2d(
+        x, weight, None, op.stride, op.padding, op.output_padding, op.groups, op.dilation
+    )
+
+
+def _integer_scan(currents: torch.Tensor, neuron: Neuron) -> tuple[torch.Tensor, torch.Tensor]:
+    """The CUBA neuron in Loihi's integers: potentials << 6, 24 bits, clipped; decays round towards zero."""
+    current = torch.zeros(currents.shape[1:], dtype=torch.int64)
+    potential = torch.full(currents.shape[1:], int(neuron.u0), dtype=torch.int64)
+    bias = 0 if neuron.bias is None else torch.from_numpy(neuron.bias).long()
+    spikes = torch.zeros_like(currents)
+    after = torch.empty(currents.shape, dtype=torch.int32)
+    threshold = None if neuron.threshold is None else int(neuron.threshold) << POTENTIAL_SHIFT
+    for t, weighted in enumerate(currents):
+        current = _decay(current, neuron.current_decay) + (weighted.long() << POTENTIAL_SHIFT)
+        potential = _decay(potential, neuron.voltage_decay) + current + bias
+        potential.clamp_(-POTENTIAL_MAX, POTENTIAL_MAX)
+        if threshold is not None:
+            fired = potential > threshold
+            spikes[t] = fired
+            reset = potential - threshold if neuron.reset == "subtract" else torch.zeros_like(potential)
+            potential = torch.where(fired, reset, potential)
+        after[t] = potential
+    return spikes, after
+
+
+def _decay(state: torch.Tensor, decay: int) -> torch.Tensor:
+    if decay == 0:
+        return state
+    if decay == DECAY_MAX:
+        return torch.zeros_like(state)
+    return state.sign() * ((state.abs() * (DECAY_MAX - decay)) >> 12)
+
+
+def _float_scan(currents: torch.Tensor, neuron: Neuron) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same neuron in floats, without leak, bias or clip: for float graphs."""
+    potential = torch.full_like(currents[0], neuron.u0)
+    spikes, after = torch.zeros_like(currents), torch.empty_like(currents)
+    for t, weighted in enumerate(currents):
+        potential = potential + weighted
+        if neuron.threshold is not None:
+            spikes[t] = potential > neuron.threshold
+            left = potential - neuron.threshold if neuron.reset == "subtract" else torch.zeros_like(potential)
+            potential = torch.where(spikes[t] > 0, left, potential)
+        after[t] = potential
+    return spikes, after

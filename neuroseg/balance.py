@@ -1,0 +1,139 @@
+"""Threshold balancing: scale the weights of a converted network so that every threshold is 1.
+
+Three methods. `threshold` is the paper's (section II-B, after Sengupta et al. 2019); `activation` scales each
+branch of a concatenation by its own activations; `rate` builds on it and sets each population's firing rate.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from neuroseg.encode import encode
+from neuroseg.neuron import integrate_fire
+from neuroseg.spiking import (
+    InputSpec,
+    PopulationSpec,
+    SpikingNetwork,
+    channel_values,
+    per_input_channel,
+)
+
+log = logging.getLogger(__name__)
+
+METHODS = ("rate", "activation", "threshold")
+PERCENTILE = 99.0
+INNER_RATE = 0.1  # spikes per neuron and step, in every population but the last ones
+LAST_RATES = (0.2, 0.3)  # in the last populations before the output
+BISECTIONS = 14
+GAIN_RANGE = (2.0**-6, 2.0**10)
+
+
+@torch.no_grad()
+def balance(
+    network: SpikingNetwork,
+    images: torch.Tensor,
+    *,
+    method: str = "rate",
+    seed: int = 0,
+    percentile: float = PERCENTILE,
+    inner_rate: float = INNER_RATE,
+    last_rates: tuple[float, ...] = LAST_RATES,
+) -> SpikingNetwork:
+    """Return a copy of a freshly converted network, its weights scaled on calibration images (B, C, H, W).
+
+    Use training images only. The simulation runs at the network's own T, reset, u0 and encoder. Raises
+    ValueError for an unknown method.
+    """
+    if method not in METHODS:
+        raise ValueError(f"balancing {method!r} is unknown; {', '.join(METHODS)} are allowed")
+    network = network.copy().eval()
+    logits = network.analog(images)[network.spec.output.name]
+    spikes = encode(
+        images, timesteps=network.spec.timesteps, encoder=network.spec.encoder, seed=seed
+    )
+    if method == "threshold":
+        _by_population(network, spikes, _largest_input)
+    else:
+        _scale_by_activation(network, images, percentile)
+    if method == "rate":
+        firing = [p.name for p in network.spec.populations if p.fires]
+        targets = dict.fromkeys(firing, inner_rate)
+        targets.update(zip(reversed(firing), reversed(last_rates), strict=False))
+        _by_population(network, spikes, _RateGain(network, targets))
+    potential = network(spikes)
+    spread = float(potential.std())
+    network.logit_scale.fill_(float(logits.std()) / spread if spread > 0 else 1.0)
+    return network
+
+
+@torch.no_grad()
+def firing_rates(network: SpikingNetwork, images: torch.Tensor, *, quantized: bool = False, seed: int = 0) -> dict[str, float]:
+    """Mean spikes per neuron and step of each firing population, over images (B, C, H, W)."""
+    spikes = encode(images, timesteps=network.spec.timesteps, encoder=network.spec.encoder, seed=seed)
+    activity = network.record(spikes, quantized=quantized)
+    return {name: float(fired.mean()) for name, fired in activity.spikes.items()}
+
+
+def _largest_input(population: PopulationSpec, currents: torch.Tensor) -> float:
+    """The paper's threshold, the largest net input seen; dividing by it makes the threshold 1."""
+    top = float(currents.max())
+    return 1 / top if top > 0 else 1.0
+
+
+class _RateGain:
+    """The gain at which a population reaches its target rate, by bisection on a logarithmic scale."""
+
+    def __init__(self, network: SpikingNetwork, targets: dict[str, float]) -> None:
+        self.spec = network.spec
+        self.targets = targets
+
+    def __call__(self, population: PopulationSpec, currents: torch.Tensor) -> float:
+        if not population.fires:
+            return 1.0
+        target = self.targets[population.name]
+        low, high = (float(np.log2(g)) for g in GAIN_RANGE)
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            spikes = integrate_fire(currents * 2**middle, reset=self.spec.reset, u0=self.spec.u0)
+            low, high = (middle, high) if float(spikes.mean()) < target else (low, middle)
+        log.debug("%s: gain %.3f for rate %.2f", population.name, 2**high, target)
+        return 2**high
+
+
+def _by_population(
+    network: SpikingNetwork,
+    spikes: torch.Tensor,
+    gain: Callable[[PopulationSpec, torch.Tensor], float],
+) -> None:
+    """Scale the populations' weights in topological order, each driven by the ones already scaled."""
+
+    def respond(population: PopulationSpec, currents: torch.Tensor) -> torch.Tensor:
+        factor = gain(population, currents)
+        for k in range(len(population.synapses)):
+            network.weights[f"{population.name}:{k}"].mul_(factor)
+        return integrate_fire(currents * factor, reset=network.spec.reset, u0=network.spec.u0)
+
+    network.walk(spikes, respond)
+
+
+def _scale_by_activation(network: SpikingNetwork, images: torch.Tensor, percentile: float) -> None:
+    """w' = w * lambda_in / lambda_out, with a lambda_in for every input channel of a synapse."""
+    activations = network.analog(images)
+
+    def full_rate(layer: InputSpec | PopulationSpec) -> float:
+        """The activation that stands for rate 1."""
+        if isinstance(layer, InputSpec):
+            return 1.0
+        size = activations[layer.name].abs().numpy()
+        return float(np.percentile(size, percentile)) or float(size.max()) or 1.0
+
+    lambdas = channel_values(network.spec, full_rate, lambda value, _: value)
+    for population in network.spec.populations:
+        out = float(lambdas[population.name][0])
+        for k, synapse in enumerate(population.synapses):
+            scale = per_input_channel(lambdas[synapse.source], synapse) / out
+            network.weights[f"{population.name}:{k}"].mul_(scale.float())

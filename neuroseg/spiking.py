@@ -1,0 +1,331 @@
+"""The spiking network as a torch module: populations of integrate-and-fire neurons joined by synapses.
+
+A `NetworkSpec` says what the network is; `SpikingNetwork` runs it in three modes:
+
+- spiking: float weights, thresholds 1 (what conversion and balancing produce);
+- quantized: the very integers that are exported, in float32, which holds them exactly (below 2^24);
+- analog: ReLU in place of neurons, the ANN it came from (for calibration).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from neuroseg.encode import encode
+from neuroseg.neuron import NO_LIMIT, check_neuron, integrate_fire, scan
+
+WEIGHT_MIN, WEIGHT_MAX = -256, 254  # Loihi's signed 8-bit mantissa in mixed mode: even integers
+POTENTIAL_SHIFT = 6  # Loihi compares and stores potentials times 2^6
+POTENTIAL_LIMIT = (2**23 - 1) / 2**POTENTIAL_SHIFT  # 24-bit potentials, in the units of weights
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    name: str
+    shape: Shape  # C, H, W
+
+
+@dataclass(frozen=True)
+class SynapseSpec:
+    """A Conv2d or ConvTranspose2d without bias, as PyTorch defines it. kind: conv or convT."""
+
+    source: str
+    kind: str
+    in_channels: int
+    out_channels: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    output_padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+
+@dataclass(frozen=True)
+class PopulationSpec:
+    """Neurons driven by the sum of their synapses. fires=False: an output, which only integrates."""
+
+    name: str
+    shape: Shape
+    synapses: tuple[SynapseSpec, ...]
+    fires: bool = True
+
+
+@dataclass(frozen=True)
+class PoolSpec:
+    """Average pooling with stride = kernel, no padding."""
+
+    name: str
+    shape: Shape
+    source: str
+    kernel: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class ConcatSpec:
+    """Concatenation of channels."""
+
+    name: str
+    shape: Shape
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DropoutSpec:
+    """Dropout whose mask is fixed over time (paper, section II-C)."""
+
+    name: str
+    shape: Shape
+    source: str
+    p: float
+
+
+LayerSpec = InputSpec | PopulationSpec | PoolSpec | ConcatSpec | DropoutSpec
+LAYER_KINDS = {c.__name__: c for c in (InputSpec, PopulationSpec, PoolSpec, ConcatSpec, DropoutSpec)}
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """Layers in topological order, and how they run.
+
+    u0: start potential in thresholds (0 or up to 1). alpha: height of the surrogate gradient.
+    """
+
+    layers: tuple[LayerSpec, ...]
+    timesteps: int = 8
+    reset: str = "subtract"
+    u0: float = 0.0
+    encoder: str = "rate"
+    alpha: float = 1.0
+
+    @property
+    def populations(self) -> tuple[PopulationSpec, ...]:
+        return tuple(layer for layer in self.layers if isinstance(layer, PopulationSpec))
+
+    @property
+    def output(self) -> PopulationSpec:
+        return next(p for p in self.populations if not p.fires)
+
+
+Respond = Callable[[PopulationSpec, torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What one run did. spikes: (T, B, C, H, W) per firing population; potentials: the same, after reset, for
+    every population; logits: (B, C, H, W)."""
+
+    spikes: dict[str, torch.Tensor]
+    potentials: dict[str, torch.Tensor]
+    logits: torch.Tensor
+
+
+class SpikingNetwork(nn.Module):
+    """Spikes (T, B, C, H, W) to logits (B, C, H, W) = logit_scale * output potential after T steps."""
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__()
+        check_neuron(threshold=1.0, reset=spec.reset)
+        if spec.reset == "zero" and spec.u0:
+            raise ValueError(f"u0 is {spec.u0} with reset 'zero'; stock Lava neurons start from 0")
+        self.spec = spec
+        self.weights = nn.ParameterDict()
+        for population in spec.populations:
+            for k, synapse in enumerate(population.synapses):
+                self.weights[_key(population, k)] = nn.Parameter(torch.zeros(_weight_shape(synapse)))
+        # Threshold in integer weight units, per population; 0 until chosen (see export.quantize).
+        self.scales: torch.Tensor
+        self.register_buffer("scales", torch.zeros(len(spec.populations), dtype=torch.float64))
+        self.logit_scale: torch.Tensor
+        self.register_buffer("logit_scale", torch.ones((), dtype=torch.float64))
+
+    def forward(self, spikes: torch.Tensor, *, quantized: bool = False) -> torch.Tensor:
+        values = self._spiking(spikes, quantized)
+        return self._logits(values[self.spec.output.name], quantized=quantized)
+
+    def analog(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Run as the ANN: images (B, C, H, W) to every layer's activation (B, C, H, W); output = logits."""
+
+        def respond(population: PopulationSpec, currents: torch.Tensor) -> torch.Tensor:
+            return F.relu(currents) if population.fires else currents
+
+        return {name: value[0] for name, value in self.walk(images[None], respond).items()}
+
+    @torch.no_grad()
+    def record(self, spikes: torch.Tensor, *, quantized: bool) -> Activity:
+        """Run and keep every spike and potential (in thresholds, or integer weight units when quantized)."""
+        values = self._spiking(spikes, quantized)
+        potentials, fired = {}, {}
+        for population in self.spec.populations:
+            currents = self.currents(population, values, quantized=quantized)
+            if population.fires:
+                fired[population.name] = values[population.name]
+                *_, potentials[population.name] = scan(currents, **self._neuron(population, quantized))
+            else:
+                potentials[population.name] = currents.cumsum(0)
+        return Activity(fired, potentials, self._logits(values[self.spec.output.name], quantized=quantized))
+
+    def predict(self, images: torch.Tensor, *, quantized: bool = False, seed: int = 0) -> torch.Tensor:
+        """Encode images (B, C, H, W) in [0, 1] and run; returns logits."""
+        spikes = encode(images, timesteps=self.spec.timesteps, encoder=self.spec.encoder, seed=seed)
+        return self(spikes, quantized=quantized)
+
+    def currents(
+        self, population: PopulationSpec, values: dict[str, torch.Tensor], *, quantized: bool = False
+    ) -> torch.Tensor:
+        """Input (T, B, C, H, W) of a population, given the values of the layers before it."""
+        total = None
+        for k, synapse in enumerate(population.synapses):
+            x = values[synapse.source]
+            weight = self.integer_weight(population, k) if quantized else self.folded_weight(population, k)
+            y = apply_synapse(x.flatten(0, 1), weight.to(x.dtype), synapse).unflatten(0, x.shape[:2])
+            total = y if total is None else total + y
+        assert total is not None
+        return total
+
+    def folded_weight(self, population: PopulationSpec, k: int) -> torch.Tensor:
+        """Weight of a synapse on pooled sums instead of pooled means: w / pool size, in float64."""
+        divisor = per_input_channel(pool_sizes(self.spec)[population.synapses[k].source], population.synapses[k])
+        return self.weights[_key(population, k)].double() / divisor.to(self.logit_scale.device)
+
+    def integer_weight(self, population: PopulationSpec, k: int) -> torch.Tensor:
+        """Even integer weights in [-256, 254], with a straight-through gradient. Raises ValueError unscaled."""
+        scale = self.scale(population)
+        if not scale > 0:
+            raise ValueError(f"population {population.name} has no integer scale; choose scales first")
+        return _EvenInteger.apply(self.folded_weight(population, k) * (scale / 2))
+
+    def scale(self, population: PopulationSpec) -> float:
+        """Integer weight units per threshold."""
+        return float(self.scales[self.spec.populations.index(population)])
+
+    def with_scales(self, scales: dict[str, float]) -> SpikingNetwork:
+        """A copy with these integer scales, one for each population by name."""
+        copy = self.copy()
+        copy.scales.copy_(torch.tensor([scales[p.name] for p in self.spec.populations], dtype=torch.float64))
+        return copy
+
+    def copy(self, **changes: Any) -> SpikingNetwork:
+        """A copy of the network, with fields of its spec replaced (timesteps, reset, u0, encoder, alpha)."""
+        copy = SpikingNetwork(dataclasses.replace(self.spec, **changes))
+        copy.load_state_dict(self.state_dict())
+        return copy.train(self.training)
+
+    def walk(self, x: torch.Tensor, respond: Respond, *, quantized: bool = False) -> dict[str, torch.Tensor]:
+        """Evaluate every layer in order; `respond` turns a population and its currents into its value."""
+        values: dict[str, torch.Tensor] = {}  # T, B, C, H, W (T = 1 for the ANN and for output potentials)
+        for layer in self.spec.layers:
+            match layer:
+                case InputSpec():
+                    value = x
+                case PopulationSpec():
+                    value = respond(layer, self.currents(layer, values, quantized=quantized))
+                case PoolSpec():  # sums; the mean's divisor is folded into the weights that read it
+                    source = values[layer.source]
+                    pooled = F.avg_pool2d(source.flatten(0, 1), layer.kernel, divisor_override=1)
+                    value = pooled.unflatten(0, source.shape[:2])
+                case ConcatSpec():
+                    value = torch.cat([values[name] for name in layer.sources], dim=2)
+                case DropoutSpec():
+                    value = values[layer.source]
+                    if self.training and layer.p:
+                        value = value * F.dropout(torch.ones_like(value[:1]), layer.p)  # one mask for all t
+            values[layer.name] = value
+        return values
+
+    def _spiking(self, x: torch.Tensor, quantized: bool) -> dict[str, torch.Tensor]:
+        def respond(population: PopulationSpec, currents: torch.Tensor) -> torch.Tensor:
+            if not population.fires:
+                return currents.sum(0, keepdim=True)
+            return integrate_fire(currents, alpha=self.spec.alpha, **self._neuron(population, quantized))
+
+        return self.walk(x, respond, quantized=quantized)
+
+    def _neuron(self, population: PopulationSpec, quantized: bool) -> dict[str, Any]:
+        threshold = self.scale(population) if quantized else 1.0
+        return {
+            "threshold": threshold,
+            "reset": self.spec.reset,
+            "u0": self.spec.u0 * threshold,
+            "limit": POTENTIAL_LIMIT if quantized else NO_LIMIT,
+        }
+
+    def _logits(self, potential: torch.Tensor, *, quantized: bool) -> torch.Tensor:
+        units = self.scale(self.spec.output) if quantized else 1.0
+        return potential[-1] * (float(self.logit_scale) / units)
+
+
+class _EvenInteger(torch.autograd.Function):
+    """Half weights to even integers within Loihi's range; the gradient passes where nothing is clipped."""
+
+    @staticmethod
+    def forward(ctx: Any, half: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        rounded = half.round() * 2
+        ctx.save_for_backward((rounded >= WEIGHT_MIN) & (rounded <= WEIGHT_MAX))
+        return rounded.clamp(WEIGHT_MIN, WEIGHT_MAX)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        (inside,) = ctx.saved_tensors
+        return 2 * grad * inside
+
+
+def apply_synapse(x: torch.Tensor, weight: torch.Tensor, synapse: SynapseSpec) -> torch.Tensor:
+    """The synapse's convolution on (N, C, H, W)."""
+    s = synapse
+    if s.kind == "conv":
+        return F.conv2d(x, weight, None, s.stride, s.padding, s.dilation, s.groups)
+    return F.conv_transpose2d(x, weight, None, s.stride, s.padding, s.output_padding, s.groups, s.dilation)
+
+
+def per_input_channel(vector: torch.Tensor, synapse: SynapseSpec) -> torch.Tensor:
+    """Shape a value per input channel (Cin,) so that it broadcasts against the synapse's weight."""
+    if synapse.kind == "convT":
+        return vector.view(-1, 1, 1, 1)
+    grouped = vector.view(synapse.groups, 1, -1)  # groups, 1, Cin/groups
+    rows = grouped.expand(-1, synapse.out_channels // synapse.groups, -1)
+    return rows.reshape(synapse.out_channels, -1, 1, 1)
+
+
+def channel_values(
+    spec: NetworkSpec,
+    source: Callable[[InputSpec | PopulationSpec], float],
+    pool: Callable[[torch.Tensor, PoolSpec], torch.Tensor],
+) -> dict[str, torch.Tensor]:
+    """Carry a value per channel from inputs and populations through pools and concatenations: float64 (C,)."""
+    values: dict[str, torch.Tensor] = {}
+    for layer in spec.layers:
+        match layer:
+            case PoolSpec():
+                values[layer.name] = pool(values[layer.source], layer)
+            case ConcatSpec():
+                values[layer.name] = torch.cat([values[name] for name in layer.sources])
+            case DropoutSpec():
+                values[layer.name] = values[layer.source]
+            case _:
+                values[layer.name] = torch.full((layer.shape[0],), source(layer), dtype=torch.float64)
+    return values
+
+
+def pool_sizes(spec: NetworkSpec) -> dict[str, torch.Tensor]:
+    """For each layer and channel, how many spikes a pooled value sums: float64 (C,)."""
+    return channel_values(spec, lambda _: 1.0, lambda value, pool: value * (pool.kernel[0] * pool.kernel[1]))
+
+
+def _weight_shape(s: SynapseSpec) -> Shape:
+    if s.kind == "convT":
+        return (s.in_channels, s.out_channels // s.groups, *s.kernel)
+    return (s.out_channels, s.in_channels // s.groups, *s.kernel)
+
+
+def _key(population: PopulationSpec, k: int) -> str:
+    return f"{population.name}:{k}"

@@ -1,0 +1,227 @@
+"""Training: one resumable loop, and the ANN's settings for it (Adam, ReduceLROnPlateau, batch 26: paper III-B)."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from neuroseg.data.volume import Subject, stack_slices
+from neuroseg.losses import LOSSES
+from neuroseg.memory import keep_freed_memory
+from neuroseg.metrics import mean_dice
+from neuroseg.unet import UNet, UNetConfig
+
+log = logging.getLogger(__name__)
+
+Forward = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the ANN is trained."""
+
+    epochs: int = 12
+    batch: int = 26
+    learning_rate: float = 1e-3
+    patience: int = 3  # epochs without a better validation loss before the learning rate is divided by 10
+    loss: str = "dice"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """Progress of a training loop, after a batch."""
+
+    epoch: int  # from 1
+    epochs: int
+    batch: int  # from 1
+    batches: int
+    loss: float  # mean over the epoch so far
+    dice: float  # validation 3D Dice of the epoch before; NaN in the first
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What an epoch reached."""
+
+    epoch: int
+    loss: float
+    validation_dice: float
+    learning_rate: float
+
+
+OnStep = Callable[[Step], None]
+
+
+def split(subjects: Sequence[Subject], *, validation: float = 0.2, seed: int = 0) -> tuple[list, list]:
+    """Split by subject, seeded, into training and validation (at least one each)."""
+    if len(subjects) < 2:
+        raise ValueError(f"{len(subjects)} subjects; at least 2 are needed, one to train and one to validate")
+    order = np.random.default_rng(seed).permutation(len(subjects))
+    held_out = min(max(round(len(subjects) * validation), 1), len(subjects) - 1)
+    chosen = set(order[:held_out].tolist())
+    return (
+        [s for k, s in enumerate(subjects) if k not in chosen],
+        [s for k, s in enumerate(subjects) if k in chosen],
+    )
+
+
+def train(
+    training: Sequence[Subject],
+    validation: Sequence[Subject],
+    *,
+    model: UNetConfig = UNetConfig(),
+    config: TrainConfig = TrainConfig(),
+    checkpoint: Path | None = None,
+    on_step: OnStep | None = None,
+) -> tuple[UNet, list[Epoch]]:
+    """Train the ANN; returns the network of the best validation Dice and the history.
+
+    With `checkpoint`, state is saved after every epoch and a killed training goes on from there, with the same
+    result as one that was never killed.
+    """
+    torch.manual_seed(config.seed)
+    network = UNet(model)
+    optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=config.patience)
+
+    history = fit(
+        network,
+        forward=network,
+        training=training,
+        validation=validation,
+        optimizer=optimizer,
+        after_epoch=scheduler,
+        epochs=config.epochs,
+        batch=config.batch,
+        loss=config.loss,
+        seed=config.seed,
+        identity={"model": asdict(model), "config": asdict(config)},
+        checkpoint=checkpoint,
+        on_step=on_step,
+    )
+    return network.eval(), history
+
+
+def fit(
+    network: nn.Module,
+    *,
+    forward: Forward,
+    training: Sequence[Subject],
+    validation: Sequence[Subject],
+    optimizer: torch.optim.Optimizer,
+    epochs: int,
+    batch: int,
+    loss: str,
+    seed: int,
+    identity: dict[str, Any],
+    after_batch: torch.optim.lr_scheduler.LRScheduler | None = None,
+    after_epoch: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None,
+    before_epoch: Callable[[], None] | None = None,
+    checkpoint: Path | None = None,
+    on_step: OnStep | None = None,
+) -> list[Epoch]:
+    """Minimise a loss over slices, epoch by epoch; leaves the best epoch's weights in `network`.
+
+    `forward` maps images (B, 1, H, W) to logits. `before_epoch` runs before each epoch and before each
+    validation. `identity` describes the run: a checkpoint of another run is refused with ValueError.
+    """
+    if loss not in LOSSES:
+        raise ValueError(f"loss {loss!r} is unknown; {', '.join(LOSSES)} are allowed")
+    keep_freed_memory()
+    images, masks = stack_slices(training)
+    batches = -(-len(images) // batch)
+    history: list[Epoch] = []
+    best: dict[str, torch.Tensor] = {}
+    schedulers = [s for s in (after_batch, after_epoch) if s is not None]
+    if checkpoint and checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        if state["identity"] != _plain(identity):
+            raise ValueError(f"{checkpoint} belongs to a run with other settings; delete it or choose another folder")
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        for scheduler, saved in zip(schedulers, state["schedulers"], strict=True):
+            scheduler.load_state_dict(saved)
+        history, best = [Epoch(**row) for row in state["history"]], state["best"]
+        log.info("resuming after epoch %d from %s", len(history), checkpoint)
+    for epoch in range(len(history) + 1, epochs + 1):
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)  # an epoch depends on nothing before
+        torch.manual_seed(seed * 1_000_003 + epoch)
+        if before_epoch:
+            before_epoch()
+        network.train()
+        total = 0.0
+        order = torch.randperm(len(images), generator=generator)
+        for k, chosen in enumerate(order.split(batch), start=1):
+            optimizer.zero_grad(set_to_none=True)
+            value = LOSSES[loss](forward(images[chosen]), masks[chosen])
+            value.backward()
+            optimizer.step()
+            if after_batch:
+                after_batch.step()
+            total += float(value.detach())
+            if on_step:
+                dice = history[-1].validation_dice if history else float("nan")
+                on_step(Step(epoch, epochs, k, batches, total / k, dice))
+        if before_epoch:
+            before_epoch()
+        network.eval()
+        score = mean_dice(predict(forward, validation), [s.mask for s in validation])["3d"]
+        rate = optimizer.param_groups[0]["lr"]
+        history.append(Epoch(epoch, total / batches, score, rate))
+        log.info("epoch %d: loss %.4f, validation 3D Dice %.4f", epoch, total / batches, score)
+        if after_epoch:
+            after_epoch.step(1 - score)
+        if score >= max(row.validation_dice for row in history):
+            best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        if checkpoint:
+            save_atomically(
+                {
+                    "identity": _plain(identity),
+                    "network": network.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "schedulers": [s.state_dict() for s in schedulers],
+                    "history": [asdict(row) for row in history],
+                    "best": best,
+                },
+                checkpoint,
+            )
+    if best:
+        network.load_state_dict(best)
+    return history
+
+
+@torch.no_grad()
+def predict(forward: Forward, subjects: Sequence[Subject], *, batch: int = 64) -> list[np.ndarray]:
+    """Segment subjects slice by slice: logits > 0, uint8 (X, Y, Z) each."""
+    masks = []
+    for subject in subjects:
+        images, _ = stack_slices([subject])
+        logits = torch.cat([forward(part) for part in images.split(batch)])
+        masks.append((logits[:, 0] > 0).numpy().astype(np.uint8))
+    return masks
+
+
+def save_atomically(content: dict[str, Any], path: Path) -> None:
+    """torch.save beside the place, then rename: a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(path.name + ".part")
+    torch.save(content, scratch)
+    os.replace(scratch, path)
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, so that what was saved equals what is asked for."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
