@@ -38,6 +38,27 @@ class Trace:
     engine: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
 
+    @classmethod
+    def from_arrays(
+        cls,
+        spikes: Mapping[str, np.ndarray],
+        *,
+        potentials: Mapping[str, np.ndarray],
+        output: np.ndarray,
+        output_name: str,
+        engine: str,
+    ) -> Trace:
+        """A trace from spikes (samples, T, C, H, W) of 0 and 1 and integer potentials of the same axes."""
+        return cls(
+            packed={name: pack(value.astype(np.uint8)) for name, value in spikes.items()},
+            shapes={name: value.shape[2:] for name, value in spikes.items()},
+            potentials={name: value.astype(np.int32) for name, value in potentials.items()},
+            output=output.astype(np.int32),
+            output_name=output_name,
+            timesteps=next(iter(spikes.values())).shape[1],
+            engine=engine,
+        )
+
     @property
     def samples(self) -> int:
         return len(self.output)

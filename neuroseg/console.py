@@ -1,0 +1,124 @@
+"""What the terminal shows: progress bars and tables. The only place, with the CLI, that prints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from neuroseg.train import Step
+
+console = Console()
+errors = Console(stderr=True)
+
+STAGES = {
+    "ann": "ANN",
+    "converted": "converted",
+    "finetuned": "fine-tuned",
+    "quantized": "quantised",
+    "hardware": "hardware",
+}
+
+
+@contextmanager
+def training_bar(what: str) -> Iterator[Callable[[Step], None]]:
+    """A bar over all batches with loss, validation Dice and the time left."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("epoch {task.fields[epoch]}  loss {task.fields[loss]:.3f}  Dice {task.fields[dice]:.3f}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(what, total=None, epoch="-", loss=float("nan"), dice=float("nan"))
+
+        def show(step: Step) -> None:
+            progress.update(
+                task,
+                total=step.epochs * step.batches,
+                completed=(step.epoch - 1) * step.batches + step.batch,
+                epoch=f"{step.epoch}/{step.epochs}",
+                loss=step.loss,
+                dice=step.dice,
+            )
+
+        yield show
+
+
+@contextmanager
+def steps_bar(what: str, *, unit: str = "steps") -> Iterator[Callable[[int, int], None]]:
+    """A bar over steps done and steps in all."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(what, total=None)
+
+        def show(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total or None)
+
+        yield show
+
+
+def spikes_table(layers: Sequence[Mapping[str, Any]], *, title: str) -> Table:
+    """Each layer's neurons, spikes in software and hardware, mismatches and firing rate."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("layer")
+    for column in ("neurons", "software spikes", "hardware spikes", "mismatched", "rate"):
+        table.add_column(column, justify="right")
+    for layer in layers:
+        style = "red" if layer["mismatched"] else None
+        table.add_row(
+            layer["name"],
+            f"{layer['neurons']:,}",
+            f"{layer['software']:,}",
+            f"{layer['hardware']:,}",
+            f"{layer['mismatched']:,}",
+            f"{layer['rate']:.3f}",
+            style=style,
+        )
+    return table
+
+
+def dice_table(dice: Mapping[str, Mapping[str, float]], *, title: str) -> Table:
+    """3D and 2D Dice, one column per stage of the road."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("Dice")
+    stages = [stage for stage in STAGES if stage in dice]
+    for stage in stages:
+        table.add_column(STAGES[stage], justify="right")
+    for row in ("3d", "2d"):
+        table.add_row(row.upper(), *(f"{dice[stage][row]:.4f}" for stage in stages))
+    return table
+
+
+def rates_table(before: Mapping[str, float], after: Mapping[str, float]) -> Table:
+    """Mean spikes per neuron and step of each population, before and after fine-tuning."""
+    table = Table(title="Firing rate (spikes per neuron and step)", title_justify="left")
+    table.add_column("layer")
+    table.add_column("before", justify="right")
+    table.add_column("after", justify="right")
+    for name, rate in before.items():
+        table.add_row(name, f"{rate:.3f}", f"{after[name]:.3f}")
+    return table

@@ -1,0 +1,147 @@
+"""A run folder: what each step of the road leaves for the next."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pickle
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from neuroseg.spiking import LAYER_KINDS, NetworkSpec, SpikingNetwork, SynapseSpec
+from neuroseg.train import Epoch, TrainConfig, save_atomically
+from neuroseg.unet import UNet, UNetConfig
+
+
+class RunError(ValueError):
+    """A run folder that lacks a step or holds a broken file; names the file and the command that makes it."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """run.json: where the data came from and who was trained on."""
+
+    data: str
+    seed: int
+    training: tuple[str, ...]
+    validation: tuple[str, ...]
+    model: UNetConfig
+    train: TrainConfig
+
+
+@dataclass(frozen=True)
+class Run:
+    """The files of a run."""
+
+    folder: Path
+
+    @property
+    def settings_file(self) -> Path:
+        return self.folder / "run.json"
+
+    @property
+    def ann(self) -> Path:
+        return self.folder / "ann.pt"
+
+    @property
+    def converted(self) -> Path:
+        return self.folder / "converted.pt"
+
+    @property
+    def snn(self) -> Path:
+        return self.folder / "snn.pt"
+
+    @property
+    def network(self) -> Path:
+        return self.folder / "network.net"
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.json"
+
+    def checkpoint(self, step: Path) -> Path:
+        """State of a training that may be killed."""
+        return step.with_suffix(".ckpt")
+
+    def save_settings(self, settings: Settings) -> None:
+        write_json(asdict(settings), self.settings_file)
+
+    def load_settings(self) -> Settings:
+        try:
+            fields = json.loads(self.settings_file.read_text())
+            model, train = fields["model"], fields["train"]
+            return Settings(
+                data=fields["data"],
+                seed=fields["seed"],
+                training=tuple(fields["training"]),
+                validation=tuple(fields["validation"]),
+                model=UNetConfig(**{**model, "channels": tuple(model["channels"])}),
+                train=TrainConfig(**train),
+            )
+        except FileNotFoundError:
+            raise RunError(f"{self.settings_file}: no such file; `neuroseg train` makes a run folder") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{self.settings_file}: not the settings of a run ({error!r})") from error
+
+
+def save_ann(network: UNet, history: list[Epoch], path: Path) -> None:
+    """Save a trained ANN with its configuration."""
+    content = {
+        "model": asdict(network.config),
+        "state": network.state_dict(),
+        "history": [asdict(row) for row in history],
+    }
+    save_atomically(content, path)
+
+
+def load_ann(path: Path) -> UNet:
+    """Load what `save_ann` saved, in evaluation mode. Raises RunError."""
+    content = _load(path, made_by="neuroseg train")
+    model = {**content["model"], "channels": tuple(content["model"]["channels"])}
+    network = UNet(UNetConfig(**model))
+    network.load_state_dict(content["state"])
+    return network.eval()
+
+
+def save_snn(network: SpikingNetwork, path: Path, *, notes: dict[str, str]) -> None:
+    """Save a spiking network with its spec; notes say how it was made and travel into the exported file."""
+    spec = network.spec
+    layers = [{"kind": type(layer).__name__, **asdict(layer)} for layer in spec.layers]
+    fields = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.name != "layers"}
+    save_atomically({"spec": fields, "layers": layers, "state": network.state_dict(), "notes": notes}, path)
+
+
+def load_snn(path: Path, *, made_by: str = "neuroseg convert") -> tuple[SpikingNetwork, dict[str, str]]:
+    """Load what `save_snn` saved, in evaluation mode, with its notes. Raises RunError."""
+    content = _load(path, made_by=made_by)
+    layers = []
+    for fields in content["layers"]:
+        fields = dict(fields)
+        kind = LAYER_KINDS[fields.pop("kind")]
+        if "synapses" in fields:
+            fields["synapses"] = tuple(SynapseSpec(**synapse) for synapse in fields["synapses"])
+        layers.append(kind(**fields))
+    network = SpikingNetwork(NetworkSpec(layers=tuple(layers), **content["spec"]))
+    network.load_state_dict(content["state"])
+    return network.eval(), content["notes"]
+
+
+def write_json(content: Any, path: Path) -> None:
+    """Write JSON beside the place, then rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(path.name + ".part")
+    scratch.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(scratch, path)
+
+
+def _load(path: Path, *, made_by: str) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise RunError(f"{path}: no such file; `{made_by}` makes it") from None
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise RunError(f"{path}: cannot be read ({error})") from error
