@@ -30,4 +30,10 @@ def bce_dice_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return BCE_SHARE * bce_loss(logits, target) + DICE_SHARE * dice_loss(logits, target)
 
 
+def balanced_bce_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy in which foreground and background of the batch weigh the same. For warming up."""
+    foreground = target.sum().clamp(min=1)
+    return F.binary_cross_entropy_with_logits(logits, target, pos_weight=(target.numel() - foreground) / foreground)
+
+
 LOSSES: dict[str, Loss] = {"dice": dice_loss, "bce": bce_loss, "bce-dice": bce_dice_loss}

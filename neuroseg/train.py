@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from neuroseg.data.volume import Subject, stack_slices
-from neuroseg.losses import LOSSES
+from neuroseg.losses import LOSSES, balanced_bce_loss
 from neuroseg.memory import keep_freed_memory
 from neuroseg.metrics import mean_dice
 from neuroseg.unet import UNet, UNetConfig
@@ -31,7 +31,8 @@ class TrainConfig:
     epochs: int = 12
     batch: int = 26
     learning_rate: float = 1e-3
-    patience: int = 3  # epochs without a better validation loss before the learning rate is divided by 10
+    patience: int = 5  # epochs without a better validation Dice before the learning rate is divided by 10
+    warm_up: int = 80  # batches on balanced cross-entropy; an all-background start has no Dice gradient to leave
     loss: str = "dice"
     seed: int = 0
 
@@ -103,6 +104,7 @@ def train(
         epochs=config.epochs,
         batch=config.batch,
         loss=config.loss,
+        warm_up=config.warm_up,
         seed=config.seed,
         identity={"model": asdict(model), "config": asdict(config)},
         checkpoint=checkpoint,
@@ -123,6 +125,7 @@ def fit(
     loss: str,
     seed: int,
     identity: dict[str, Any],
+    warm_up: int = 0,
     after_batch: torch.optim.lr_scheduler.LRScheduler | None = None,
     after_epoch: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None,
     before_epoch: Callable[[], None] | None = None,
@@ -132,7 +135,7 @@ def fit(
     """Minimise a loss over slices, epoch by epoch; leaves the best epoch's weights in `network`.
 
     `forward` maps images (B, 1, H, W) to logits. `before_epoch` runs before each epoch and before each
-    validation. `identity` describes the run: a checkpoint of another run is refused with ValueError.
+    validation. The first `warm_up` batches minimise balanced cross-entropy. `identity` describes the run: a checkpoint of another run is refused with ValueError.
     """
     if loss not in LOSSES:
         raise ValueError(f"loss {loss!r} is unknown; {', '.join(LOSSES)} are allowed")
@@ -162,7 +165,9 @@ def fit(
         order = torch.randperm(len(images), generator=generator)
         for k, chosen in enumerate(order.split(batch), start=1):
             optimizer.zero_grad(set_to_none=True)
-            value = LOSSES[loss](forward(images[chosen]), masks[chosen])
+            warming = (epoch - 1) * batches + k <= warm_up
+            objective = balanced_bce_loss if warming else LOSSES[loss]
+            value = objective(forward(images[chosen]), masks[chosen])
             value.backward()
             optimizer.step()
             if after_batch:
