@@ -7,12 +7,14 @@ branch of a concatenation by its own activations; `rate` builds on it and sets e
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from neuroseg.encode import encode
+from neuroseg.metrics import dice
 from neuroseg.neuron import integrate_fire
 from neuroseg.spiking import (
     InputSpec,
@@ -26,11 +28,26 @@ log = logging.getLogger(__name__)
 
 METHODS = ("rate", "activation", "threshold")
 PERCENTILE = 99.0
-INNER_RATE = 0.1  # spikes per neuron and step, in every population but the last ones
-LAST_RATES = (0.2, 0.3)  # in the last populations before the output
 BISECTIONS = 14
 GAIN_RANGE = (2.0**-6, 2.0**10)
 HEAVIEST = 100.0  # thresholds; a weight above 254 thresholds would not fit 8 bits
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Target firing rates, in spikes per neuron and step: `last` for the last populations before the output."""
+
+    inner: float
+    last: tuple[float, ...] = ()
+
+    def targets(self, network: SpikingNetwork) -> dict[str, float]:
+        firing = [population.name for population in network.spec.populations if population.fires]
+        targets = dict.fromkeys(firing, self.inner)
+        targets.update(zip(reversed(firing), reversed(self.last), strict=False))
+        return targets
+
+
+CANDIDATES = tuple(Rates(inner, last) for inner in (0.05, 0.1, 0.15, 0.2, 0.3) for last in ((), (0.2, 0.3)))
 
 
 @torch.no_grad()
@@ -41,34 +58,38 @@ def balance(
     method: str = "rate",
     seed: int = 0,
     percentile: float = PERCENTILE,
-    inner_rate: float = INNER_RATE,
-    last_rates: tuple[float, ...] = LAST_RATES,
+    rates: Sequence[Rates] = CANDIDATES,
 ) -> SpikingNetwork:
     """Return a copy of a freshly converted network, its weights scaled on calibration images (B, C, H, W).
 
-    Use training images only. The simulation runs at the network's own T, reset, u0 and encoder. Raises
-    ValueError for an unknown method.
+    Use training images only. The simulation runs at the network's own T, reset, u0 and encoder. Of several
+    `rates`, the one is kept whose masks agree best with the ANN's on these images. Raises ValueError for an
+    unknown method.
     """
     if method not in METHODS:
         raise ValueError(f"balancing {method!r} is unknown; {', '.join(METHODS)} are allowed")
     network = network.copy().eval()
     logits = network.analog(images)[network.spec.output.name]
-    spikes = encode(
-        images, timesteps=network.spec.timesteps, encoder=network.spec.encoder, seed=seed
-    )
+    spikes = encode(images, timesteps=network.spec.timesteps, encoder=network.spec.encoder, seed=seed)
     if method == "threshold":
         _by_population(network, spikes, _largest_input)
     else:
         _scale_by_activation(network, images, percentile)
     if method == "rate":
-        firing = [p.name for p in network.spec.populations if p.fires]
-        targets = dict.fromkeys(firing, inner_rate)
-        targets.update(zip(reversed(firing), reversed(last_rates), strict=False))
-        _by_population(network, spikes, _RateGain(network, targets))
+        network = max(
+            (_at_rates(network, spikes, candidate) for candidate in rates),
+            key=lambda candidate: dice((candidate(spikes) > 0).numpy(), (logits > 0).numpy()),
+        )
     potential = network(spikes)
     spread = float(potential.std())
     network.logit_scale.fill_(float(logits.std()) / spread if spread > 0 else 1.0)
     return network
+
+
+def _at_rates(network: SpikingNetwork, spikes: torch.Tensor, rates: Rates) -> SpikingNetwork:
+    scaled = network.copy()
+    _by_population(scaled, spikes, _RateGain(scaled, rates.targets(network)))
+    return scaled
 
 
 @torch.no_grad()

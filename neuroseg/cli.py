@@ -426,12 +426,12 @@ def demo(
     if run.settings_file.exists():
         for file in (run.checkpoint(run.ann), run.checkpoint(run.snn), run.ann, run.converted, run.snn):
             file.unlink(missing_ok=True)
-    console.rule("1/5 train the ANN on 24 simulated subjects")
-    train(data="template:24", out=out, epochs=16, seed=seed, validation=0.15, dropout=0.05)
+    console.rule("1/5 train the ANN on 32 simulated subjects")
+    train(data="template:32", out=out, epochs=20, seed=seed, validation=0.15, dropout=0.05)
     console.rule("2/5 convert to integrate-and-fire neurons")
     convert(out)
     console.rule("3/5 fine-tune with spikes and 8-bit weights")
-    finetune(out, epochs=4)
+    finetune(out, epochs=6)
     console.rule("4/5 export to NetX HDF5")
     export(out)
     console.rule("5/5 run that file in Lava on the untouched template, against PyTorch")

@@ -6,6 +6,7 @@ Yue et al., arXiv 2302.07328, section II-C. The forward pass uses the very integ
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from neuroseg.spiking import SpikingNetwork
 from neuroseg.train import Epoch, OnStep, fit
 
 log = logging.getLogger(__name__)
+
+WARM_SHARE, START = 0.3, 1 / 25  # of the one-cycle schedule
 
 Scales = Callable[[SpikingNetwork], dict[str, float]]
 
@@ -55,9 +58,9 @@ def finetune(
     tuned = network.copy()
     optimizer = torch.optim.Adam(tuned.parameters(), lr=config.learning_rate)
     slices = sum(len(subject.image) for subject in training)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=config.learning_rate, total_steps=config.epochs * -(-slices // config.batch)
-    )
+    steps = config.epochs * -(-slices // config.batch)
+    # Not torch's OneCycleLR: its state holds a function, which a safe checkpoint cannot.
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step / steps))
 
     def rescale() -> None:
         if config.quantized and choose_scales is not None:
@@ -83,3 +86,10 @@ def finetune(
         on_step=on_step,
     )
     return tuned.eval(), history
+
+
+def one_cycle(progress: float) -> float:
+    """Share of the peak learning rate: up a cosine from 1/25 in the first 30 %, down to 0 (Smith & Topin 2019)."""
+    if progress < WARM_SHARE:
+        return START + (1 - START) * (1 - math.cos(math.pi * progress / WARM_SHARE)) / 2
+    return (1 + math.cos(math.pi * min((progress - WARM_SHARE) / (1 - WARM_SHARE), 1))) / 2

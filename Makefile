@@ -1,0 +1,42 @@
+# make demo and make test do all the set-up themselves; see README.md.
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+# Other pip options, for instance a CPU-only torch from another index:
+#   make demo PIP_ARGS="--extra-index-url URL"
+PIP_ARGS ?=
+
+.PHONY: demo test lint format bench clean setup
+
+demo: setup
+	$(BIN)/neuroseg demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup
+	$(BIN)/neuroseg bench lava
+	$(BIN)/neuroseg bench reference
+	$(BIN)/neuroseg bench finetune
+
+clean:
+	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+setup: $(STAMP)
+
+# Reinstalls only when a pin changes. Lava is final and needs Python 3.10.
+$(STAMP): pyproject.toml constraints.txt
+	@python="$$(sh scripts/find-python310)" || exit 1; \
+	echo "setting up $(VENV) with $$python (torch is large; this takes some minutes once)"; \
+	"$$python" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e ".[lava,template,dev]"
+	@touch $(STAMP)

@@ -1,0 +1,229 @@
+"""Conversion, balancing, the spiking module, fine-tuning, and the files of a run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from export.lower import integer_scales
+from neuroseg import runs
+from neuroseg.balance import Rates, balance, firing_rates
+from neuroseg.convert import ConversionError, convert
+from neuroseg.encode import encode
+from neuroseg.finetune import FinetuneConfig, finetune
+from neuroseg.spiking import DropoutSpec, SpikingNetwork
+from neuroseg.unet import UNet, UNetConfig
+from tests.neuroseg.test_training import Killed, blobs
+
+SHAPE = (1, 12, 8)
+
+
+@pytest.fixture(scope="module")
+def unet() -> UNet:
+    torch.manual_seed(0)
+    return UNet(UNetConfig(channels=(4, 6, 8))).eval()
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return torch.rand(6, *SHAPE, generator=torch.Generator().manual_seed(1))
+
+
+def test_the_analog_network_is_the_ann(unet, images):
+    torch.testing.assert_close(convert(unet, SHAPE).analog(images)["head"], unet(images))
+
+
+def test_every_relu_becomes_a_population(unet):
+    spec = convert(unet, SHAPE).spec
+    firing = [p.name for p in spec.populations if p.fires]
+    assert firing[:2] == ["enc_0_conv1", "enc_0_conv2"] and len(firing) == 12
+    assert spec.output.name == "head"
+
+
+class Sum(nn.Module):
+    """A residual block whose addition comes before the ReLU."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = (nn.Conv2d(1, 2, 3, padding=1, bias=False) for _ in range(2))
+        self.c = nn.Conv2d(2, 2, 3, padding=1, bias=False)
+        self.head = nn.Conv2d(2, 1, 1, bias=False)
+
+    def forward(self, x):
+        y = torch.relu(self.a(x))
+        return self.head(torch.relu(self.b(x) + self.c(y)))
+
+
+def test_sums_of_currents_are_two_synapses(images):
+    torch.manual_seed(0)
+    model = Sum()
+    network = convert(model, SHAPE)
+    torch.testing.assert_close(network.analog(images)["head"], model(images))
+    assert max(len(p.synapses) for p in network.spec.populations) == 2
+
+
+def sequential(*layers: nn.Module) -> nn.Module:
+    return nn.Sequential(*layers, nn.Conv2d(4, 1, 1, bias=False))
+
+
+CONV, RELU = nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.ReLU()
+REFUSED = {
+    "a bias": (sequential(nn.Conv2d(1, 4, 3), RELU), "_0: has a bias"),
+    "batch norm": (sequential(CONV, nn.BatchNorm2d(4), RELU), "_1: BatchNorm2d has no spiking counterpart"),
+    "max pooling": (sequential(CONV, RELU, nn.MaxPool2d(2)), "_2: MaxPool2d"),
+    "sigmoid": (sequential(CONV, nn.Sigmoid()), "_1: Sigmoid"),
+    "no ReLU between": (sequential(CONV, nn.Conv2d(4, 4, 3, bias=False), RELU), "_1: takes spikes"),
+    "pooling a current": (sequential(CONV, nn.AvgPool2d(2), RELU), "_1: pools spikes"),
+    "overlapping pooling": (sequential(CONV, RELU, nn.AvgPool2d(3, stride=2)), "_2: average pooling of kernel"),
+    "odd pooling": (sequential(CONV, RELU, nn.AvgPool2d(5)), "_2: pooling .* does not divide"),
+    "circular padding": (
+        sequential(nn.Conv2d(1, 4, 3, padding=1, padding_mode="circular", bias=False), RELU),
+        "circular",
+    ),
+    "a spiking end": (nn.Sequential(CONV, RELU), "end with a convolution"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_spike_is_refused_by_name(name):
+    model, reason = REFUSED[name]
+    with pytest.raises(ConversionError, match=reason):
+        convert(model, SHAPE)
+
+
+def test_control_flow_is_refused():
+    class Branch(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(ConversionError, match=r"Branch cannot be traced by torch\.fx"):
+        convert(Branch(), SHAPE)
+
+
+def test_activation_balancing_approaches_the_ann_with_time(unet, images):
+    errors = []
+    for timesteps in (16, 256):
+        network = balance(convert(unet, SHAPE, timesteps=timesteps), images, method="activation", percentile=100)
+        output = network(encode(images, timesteps=timesteps)) / network.logit_scale
+        reference = unet(images)
+        errors.append(1 - float(torch.corrcoef(torch.stack([output.flatten(), reference.flatten()]))[0, 1]))
+    assert errors[1] < 0.02 < errors[0]
+
+
+def test_rate_balancing_reaches_its_rates(unet, images):
+    network = balance(convert(unet, SHAPE), images, rates=[Rates(0.15, (0.2, 0.25))])
+    rates = list(firing_rates(network, images).values())
+    np.testing.assert_allclose(rates, [0.15] * 10 + [0.2, 0.25], atol=0.01)
+
+
+def test_threshold_balancing_divides_by_the_largest_input(unet, images):
+    before = convert(unet, SHAPE)
+    after = balance(before, images, method="threshold")
+    spikes = encode(images, timesteps=8)
+    first = before.spec.populations[0]
+    largest = float(before.currents(first, {"input": spikes}).max())
+    torch.testing.assert_close(
+        after.weights["enc_0_conv1:0"] * largest, before.weights["enc_0_conv1:0"], rtol=1e-5, atol=1e-7
+    )
+
+
+def test_balancing_leaves_its_input_alone(unet, images):
+    network = convert(unet, SHAPE)
+    state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    balance(network, images)
+    assert all(torch.equal(state[name], tensor) for name, tensor in network.state_dict().items())
+    with pytest.raises(ValueError, match="'magic' is unknown"):
+        balance(network, images, method="magic")
+
+
+def test_dropout_has_one_mask_for_all_steps(unet):
+    network = convert(unet, SHAPE).train()
+    values = network.walk(torch.ones(8, 2, *SHAPE), lambda _, currents: torch.ones_like(currents))
+    masks = [values[layer.name] for layer in network.spec.layers if isinstance(layer, DropoutSpec)]
+    assert masks and all((mask == mask[:1]).all() for mask in masks)
+    assert any((mask == 0).any() for mask in masks)
+
+
+def test_integer_weights_are_even_and_need_scales(unet):
+    network = convert(unet, SHAPE)
+    population = network.spec.populations[0]
+    with pytest.raises(ValueError, match="no integer scale"):
+        network.integer_weight(population, 0)
+    scaled = network.with_scales(integer_scales(network))
+    for p in scaled.spec.populations:
+        for k in range(len(p.synapses)):
+            weight = scaled.integer_weight(p, k)
+            assert (weight % 2 == 0).all() and weight.min() >= -256 and weight.max() <= 254
+
+
+def test_zero_reset_has_no_start_potential(unet):
+    with pytest.raises(ValueError, match="stock Lava neurons start from 0"):
+        convert(unet, SHAPE, reset="zero", u0=0.5)
+
+
+@pytest.fixture(scope="module")
+def small() -> SpikingNetwork:
+    torch.manual_seed(3)
+    ann = UNet(UNetConfig(channels=(3, 4), dropout=0.1))
+    training = torch.from_numpy(np.concatenate([s.image for s in blobs(6)]))[:, None]
+    return balance(convert(ann, (1, 8, 8), timesteps=4), training)
+
+
+@pytest.mark.parametrize("reset", ["subtract", "zero"])
+def test_finetuning_learns_through_integers(small, reset):
+    subjects = blobs(16)
+    config = FinetuneConfig(epochs=12, batch=8, learning_rate=0.02)
+    tuned, history = finetune(
+        small.copy(reset=reset), subjects[:12], subjects[12:], choose_scales=integer_scales, config=config
+    )
+    assert history[-1].loss < 0.7 * history[0].loss
+    assert max(row.validation_dice for row in history) > 0.75
+    assert {name: float(s) for name, s in integer_scales(tuned).items()} == {
+        p.name: tuned.scale(p) for p in tuned.spec.populations
+    }
+
+
+def test_a_killed_finetuning_resumes_to_the_same_network(small, tmp_path):
+    subjects, config = blobs(6), FinetuneConfig(epochs=3, batch=5)
+    arguments = {"choose_scales": integer_scales, "config": config}
+    whole, _ = finetune(small, subjects[:4], subjects[4:], **arguments)
+
+    def kill(step):
+        if step.epoch == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        finetune(small, subjects[:4], subjects[4:], checkpoint=tmp_path / "c", on_step=kill, **arguments)
+    resumed, _ = finetune(small, subjects[:4], subjects[4:], checkpoint=tmp_path / "c", **arguments)
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values()))
+
+
+def test_finetuning_through_integers_needs_scales(small):
+    with pytest.raises(ValueError, match="needs choose_scales"):
+        finetune(small, blobs(1), blobs(1))
+
+
+def test_networks_survive_their_files(small, unet, tmp_path):
+    runs.save_snn(small, tmp_path / "snn.pt", notes={"balance": "rate"})
+    loaded, notes = runs.load_snn(tmp_path / "snn.pt")
+    assert loaded.spec == small.spec and notes == {"balance": "rate"}
+    spikes = (torch.rand(4, 2, 1, 8, 8) < 0.5).float()
+    assert torch.equal(loaded(spikes), small(spikes))
+    runs.save_ann(unet, [], tmp_path / "ann.pt")
+    image = torch.rand(1, *SHAPE)
+    assert torch.equal(runs.load_ann(tmp_path / "ann.pt")(image), unet(image))
+
+
+def test_broken_run_files_are_named(tmp_path):
+    with pytest.raises(runs.RunError, match=r"ann\.pt: no such file; `neuroseg train`"):
+        runs.load_ann(tmp_path / "ann.pt")
+    (tmp_path / "ann.pt").write_bytes(b"PK nonsense")
+    with pytest.raises(runs.RunError, match="cannot be read"):
+        runs.load_ann(tmp_path / "ann.pt")
+    with pytest.raises(runs.RunError, match=r"run\.json: no such file"):
+        runs.Run(tmp_path).load_settings()
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(runs.RunError, match="not the settings of a run"):
+        runs.Run(tmp_path).load_settings()
