@@ -75,6 +75,9 @@ def _read(file: h5py.File) -> Graph:
         if not isinstance(group, h5py.Group):
             raise GraphError(f"layer {k} is missing; {len(layers)} layers must be numbered from 0")
         reader.layer(_Fields(group, f"layer {k}"))
+    for k, stream in enumerate(reader.streams):
+        if stream.edges and k not in reader.summed:
+            raise GraphError(f"layer {k}: has no neuron, and no add layer sums it")
     graph = Graph(tuple(reader.nodes), integer=True, meta=_meta(file.get("meta")))
     if not graph.populations:
         raise GraphError("no layer with neurons; at least one is needed")
@@ -146,6 +149,7 @@ class _Reader:
     def __init__(self) -> None:
         self.nodes: list[Node] = []
         self.streams: list[_Stream] = []
+        self.summed: set[int] = set()  # synapse layers that an add layer reads
 
     def layer(self, fields: _Fields) -> None:
         kind = fields.text("type")
@@ -202,6 +206,7 @@ class _Reader:
         inputs = fields.integers("inputs", 0, len(self.streams) - 1, counts=tuple(range(1, MAX_LAYERS)))
         if not all(self.streams[k].edges for k in inputs):
             raise GraphError(f"{fields.where}: inputs {inputs} are not all synapse layers without neurons")
+        self.summed.update(inputs)
         return self._population(fields, tuple(edge for k in inputs for edge in self.streams[k].edges))
 
     def _population(self, fields: _Fields, edges: tuple[Edge, ...]) -> _Stream:
@@ -275,8 +280,8 @@ def _neuron(fields: _Fields, shape: Shape) -> Neuron:
     bias = None
     if "bias" in fields:
         bias = fields.numbers("bias").astype(np.int32)
-        if bias.shape != np.broadcast_shapes(bias.shape, shape) and bias.size != 1:
-            raise fields.error("bias", f"of shape {bias.shape}", f"one that fits {shape}")
+        if bias.ndim > 3 or any(n not in (1, m) for n, m in zip(bias.shape[::-1], shape[::-1], strict=False)):
+            raise fields.error("bias", f"of shape {bias.shape}", f"one that broadcasts to {shape}")
     fires = bool(fields.integer("fires", 0, 1, default=1))
     return Neuron(
         threshold=fields.integer("vThMant", 0, 2**31 - 1) if fires else None,

@@ -15,6 +15,9 @@ from neuroseg.encode import encode
 from neuroseg.finetune import FinetuneConfig, finetune
 from neuroseg.spiking import DropoutSpec, SpikingNetwork
 from neuroseg.unet import UNet, UNetConfig
+from neuroseg.data import stack_slices
+from neuroseg.metrics import mean_dice
+from neuroseg.train import TrainConfig, predict, train
 from tests.neuroseg.test_training import Killed, blobs
 
 SHAPE = (1, 12, 8)
@@ -165,24 +168,33 @@ def test_zero_reset_has_no_start_potential(unet):
 
 @pytest.fixture(scope="module")
 def small() -> SpikingNetwork:
-    torch.manual_seed(3)
-    ann = UNet(UNetConfig(channels=(3, 4), dropout=0.1))
-    training = torch.from_numpy(np.concatenate([s.image for s in blobs(6)]))[:, None]
-    return balance(convert(ann, (1, 8, 8), timesteps=4), training)
+    subjects = blobs(20)
+    config = TrainConfig(epochs=25, batch=8, warm_up=20, learning_rate=5e-3)
+    ann, _ = train(subjects[:16], subjects[16:], model=UNetConfig(channels=(3, 4), dropout=0.1), config=config)
+    return balance(convert(ann, (1, 8, 8), timesteps=4), stack_slices(subjects[:6])[0])
 
 
 @pytest.mark.parametrize("reset", ["subtract", "zero"])
-def test_finetuning_learns_through_integers(small, reset):
+def test_finetuning_through_integers_repairs_a_disturbed_network(small, reset):
     subjects = blobs(16)
-    config = FinetuneConfig(epochs=12, batch=8, learning_rate=0.02)
+    disturbed = small.copy(reset=reset)
+    generator = torch.Generator().manual_seed(0)
+    for weight in disturbed.weights.values():
+        weight.data.mul_(1 + 1.2 * torch.randn(weight.shape, generator=generator))
+    disturbed = disturbed.with_scales(integer_scales(disturbed))
+    truths = [s.mask for s in subjects[12:]]
+    before = mean_dice(predict(lambda x: disturbed.predict(x, quantized=True), subjects[12:]), truths)["3d"]
     tuned, history = finetune(
-        small.copy(reset=reset), subjects[:12], subjects[12:], choose_scales=integer_scales, config=config
+        disturbed,
+        subjects[:12],
+        subjects[12:],
+        choose_scales=integer_scales,
+        config=FinetuneConfig(epochs=25, batch=8, learning_rate=4e-3),
     )
-    assert history[-1].loss < 0.7 * history[0].loss
-    assert max(row.validation_dice for row in history) > 0.75
-    assert {name: float(s) for name, s in integer_scales(tuned).items()} == {
-        p.name: tuned.scale(p) for p in tuned.spec.populations
-    }
+    after = mean_dice(predict(lambda x: tuned.predict(x, quantized=True), subjects[12:]), truths)["3d"]
+    assert after == pytest.approx(max(row.validation_dice for row in history))
+    assert after > before + 0.1
+    assert integer_scales(tuned) == {p.name: tuned.scale(p) for p in tuned.spec.populations}
 
 
 def test_a_killed_finetuning_resumes_to_the_same_network(small, tmp_path):

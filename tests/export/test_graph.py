@@ -1,0 +1,315 @@
+"""The graph, its rewrites, its integers, its limits."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from export.graph import (
+    Concat,
+    Conv,
+    ConvT,
+    Dense,
+    Edge,
+    Graph,
+    GraphError,
+    Input,
+    Meta,
+    Neuron,
+    Pool,
+    Population,
+    depths,
+    output_shape,
+    same,
+)
+from export.limits import INPUT_MAX, check, edge_bound
+from export.lower import integer_scales, lower
+from export.passes import align_delays, fold_pool, split_concat
+from export.quantize import largest_scale, quantize
+from hardware_sim.engines import Record
+from hardware_sim.reference import run_reference, sum_inputs
+from tests.networks import build, cases
+
+RNG = np.random.default_rng(0)
+
+
+def chain(weight: np.ndarray | None = None, **neuron) -> Graph:
+    """input 1x4x4 -> hidden 2x4x4 -> head 1x4x4, integer."""
+    first = np.full((2, 1, 3, 3), 8) if weight is None else weight
+    hidden = Population("hidden", (2, 4, 4), (Edge("input", Conv(first, padding=(1, 1))),), Neuron(10, **neuron))
+    head = Population("head", (1, 4, 4), (Edge("hidden", Conv(np.full((1, 2, 1, 1), 4))),), Neuron(None))
+    return Graph((Input("input", (1, 4, 4)), hidden, head), integer=True, meta=Meta(timesteps=4))
+
+
+def test_graph_errors_name_the_node():
+    with pytest.raises(GraphError, match="input: the name is used twice"):
+        Graph((Input("input", (1, 4, 4)), Input("input", (1, 4, 4))))
+    with pytest.raises(GraphError, match="a: reads 'nowhere'"):
+        Graph((Population("a", (1, 1, 1), (Edge("nowhere", Dense(np.ones((1, 1)))),), Neuron(1)),))
+    with pytest.raises(GraphError, match=r"a: edge from x: weight \(1, 3, 1, 1\) .* does not fit"):
+        edge = Edge("x", Conv(np.ones((1, 3, 1, 1))))
+        Graph((Input("x", (2, 4, 4)), Population("a", (1, 4, 4), (edge,), Neuron(1))))
+    with pytest.raises(GraphError, match=r"a: edge from x makes \(1, 4, 4\); shape is \(1, 3, 3\)"):
+        edge = Edge("x", Conv(np.ones((1, 2, 1, 1))))
+        Graph((Input("x", (2, 4, 4)), Population("a", (1, 3, 3), (edge,), Neuron(1))))
+
+
+def test_shapes_are_those_of_torch():
+    import torch
+    import torch.nn.functional as F
+
+    x = torch.zeros(1, 4, 9, 7)
+    conv = Conv(np.zeros((6, 2, 3, 2)), stride=(2, 1), padding=(1, 0), dilation=(1, 2), groups=2)
+    y = F.conv2d(x, torch.zeros(6, 2, 3, 2), None, (2, 1), (1, 0), (1, 2), 2)
+    assert output_shape(conv, (4, 9, 7)) == tuple(y.shape[1:])
+    transposed = ConvT(np.zeros((4, 3, 3, 2)), (2, 3), (1, 0), (1, 2), (1, 2), 2)
+    y = F.conv_transpose2d(x, torch.zeros(4, 3, 3, 2), None, (2, 3), (1, 0), (1, 2), 2, (1, 2))
+    assert output_shape(transposed, (4, 9, 7)) == tuple(y.shape[1:])
+
+
+def spikes_of(graph: Graph, spikes: np.ndarray):
+    trace = run_reference(graph, spikes, record=Record(potentials="all"))
+    return trace
+
+
+def dyadic(graph: Graph) -> Graph:
+    """Weights rounded to multiples of 1/16, so that float64 sums them exactly in any order."""
+
+    def rounded(node):
+        if not isinstance(node, Population):
+            return node
+        edges = tuple(
+            dataclasses.replace(e, op=dataclasses.replace(e.op, weight=np.round(e.op.weight * 16) / 16))
+            for e in node.edges
+        )
+        return dataclasses.replace(node, edges=edges)
+
+    return dataclasses.replace(graph, nodes=tuple(rounded(node) for node in graph.nodes))
+
+
+@given(cases())
+@settings(max_examples=40)
+def test_rewrites_change_no_spike(case):
+    network, _, spikes = build(case)
+    graph = dyadic(lower(network))
+    before = spikes_of(graph, spikes)
+    for rewrite in (split_concat, fold_pool, align_delays):
+        graph = rewrite(graph)
+        after = spikes_of(graph, spikes)
+        for name in before.packed:
+            np.testing.assert_array_equal(after.spikes[name], before.spikes[name], err_msg=rewrite.__name__)
+            np.testing.assert_array_equal(after.potentials[name], before.potentials[name])
+        np.testing.assert_array_equal(after.output, before.output)
+    assert all(isinstance(node, Input | Population) for node in graph.nodes)
+
+
+def test_nested_pools_and_concats_are_rewritten():
+    """mean(cat(mean(a), b)) into a dilated convolution and into dense synapses."""
+    weight = RNG.integers(-8, 9, (3, 3, 2, 2)).astype(float)
+    first = RNG.integers(-8, 9, (2, 1, 3, 3)).astype(float)
+    nodes = (
+        Input("input", (1, 24, 16)),
+        Population("a", (2, 24, 16), (Edge("input", Conv(first, padding=(1, 1))),), Neuron(4.0)),
+        Population("b", (1, 12, 8), (Edge("input", Conv(first[:1], (2, 2), (1, 1))),), Neuron(4.0)),
+        Pool("pool", (2, 12, 8), "a", (2, 2)),
+        Concat("cat", (3, 12, 8), ("pool", "b")),
+        Pool("pool2", (3, 4, 4), "cat", (3, 2)),
+        Population("c", (3, 4, 4), (Edge("pool2", Conv(weight, padding=(1, 1), dilation=(2, 2))),), Neuron(1.0)),
+        Population("d", (5, 1, 1), (Edge("pool2", Dense(RNG.integers(-8, 9, (5, 48)).astype(float))),), Neuron(1.0)),
+        Population("e", (1, 1, 1), (Edge("d", Dense(np.ones((1, 5)))),), Neuron(None)),
+    )
+    graph = Graph(nodes, meta=Meta(timesteps=6))
+    spikes = (RNG.random((2, 6, 1, 24, 16)) < 0.5).astype(np.uint8)
+    before = run_reference(graph, spikes)
+    rewritten = fold_pool(split_concat(graph))
+    after = run_reference(rewritten, spikes)
+    assert before.total("c") and before.total("d")
+    for name in before.packed:
+        np.testing.assert_array_equal(after.spikes[name], before.spikes[name])
+    assert {type(node) for node in rewritten.nodes} == {Input, Population}
+
+
+def test_pool_before_a_transposed_convolution_is_refused():
+    nodes = (
+        Input("input", (1, 4, 4)),
+        Pool("pool", (1, 2, 2), "input", (2, 2)),
+        Population("up", (1, 4, 4), (Edge("pool", ConvT(np.ones((1, 1, 2, 2)), (2, 2))),), Neuron(1.0)),
+    )
+    with pytest.raises(GraphError, match="up: average pooling pool straight into a transposed convolution"):
+        fold_pool(Graph(nodes))
+
+
+def test_grouped_convolution_of_a_concat_is_refused():
+    nodes = (
+        Input("input", (1, 4, 4)),
+        Concat("cat", (2, 4, 4), ("input", "input")),
+        Population("a", (2, 4, 4), (Edge("cat", Conv(np.ones((2, 1, 1, 1)), groups=2)),), Neuron(1.0)),
+    )
+    with pytest.raises(GraphError, match="a: a convolution in 2 groups reads a concatenation"):
+        split_concat(Graph(nodes))
+
+
+def test_delays_make_paths_meet():
+    network, graph, _ = build(_case())
+    depth = depths(graph)
+    for population in graph.populations:
+        for edge in population.edges:
+            assert depth[edge.source] + 1 + edge.delay == depth[population.name]
+    skips = [e.delay for p in graph.populations for e in p.edges if e.delay]
+    assert skips
+    unaligned = fold_pool(split_concat(lower(network)))
+    with pytest.raises(GraphError, match="run align_delays first"):
+        depths(unaligned)
+
+
+def _case():
+    from tests.networks import Case
+
+    return Case((8, 8), (2, 3, 4), 3, True, 4, "subtract", 0.0, "balanced", 1, 0.5, 0)
+
+
+@given(cases())
+@settings(max_examples=60)
+def test_integers_are_those_that_pytorch_trained_with(case):
+    network, graph, _ = build(case)
+    for spec in network.spec.populations:
+        population = graph[spec.name]
+        assert population.scale == network.scale(spec)
+        if spec.fires:
+            assert population.neuron.threshold == network.scale(spec)
+    assert check(graph) is graph
+    scales = integer_scales(network)
+    assert scales == {p.name: p.scale for p in graph.populations}
+
+
+@given(cases())
+@settings(max_examples=40)
+def test_rounding_is_to_the_nearest_even_integer(case):
+    network, _, _ = build(case)
+    floats = fold_pool(split_concat(lower(network)))
+    for before, after in zip(floats.populations, quantize(floats).populations, strict=True):
+        for a, b in zip(before.edges, after.edges, strict=True):
+            assert (np.abs(a.op.weight * after.scale - b.op.weight) <= 1 + 1e-9).all()
+            assert (b.op.weight % 2 == 0).all()
+
+
+def test_quantize_never_clips():
+    graph = chain()
+    heavy = dataclasses.replace(
+        graph,
+        integer=False,
+        nodes=tuple(
+            dataclasses.replace(n, scale=100.0, neuron=dataclasses.replace(n.neuron, threshold=n.neuron.threshold and 1.0))
+            if isinstance(n, Population)
+            else n
+            for n in graph.nodes
+        ),
+    )
+    with pytest.raises(GraphError, match=r"hidden: scale 100 makes weights from input reach 800"):
+        quantize(heavy)
+
+
+def test_scale_yields_to_the_input_bound():
+    """1000 synapses at the largest weight would exceed int16: the scale is lowered, not the input clipped."""
+    dense = Population("a", (1, 1, 1), (Edge("x", Dense(np.ones((1, 1000)))),), Neuron(1.0))
+    scale = largest_scale(dense, timesteps=8)
+    assert scale == int(scale) and 1000 * scale <= INPUT_MAX < 1000 * (scale + 2)
+    crowded = Population("a", (1, 1, 1), (Edge("x", Dense(np.full((1, 1000), 300.0))),), Neuron(1.0))
+    with pytest.raises(GraphError, match="a: weight 300 beside threshold 1.0"):
+        largest_scale(crowded, timesteps=8)
+
+
+@given(
+    st.integers(0, 1000),
+    st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    st.booleans(),
+)
+@settings(max_examples=40)
+def test_bounds_hold_and_are_reached(seed, stride, dilation, transposed):
+    """No input pattern exceeds the bound, and the worst pattern for some neuron reaches it."""
+    import torch
+
+    rng = np.random.default_rng(seed)
+    weight = rng.integers(-9, 10, (2, 3, 3, 2)).astype(float)
+    op = ConvT(weight, stride, dilation=dilation) if transposed else Conv(weight, stride, dilation=dilation)
+    source = (2 if transposed else 3, 9, 9)
+    shape = output_shape(op, source)
+    population = Population("a", shape, (Edge("x", op),), Neuron(1.0))
+    low, high = edge_bound(op)
+    n = int(np.prod(source))
+    matrix = sum_inputs(population, {"x": torch.eye(n, dtype=torch.float64).reshape(1, n, *source)})[0]
+    matrix = matrix.reshape(n, shape[0], -1).numpy()
+    np.testing.assert_allclose(np.maximum(matrix, 0).sum(0).max(1), high)
+    np.testing.assert_allclose(np.minimum(matrix, 0).sum(0).min(1), low)
+
+
+def with_hidden(graph: Graph, **changes) -> Graph:
+    nodes = tuple(dataclasses.replace(n, **changes) if n.name == "hidden" else n for n in graph.nodes)
+    return dataclasses.replace(graph, nodes=nodes)
+
+
+def hidden_neuron(**changes) -> Graph:
+    graph = chain()
+    return with_hidden(graph, neuron=dataclasses.replace(graph["hidden"].neuron, **changes))
+
+
+def conv_edge(value: float = 8, delay: int = 0, **geometry) -> tuple[Edge, ...]:
+    return (Edge("input", Conv(np.full((2, 1, 3, 3), value), padding=(1, 1), **geometry), delay),)
+
+
+LIMITS = {
+    "odd weight": (lambda: chain(np.full((2, 1, 3, 3), 7)), "hidden: weight from input holds 7; even integers"),
+    "heavy weight": (lambda: chain(np.full((2, 1, 3, 3), 256)), "hidden: weight from input is 256; -256 to 254"),
+    "light weight": (lambda: chain(np.full((2, 1, 3, 3), -258)), "hidden: weight from input is -258"),
+    "fraction": (lambda: chain(np.full((2, 1, 3, 3), 1.5)), "holds 1.5"),
+    "NaN": (lambda: chain(np.full((2, 1, 3, 3), np.nan)), "holds NaN"),
+    "threshold 0": (lambda: hidden_neuron(threshold=0), "hidden: threshold is 0; 1 to 131071"),
+    "threshold": (lambda: hidden_neuron(threshold=131072), "hidden: threshold is 131072"),
+    "delay": (lambda: with_hidden(chain(), edges=conv_edge(delay=63)), "hidden: delay from input is 63; 0 to 62"),
+    "reset": (lambda: hidden_neuron(reset="none"), "hidden: reset is 'none'"),
+    "u0": (lambda: hidden_neuron(u0=2**23), "hidden: u0 is 8.38861e"),
+    "u0 with zero": (lambda: hidden_neuron(u0=64, reset="zero"), "hidden: u0 is 64 with reset zero"),
+    "current decay": (lambda: hidden_neuron(current_decay=4097), "hidden: current decay is 4097; 0 to 4096"),
+    "voltage decay": (lambda: hidden_neuron(voltage_decay=-1), "hidden: voltage decay is -1"),
+    "bias": (lambda: hidden_neuron(bias=np.array([2**20])), "hidden: bias is"),
+}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_every_limit_names_population_value_and_range(name):
+    make, message = LIMITS[name]
+    with pytest.raises(GraphError, match=message.replace("(", r"\(")):
+        check(make())
+
+
+def test_input_beyond_int16_is_refused():
+    dense = Population("wide", (1, 1, 1), (Edge("input", Dense(np.full((1, 200), 254))),), Neuron(10))
+    graph = Graph((Input("input", (200, 1, 1)), dense), integer=True)
+    with pytest.raises(GraphError, match="wide: greatest input in a step is 50800; -32768 to 32767"):
+        check(graph)
+
+
+def test_readout_that_could_fire_is_refused():
+    dense = Population("head", (1, 1, 1), (Edge("input", Dense(np.full((1, 100), 254))),), Neuron(None))
+    graph = Graph((Input("input", (100, 1, 1)), dense), integer=True, meta=Meta(timesteps=6))
+    with pytest.raises(GraphError, match=r"head: potential after 6 steps, >> 6, is 152400"):
+        check(graph)
+    check(dataclasses.replace(graph, meta=Meta(timesteps=5)))
+
+
+def test_float_graphs_are_not_checked_as_integers():
+    with pytest.raises(GraphError, match="quantize it first"):
+        check(dataclasses.replace(chain(), integer=False))
+
+
+def test_equality_sees_every_field():
+    graph = chain()
+    assert same(graph, chain())
+    assert not same(graph, hidden_neuron(threshold=11))
+    assert not same(graph, chain(np.full((2, 1, 3, 3), 10)))
+    assert not same(graph, dataclasses.replace(graph, meta=Meta(timesteps=5)))
