@@ -54,6 +54,10 @@ class Files:
         return self.folder / "worker.log"
 
     @property
+    def error(self) -> Path:
+        return self.folder / "error.txt"
+
+    @property
     def shared_memory(self) -> Path:
         return self.folder / "shared_memory.json"
 

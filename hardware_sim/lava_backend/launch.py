@@ -105,7 +105,7 @@ def _watch(
             elif time.monotonic() - since > stall_timeout:
                 raise SimulationError(_stalled(job, seen, stall_timeout))
         if code:
-            raise SimulationError(f"Lava failed: {_cause(files.log)}")
+            raise SimulationError(f"Lava failed: {_cause(files)}")
         if on_step:
             on_step(total, total)
     finally:
@@ -119,13 +119,12 @@ def _stalled(job: Job, progress: np.ndarray, seconds: float) -> str:
     return f"no progress for {seconds:g} s at {where}; still waiting: {', '.join(waiting) or 'all populations'}"
 
 
-def _cause(log_file: Path) -> str:
-    """The last line that the worker wrote, which names the exception; all of it goes to the log."""
-    text = log_file.read_text(errors="replace").strip()
-    log.error("the Lava worker said:\n%s", text)
-    lines = [line for line in text.splitlines() if line.strip()]
-    named = [line for line in lines if "Error" in line.split(":")[0] or "Exception" in line.split(":")[0]]
-    return (named or lines or ["it left no message"])[0 if named else -1].strip()
+def _cause(files: Files) -> str:
+    """Why the worker failed, in its own words; everything it wrote goes to the log."""
+    log.info("the Lava worker said:\n%s", files.log.read_text(errors="replace").strip())
+    if files.error.exists():
+        return files.error.read_text()
+    return "its process was killed (run with --verbose to see what it said)"
 
 
 def _end(worker: subprocess.Popen, files: Files) -> None:

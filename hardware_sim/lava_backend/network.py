@@ -21,7 +21,7 @@ from scipy import sparse
 
 from export.graph import Conv, Edge, Graph, GraphError, Neuron, Population, Shape, depths
 from export.limits import THRESHOLD_MAX
-from hardware_sim.lava_backend.processes import IF
+from hardware_sim.lava_backend.parts.processes import IF
 from hardware_sim.lava_backend.synapses import to_sparse
 
 RELAY_WEIGHT, RELAY_THRESHOLD = 2, 1  # one spike lifts a relay over its threshold

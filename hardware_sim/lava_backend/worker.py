@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -21,14 +22,16 @@ import numpy as np
 from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.run_conditions import RunSteps
 from lava.magma.core.run_configs import Loihi2HwCfg, Loihi2SimCfg, RunConfig
+from lava.magma.runtime.mgmt_token_enums import MGMT_RESPONSE, enum_equal
 from lava.utils import loihi
 
 from export import netx
 from hardware_sim.lava_backend.job import Files, Job
 from hardware_sim.lava_backend.network import LavaNetwork, build_stock
-from hardware_sim.lava_backend.processes import PotentialRecorder, SpikeRecorder
+from hardware_sim.lava_backend.parts.processes import PotentialRecorder, SpikeRecorder
 
 POLL_SECONDS = 0.01
+LAST_WORDS_SECONDS = 2.0
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -101,12 +104,22 @@ def _running(source: AbstractProcess, steps: int, config: RunConfig, files: File
 
 
 def _wait(runtime: Any) -> None:
-    """Wait until the runtime services report; raise if an actor dies first (the others would wait for ever)."""
+    """Wait until the runtime services report; raise if an actor fails first (the others would wait for ever)."""
     actors = runtime._messaging_infrastructure.actors
-    while not all(port.probe() for port in runtime.service_to_runtime):
+    first_death = None
+    while True:
         for actor in actors:
-            if actor.exception is not None or not actor.is_alive():
-                raise RuntimeError(f"a Lava process failed:\n{actor.exception[1] if actor.exception else 'killed'}")
+            if actor.exception is not None:
+                raise actor.exception[0]
+        dead = [actor for actor in actors if not actor.is_alive()]
+        if dead:  # another one may still have to say why
+            first_death = first_death or time.monotonic()
+            if time.monotonic() - first_death > LAST_WORDS_SECONDS:
+                raise RuntimeError(f"a Lava process ended with exit code {dead[0].exitcode}")
+        reports = [port.peek() for port in runtime.service_to_runtime if port.probe()]
+        failed = any(enum_equal(report, MGMT_RESPONSE.ERROR) for report in reports)  # the actor will say why
+        if len(reports) == len(runtime.service_to_runtime) and not failed:
+            return
         time.sleep(POLL_SECONDS)
 
 
@@ -117,20 +130,23 @@ def _teardown(runtime: Any) -> None:
     runtime._is_started = False  # else its destructor talks to actors that are gone
     for actor in infrastructure.actors:
         actor.kill()
-    for actor in infrastructure.actors:
-        os.waitpid(actor.pid, 0)
+        actor.join()
     if infrastructure.smm is not None:
         infrastructure.smm.shutdown()
 
 
 def _end_with_parent() -> None:
-    """Leave through `_running` on SIGTERM, and get one when the parent dies."""
+    """On SIGTERM kill all children and leave at once; ask for a SIGTERM when the parent dies.
+
+    The shared memory is then unlinked by multiprocessing's resource tracker, which outlives everyone else.
+    """
     owner = os.getpid()
 
     def leave(_signal: int, _frame: object) -> None:
-        if os.getpid() != owner:  # an actor, which inherited the handler
-            os._exit(1)
-        raise SystemExit("ended by its parent")
+        if os.getpid() == owner:  # not an actor, which inherited the handler
+            for child in multiprocessing.active_children():
+                child.kill()
+        os._exit(1)
 
     signal.signal(signal.SIGTERM, leave)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -141,4 +157,10 @@ def _end_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    job_folder = Path(sys.argv[1])
+    try:
+        main(job_folder)
+    except BaseException as error:
+        reason = str(error) if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
+        Files(job_folder).error.write_text(reason)
+        raise

@@ -11,7 +11,7 @@ from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 from lava.proc.lif.models import AbstractPyLifModelFixed
 
-from hardware_sim.lava_backend.processes import IF, PotentialRecorder, SpikeRecorder
+from hardware_sim.lava_backend.parts.processes import IF, PotentialRecorder, SpikeRecorder
 
 
 @implements(proc=IF, protocol=LoihiProtocol)
