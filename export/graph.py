@@ -17,7 +17,10 @@ import numpy as np
 Shape = tuple[int, ...]
 Pair = tuple[int, int]
 
-CURRENT_DECAY_NONE, VOLTAGE_DECAY_NONE = 4096, 0  # of 4096: the current lasts one step, the potential for ever
+CURRENT_DECAY_NONE, VOLTAGE_DECAY_NONE = (
+    4096,
+    0,
+)  # of 4096: the current lasts one step, the potential for ever
 
 
 class GraphError(ValueError):

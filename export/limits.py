@@ -6,6 +6,8 @@ Davies et al., "Loihi: A Neuromorphic Manycore Processor with On-Chip Learning",
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from export.graph import Conv, ConvT, Dense, Edge, Graph, GraphError, Input, Operator, Population, depths
@@ -45,8 +47,8 @@ def check(graph: Graph) -> Graph:
 
 def input_bound(population: Population) -> tuple[float, float]:
     """Least and greatest input any neuron of the population can get in one step, from its weights alone."""
-    lows, highs = zip(*(edge_bound(edge.op) for edge in population.edges), strict=True)
-    return float(sum(lows).min()), float(sum(highs).max())  # type: ignore[union-attr]
+    bounds = np.stack([edge_bound(edge.op) for edge in population.edges]).sum(0)  # low and high, Cout
+    return float(bounds[0].min()), float(bounds[1].max())
 
 
 def edge_bound(op: Operator) -> tuple[np.ndarray, np.ndarray]:
@@ -63,7 +65,7 @@ def edge_bound(op: Operator) -> tuple[np.ndarray, np.ndarray]:
     return _transposed_bound(op, negative, np.min), _transposed_bound(op, positive, np.max)
 
 
-def _transposed_bound(op: ConvT, weight: np.ndarray, worst) -> np.ndarray:
+def _transposed_bound(op: ConvT, weight: np.ndarray, worst: Callable) -> np.ndarray:
     cin, per_group, kh, kw = weight.shape
     grouped = weight.reshape(op.groups, cin // op.groups, per_group, kh, kw).sum(1)  # groups, Cout/g, kh, kw
     taps = grouped.reshape(-1, kh, kw)
@@ -131,5 +133,17 @@ def _check_input(population: Population) -> None:
 def _check_readout(population: Population, timesteps: int) -> None:
     """An output integrates T steps; at the top of its range a Loihi neuron would fire and its potential clip."""
     low, high = input_bound(population)
-    _within(population, f"potential after {timesteps} steps, >> 6,", timesteps * high, -THRESHOLD_MAX, THRESHOLD_MAX)
-    _within(population, f"potential after {timesteps} steps, >> 6,", timesteps * low, -THRESHOLD_MAX, THRESHOLD_MAX)
+    _within(
+        population,
+        f"potential after {timesteps} steps, >> 6,",
+        timesteps * high,
+        -THRESHOLD_MAX,
+        THRESHOLD_MAX,
+    )
+    _within(
+        population,
+        f"potential after {timesteps} steps, >> 6,",
+        timesteps * low,
+        -THRESHOLD_MAX,
+        THRESHOLD_MAX,
+    )

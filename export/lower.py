@@ -64,8 +64,7 @@ def integer_scales(network: SpikingNetwork) -> dict[str, float]:
     """The largest integer scale of every population, by name: what `finetune` asks for."""
     graph = fold_pool(split_concat(lower(network)))
     return {
-        population.name: largest_scale(population, timesteps=network.spec.timesteps)
-        for population in graph.populations
+        population.name: largest_scale(population, timesteps=network.spec.timesteps) for population in graph.populations
     }
 
 

@@ -132,9 +132,7 @@ class _Writer:
         return layer
 
 
-def _join(
-    edges: Sequence[Edge], shapes: dict[str, tuple[int, ...]]
-) -> tuple[Operator, tuple[int, ...]] | None:
+def _join(edges: Sequence[Edge], shapes: dict[str, tuple[int, ...]]) -> tuple[Operator, tuple[int, ...]] | None:
     """The one operator on the concatenated sources that equals the sum of the edges, if there is one."""
     first = edges[0].op
     sides = {shapes[edge.source][1:] for edge in edges}

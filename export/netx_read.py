@@ -159,7 +159,7 @@ class _Reader:
             "convT": lambda f: self._synapse(f, _conv_transposed),
             "dense": lambda f: self._synapse(f, _dense),
             "concat": self._concat,
-            "flatten": lambda f: self._previous(f),
+            "flatten": self._previous,
             "add": self._add,
         }
         if kind not in readers:
@@ -299,7 +299,9 @@ def _meta(group: Any) -> Meta:
     attrs = group.attrs
     try:
         if attrs.get("format") != "neuroseg" or int(attrs["version"]) != FORMAT_VERSION:
-            raise GraphError(f"meta: format {attrs.get('format')!r} {attrs.get('version')}; neuroseg {FORMAT_VERSION} is allowed")
+            raise GraphError(
+                f"meta: format {attrs.get('format')!r} {attrs.get('version')}; neuroseg {FORMAT_VERSION} is allowed"
+            )
         meta = Meta(
             timesteps=int(attrs["timesteps"]),
             encoder=str(attrs["encoder"]),

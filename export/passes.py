@@ -83,8 +83,7 @@ def align_delays(graph: Graph) -> Graph:
             node = dataclasses.replace(
                 node,
                 edges=tuple(
-                    dataclasses.replace(edge, delay=depth[node.name] - 1 - depth[edge.source])
-                    for edge in node.edges
+                    dataclasses.replace(edge, delay=depth[node.name] - 1 - depth[edge.source]) for edge in node.edges
                 ),
             )
         elif isinstance(node, Input):

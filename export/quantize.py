@@ -30,8 +30,7 @@ def quantize(graph: Graph) -> Graph:
         graph,
         integer=True,
         nodes=tuple(
-            _quantize(node, graph.meta.timesteps) if isinstance(node, Population) else node
-            for node in graph.nodes
+            _quantize(node, graph.meta.timesteps) if isinstance(node, Population) else node for node in graph.nodes
         ),
         meta=dataclasses.replace(graph.meta, logit_scale=_logit_scale(graph)),
     )
@@ -97,7 +96,8 @@ def _with_integer_weights(population: Population, scale: float) -> Population:
         dataclasses.replace(
             edge,
             op=dataclasses.replace(
-                edge.op, weight=(np.round(edge.op.weight.astype(np.float64) * (scale / 2)) * 2).astype(np.int32)
+                edge.op,
+                weight=(np.round(edge.op.weight.astype(np.float64) * (scale / 2)) * 2).astype(np.int32),
             ),
         )
         for edge in population.edges

@@ -71,9 +71,7 @@ def compare(software: Trace, hardware: Trace) -> Comparison:
     Raises TraceError when the runs differ in populations, shapes, samples or steps.
     """
     if list(software.packed) != list(hardware.packed):
-        raise TraceError(
-            f"populations differ: {', '.join(software.packed)} and {', '.join(hardware.packed)}"
-        )
+        raise TraceError(f"populations differ: {', '.join(software.packed)} and {', '.join(hardware.packed)}")
     if dict(software.shapes) != dict(hardware.shapes) or software.output.shape != hardware.output.shape:
         raise TraceError("populations have different shapes, or the runs have different numbers of samples")
     if software.timesteps != hardware.timesteps:
@@ -104,7 +102,7 @@ def compare(software: Trace, hardware: Trace) -> Comparison:
 def _divergence(software: Trace, hardware: Trace, step: int, name: str) -> Divergence:
     ours, theirs = software.spikes[name][:, step], hardware.spikes[name][:, step]
     sample, *neuron = (int(k) for k in np.argwhere(ours != theirs)[0])
-    place = (sample, step, *neuron)
+    spot, place = (sample, *neuron), (sample, step, *neuron)
 
     def potential(trace: Trace) -> int | None:
         return int(trace.potentials[name][place]) if name in trace.potentials else None
@@ -114,8 +112,8 @@ def _divergence(software: Trace, hardware: Trace, step: int, name: str) -> Diver
         step=step,
         population=name,
         neuron=tuple(neuron),
-        software=int(ours[(sample, *neuron)]),
-        hardware=int(theirs[(sample, *neuron)]),
+        software=int(ours[spot]),
+        hardware=int(theirs[spot]),
         software_potential=potential(software),
         hardware_potential=potential(hardware),
     )

@@ -103,9 +103,7 @@ def _apply(op: Operator, x: torch.Tensor) -> torch.Tensor:
         return F.linear(x.flatten(1), weight)[:, :, None, None]
     if isinstance(op, Conv):
         return F.conv2d(x, weight, None, op.stride, op.padding, op.dilation, op.groups)
-    return F.conv_transpose2d(
-        x, weight, None, op.stride, op.padding, op.output_padding, op.groups, op.dilation
-    )
+    return F.conv_transpose2d(x, weight, None, op.stride, op.padding, op.output_padding, op.groups, op.dilation)
 
 
 def _integer_scan(currents: torch.Tensor, neuron: Neuron) -> tuple[torch.Tensor, torch.Tensor]:

@@ -21,9 +21,7 @@ def build_report(
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     """One comparison a subject, with its number of slices; returns the content of report.json."""
-    layers = [
-        _merge([c.layers[k] for c in comparisons], samples) for k in range(len(comparisons[0].layers))
-    ]
+    layers = [_merge([c.layers[k] for c in comparisons], samples) for k in range(len(comparisons[0].layers))]
     firsts = [
         f"{subject}: {comparison.first}"
         for subject, comparison in zip(subjects, comparisons, strict=True)

@@ -105,6 +105,7 @@ class Trace:
         """Read what `save` wrote. Raises TraceError naming the file and what is wrong."""
         try:
             with np.load(path, allow_pickle=False) as file:
+
                 def part(prefix: str) -> dict[str, np.ndarray]:
                     names = [key for key in file.files if key.startswith(prefix)]
                     return {key.removeprefix(prefix): file[key] for key in names}

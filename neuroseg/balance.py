@@ -93,7 +93,9 @@ def _at_rates(network: SpikingNetwork, spikes: torch.Tensor, rates: Rates) -> Sp
 
 
 @torch.no_grad()
-def firing_rates(network: SpikingNetwork, images: torch.Tensor, *, quantized: bool = False, seed: int = 0) -> dict[str, float]:
+def firing_rates(
+    network: SpikingNetwork, images: torch.Tensor, *, quantized: bool = False, seed: int = 0
+) -> dict[str, float]:
     """Mean spikes per neuron and step of each firing population, over images (B, C, H, W)."""
     spikes = encode(images, timesteps=network.spec.timesteps, encoder=network.spec.encoder, seed=seed)
     activity = network.record(spikes, quantized=quantized)

@@ -159,7 +159,9 @@ class _Builder:
             kernel, stride, padding, ceil = m.kernel_size, m.stride, m.padding, m.ceil_mode
             plain = m.count_include_pad and m.divisor_override is None
         else:
-            settings = dict(zip(("kernel_size", "stride", "padding", "ceil_mode"), node.args[1:])) | node.kwargs
+            settings = (
+                dict(zip(("kernel_size", "stride", "padding", "ceil_mode"), node.args[1:], strict=False)) | node.kwargs
+            )
             kernel = settings["kernel_size"]
             stride, padding = settings.get("stride") or kernel, settings.get("padding", 0)
             ceil, plain = settings.get("ceil_mode", False), settings.get("divisor_override") is None
@@ -176,20 +178,20 @@ class _Builder:
 
     def _dropout(self, node: fx.Node) -> Value:
         source = self._spikes(node, node.args[0], "drops spikes; put it after the ReLU")
-        p = self.modules[str(node.target)].p if node.op == "call_module" else node.kwargs.get("p", 0.5)
+        p: Any = self.modules[str(node.target)].p if node.op == "call_module" else node.kwargs.get("p", 0.5)
         return self._add(DropoutSpec(self._unique(node.name), _shape(node), source, float(p)))
 
     def _concat(self, node: fx.Node) -> Value:
-        tensors = node.kwargs.get("tensors", node.args[0] if node.args else ())
+        tensors: Any = node.kwargs.get("tensors", node.args[0] if node.args else ())
         dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
         if dim not in (1, -3):
             raise ConversionError(f"{node.name}: concatenates along axis {dim}; channels (1) are supported")
-        sources = tuple(self._spikes(node, t, "joins spikes; put a ReLU before it") for t in tensors)  # type: ignore[union-attr]
+        sources = tuple(self._spikes(node, t, "joins spikes; put a ReLU before it") for t in tensors)
         return self._add(ConcatSpec(self._unique(node.name), _shape(node), sources))
 
     def _sum(self, node: fx.Node) -> Value:
-        terms = [self.values.get(arg) for arg in node.args]  # type: ignore[call-overload]
-        if node.kwargs or not all(isinstance(term, Current) for term in terms):
+        terms = [self.values.get(arg) for arg in node.args if isinstance(arg, fx.Node)]
+        if node.kwargs or len(terms) != 2 or not all(isinstance(term, Current) for term in terms):
             raise ConversionError(
                 f"{node.name}: adds something else than two convolutions; add before the ReLU, not after it"
             )

@@ -5,8 +5,9 @@ Yue et al., arXiv 2302.07328: eq. 1 to 3 (soft reset), eq. 4 and 5 (surrogate gr
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch.autograd.function import FunctionCtx
 
 RESETS = ("subtract", "zero")
 NO_LIMIT = float("inf")
@@ -48,8 +49,8 @@ class _IntegrateFire(torch.autograd.Function):
     """The scan with backpropagation through time; the reset is detached, the clip passes gradients."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: FunctionCtx,
+    def forward(
+        ctx: Any,
         currents: torch.Tensor,
         threshold: float,
         reset: str,
@@ -59,13 +60,13 @@ class _IntegrateFire(torch.autograd.Function):
     ) -> torch.Tensor:
         charged, spikes, _ = scan(currents, threshold=threshold, reset=reset, u0=u0, limit=limit)
         ctx.save_for_backward(charged)
-        ctx.settings = threshold, reset, alpha  # type: ignore[attr-defined]
+        ctx.settings = threshold, reset, alpha
         return spikes
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad_spikes: torch.Tensor):  # type: ignore[override]
-        (charged,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        threshold, reset, alpha = ctx.settings  # type: ignore[attr-defined]
+    def backward(ctx: Any, grad_spikes: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (charged,) = ctx.saved_tensors
+        threshold, reset, alpha = ctx.settings
         grad = torch.empty_like(charged)
         carried = torch.zeros_like(charged[0])  # dL/du of the step after
         for t in range(len(charged) - 1, -1, -1):

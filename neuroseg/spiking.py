@@ -268,13 +268,13 @@ class _EvenInteger(torch.autograd.Function):
     """Half weights to even integers within Loihi's range; the gradient passes where nothing is clipped."""
 
     @staticmethod
-    def forward(ctx: Any, half: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def forward(ctx: Any, half: torch.Tensor) -> torch.Tensor:
         rounded = half.round() * 2
         ctx.save_for_backward((rounded >= WEIGHT_MIN) & (rounded <= WEIGHT_MAX))
         return rounded.clamp(WEIGHT_MIN, WEIGHT_MAX)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
         (inside,) = ctx.saved_tensors
         return 2 * grad * inside
 

@@ -134,39 +134,31 @@ def fit(
 ) -> list[Epoch]:
     """Minimise a loss over slices, epoch by epoch; leaves the best epoch's weights in `network`.
 
-    `forward` maps images (B, 1, H, W) to logits. `before_epoch` runs before each epoch and before each
-    validation. The first `warm_up` batches minimise balanced cross-entropy. `identity` describes the run: a checkpoint of another run is refused with ValueError.
+    `forward` maps images (B, 1, H, W) to logits. `before_epoch` runs before each epoch and before each validation.
+    The first `warm_up` batches minimise balanced cross-entropy. `identity` describes the run: a checkpoint of another
+    run is refused with ValueError.
     """
     if loss not in LOSSES:
         raise ValueError(f"loss {loss!r} is unknown; {', '.join(LOSSES)} are allowed")
     keep_freed_memory()
     images, masks = stack_slices(training)
+    truths = [subject.mask for subject in validation]
+    saved = {"network": network, "optimizer": optimizer}
+    saved |= {name: s for name, s in (("after_batch", after_batch), ("after_epoch", after_epoch)) if s is not None}
+    history, best = _resume(checkpoint, identity, saved)
     batches = -(-len(images) // batch)
-    history: list[Epoch] = []
-    best: dict[str, torch.Tensor] = {}
-    schedulers = [s for s in (after_batch, after_epoch) if s is not None]
-    if checkpoint and checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        if state["identity"] != _plain(identity):
-            raise ValueError(f"{checkpoint} belongs to a run with other settings; delete it or choose another folder")
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        for scheduler, saved in zip(schedulers, state["schedulers"], strict=True):
-            scheduler.load_state_dict(saved)
-        history, best = [Epoch(**row) for row in state["history"]], state["best"]
-        log.info("resuming after epoch %d from %s", len(history), checkpoint)
     for epoch in range(len(history) + 1, epochs + 1):
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)  # an epoch depends on nothing before
-        torch.manual_seed(seed * 1_000_003 + epoch)
+        epoch_seed = seed * 1_000_003 + epoch  # an epoch's randomness depends on nothing before it
+        torch.manual_seed(epoch_seed)
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(epoch_seed))
         if before_epoch:
             before_epoch()
         network.train()
         total = 0.0
-        order = torch.randperm(len(images), generator=generator)
         for k, chosen in enumerate(order.split(batch), start=1):
-            optimizer.zero_grad(set_to_none=True)
             warming = (epoch - 1) * batches + k <= warm_up
             objective = balanced_bce_loss if warming else LOSSES[loss]
+            optimizer.zero_grad(set_to_none=True)
             value = objective(forward(images[chosen]), masks[chosen])
             value.backward()
             optimizer.step()
@@ -179,29 +171,35 @@ def fit(
         if before_epoch:
             before_epoch()
         network.eval()
-        score = mean_dice(predict(forward, validation), [s.mask for s in validation])["3d"]
-        rate = optimizer.param_groups[0]["lr"]
-        history.append(Epoch(epoch, total / batches, score, rate))
+        score = mean_dice(predict(forward, validation), truths)["3d"]
+        history.append(Epoch(epoch, total / batches, score, optimizer.param_groups[0]["lr"]))
         log.info("epoch %d: loss %.4f, validation 3D Dice %.4f", epoch, total / batches, score)
         if after_epoch:
             after_epoch.step(1 - score)
         if score >= max(row.validation_dice for row in history):
             best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
         if checkpoint:
-            save_atomically(
-                {
-                    "identity": _plain(identity),
-                    "network": network.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "schedulers": [s.state_dict() for s in schedulers],
-                    "history": [asdict(row) for row in history],
-                    "best": best,
-                },
-                checkpoint,
-            )
-    if best:
-        network.load_state_dict(best)
+            states = {name: part.state_dict() for name, part in saved.items()}
+            rows = [asdict(row) for row in history]
+            save_atomically({"identity": _plain(identity), "history": rows, "best": best, **states}, checkpoint)
+    network.load_state_dict(best)
     return history
+
+
+def _resume(
+    checkpoint: Path | None, identity: dict[str, Any], saved: dict[str, Any]
+) -> tuple[list[Epoch], dict[str, torch.Tensor]]:
+    """Load a checkpoint into the parts that it holds; returns the history so far and the best weights."""
+    if checkpoint is None or not checkpoint.exists():
+        return [], {}
+    content = torch.load(checkpoint, weights_only=True)
+    if content["identity"] != _plain(identity):
+        raise ValueError(f"{checkpoint} belongs to a run with other settings; delete it or choose another folder")
+    for name, part in saved.items():
+        part.load_state_dict(content[name])
+    history = [Epoch(**row) for row in content["history"]]
+    log.info("resuming after epoch %d from %s", len(history), checkpoint)
+    return history, content["best"]
 
 
 @torch.no_grad()

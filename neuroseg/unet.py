@@ -50,9 +50,7 @@ class UNet(nn.Module):
         self.config = config
         widths = config.channels
         inputs = (config.in_channels, *widths[:-1])
-        self.enc = nn.ModuleList(
-            DoubleConv(a, b, config.dropout) for a, b in zip(inputs, widths, strict=True)
-        )
+        self.enc = nn.ModuleList(DoubleConv(a, b, config.dropout) for a, b in zip(inputs, widths, strict=True))
         self.pool = nn.AvgPool2d(2)
         coarse_to_fine = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
         self.up = nn.ModuleList(nn.ConvTranspose2d(a, b, 2, stride=2, bias=False) for a, b in coarse_to_fine)
@@ -70,6 +68,6 @@ class UNet(nn.Module):
             x = block(x if depth == 0 else self.pool(x))
             skips.append(x)
         skips.pop()
-        for up, relu, block in zip(self.up, self.up_relu, self.dec):
+        for up, relu, block in zip(self.up, self.up_relu, self.dec, strict=True):
             x = block(torch.cat([skips.pop(), relu(up(x))], dim=1))
         return self.head(x)

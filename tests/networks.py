@@ -111,9 +111,7 @@ def build(case: Case) -> tuple[SpikingNetwork, Graph, np.ndarray]:
             parameter.data.mul_(sign if parameter is not model.head.weight else 1)
             if case.drive == "inhibited":  # every other channel excites, so that something fires at all
                 parameter.data[::2].mul_(-1)
-    network = convert(
-        model, (1, *case.size), timesteps=case.timesteps, reset=case.reset, u0=case.u0
-    )
+    network = convert(model, (1, *case.size), timesteps=case.timesteps, reset=case.reset, u0=case.u0)
     network = network.with_scales(integer_scales(network))
     rng = np.random.default_rng(case.seed)
     shape = (case.samples, case.timesteps, 1, *case.size)

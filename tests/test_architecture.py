@@ -67,7 +67,12 @@ def test_lava_is_imported_in_one_folder():
 
 @pytest.mark.parametrize(
     ("module", "absent"),
-    [("export.graph", "torch"), ("export.netx", "torch"), ("hardware_sim", "lava"), ("hardware_sim", "torch")],
+    [
+        ("export.graph", "torch"),
+        ("export.netx", "torch"),
+        ("hardware_sim", "lava"),
+        ("hardware_sim", "torch"),
+    ],
 )
 def test_import_stays_light(module: str, absent: str):
     code = f"import sys, {module}; sys.exit({absent!r} in sys.modules)"

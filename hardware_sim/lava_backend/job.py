@@ -24,7 +24,8 @@ class Job:
     @classmethod
     def load(cls, folder: Path) -> Job:
         fields = json.loads((folder / "job.json").read_text())
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        fields |= {key: tuple(fields[key]) for key in ("spikes", "potentials")}
+        return cls(**fields)
 
 
 @dataclass(frozen=True)

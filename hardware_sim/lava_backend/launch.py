@@ -77,9 +77,7 @@ def _prepare(files: Files, job: Job, graph: Graph, spikes: np.ndarray) -> None:
     np.lib.format.open_memmap(files.output, "w+", np.int32, (job.samples, *graph.output.shape))
 
 
-def _watch(
-    files: Files, job: Job, stall_timeout: float, on_step: Callable[[int, int], None] | None
-) -> None:
+def _watch(files: Files, job: Job, stall_timeout: float, on_step: Callable[[int, int], None] | None) -> None:
     """Start the worker and stay until it is done; raise SimulationError when it fails or stalls."""
     progress = np.load(files.progress, mmap_mode="r")
     total = job.samples * job.timesteps
@@ -143,7 +141,12 @@ def _end(worker: subprocess.Popen, files: Files) -> None:
 
 
 def _kill_session(leader: int) -> None:
+    """Wait for the rest of the worker's session, its resource tracker among them; then kill what is left."""
+    deadline = time.monotonic() + GRACE_SECONDS
     try:
+        while time.monotonic() < deadline:
+            os.killpg(leader, 0)
+            time.sleep(POLL_SECONDS)
         os.killpg(leader, signal.SIGKILL)
     except ProcessLookupError:
         return  # all of them ended by themselves

@@ -30,6 +30,4 @@ def open_cohort(name: str, *, seed: int = 0) -> Cohort:
         return pairs.read(directory)
     if not directory.is_dir():
         raise ScanError(f"{name}: no such folder (and neither {TEMPLATE_COHORT!r} nor {TEMPLATE!r})")
-    raise ScanError(
-        f"{name}: neither a Decathlon folder (dataset.json, imagesTr) nor one of pairs (images, masks)"
-    )
+    raise ScanError(f"{name}: neither a Decathlon folder (dataset.json, imagesTr) nor one of pairs (images, masks)")

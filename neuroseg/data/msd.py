@@ -18,7 +18,10 @@ from neuroseg.data.volume import HIPPOCAMPUS_SLICE, Box, Cohort, Reject, ScanErr
 NAME = "Task04_Hippocampus"
 URL = "https://msd-for-monai.s3-us-west-2.amazonaws.com/Task04_Hippocampus.tar"
 MD5 = "md5:9d24dba78a72977dbd1d2e110310f31b"
-BOX: Box = (None, *HIPPOCAMPUS_SLICE)  # scans are already cropped to the hippocampus; keep every sagittal slice
+BOX: Box = (
+    None,
+    *HIPPOCAMPUS_SLICE,
+)  # scans are already cropped to the hippocampus; keep every sagittal slice
 
 Progress = Callable[[int, int], None]
 
@@ -51,9 +54,7 @@ def read(directory: Path, *, box: Box = BOX) -> Cohort:
     return Cohort(cohort.subjects, cohort.rejects + stray_rejects)
 
 
-def fetch(
-    directory: Path, *, url: str = URL, known_hash: str = MD5, progress: Progress | None = None
-) -> Path:
+def fetch(directory: Path, *, url: str = URL, known_hash: str = MD5, progress: Progress | None = None) -> Path:
     """Download and unpack the hippocampus data set; returns its folder.
 
     A broken download resumes where it stopped. The archive is checked against `known_hash` before it is

@@ -11,13 +11,23 @@ import importlib.util
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import nibabel.processing
 import numpy as np
 from scipy import ndimage
 
-from neuroseg.data.volume import HIPPOCAMPUS_BOX, Box, Cohort, ScanError, Subject, check_box, fit_box, normalise
+from neuroseg.data.volume import (
+    HIPPOCAMPUS_BOX,
+    Box,
+    Cohort,
+    ScanError,
+    Subject,
+    check_box,
+    fit_box,
+    normalise,
+)
 
 TEMPLATE_ID = "MNI152"
 REGION = "Right_Hippocampus"
@@ -45,16 +55,12 @@ def subject(*, box: Box = HIPPOCAMPUS_BOX) -> Subject:
     return _subject(TEMPLATE_ID, image, probability, affine, box)
 
 
-def cohort(
-    n: int, *, seed: int = 0, box: Box = HIPPOCAMPUS_BOX, deformation: Deformation = Deformation()
-) -> Cohort:
+def cohort(n: int, *, seed: int = 0, box: Box = HIPPOCAMPUS_BOX, deformation: Deformation = Deformation()) -> Cohort:
     """`n` simulated subjects: smooth warp, affine change, bias field, contrast and noise. Seeded."""
     image, probability, affine = _crop(check_box(box))
     return Cohort(
         tuple(
-            _subject(
-                f"simulated_{k:03d}", *_deform(image, probability, deformation, seed, k), affine, box
-            )
+            _subject(f"simulated_{k:03d}", *_deform(image, probability, deformation, seed, k), affine, box)
             for k in range(n)
         )
     )
@@ -103,7 +109,7 @@ def _crop(box: Box) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Template and hippocampus probability (percent) around the box with a margin, RAS at 1 mm."""
     folder = _atlas_folder()
     brain = nib.as_closest_canonical(nib.load(folder / "templates" / "MNI152_T1_1mm_brain.nii.gz"))
-    atlas = nib.load(folder / "atlases" / "atlas_harvard_oxford.nii.gz")
+    atlas: Any = nib.load(folder / "atlases" / "atlas_harvard_oxford.nii.gz")
     with open(folder / "atlases" / "labels_harvard_oxford.csv", newline="") as file:
         index = {row["name"]: int(row["index"]) for row in csv.DictReader(file)}[REGION]
     region = nib.Nifti1Image(np.asarray(atlas.dataobj[..., index], np.float32), atlas.affine)

@@ -79,9 +79,7 @@ def load_nifti(path: Path) -> nib.Nifti1Image:
     spacing = np.asarray(nib.affines.voxel_sizes(image.affine))
     low, high = SPACING_RANGE_MM
     if not np.isfinite(image.affine).all() or ((spacing < low) | (spacing > high)).any():
-        raise ScanError(
-            f"{path}: voxel size {np.round(spacing, 4).tolist()} mm; {low} to {high} mm is allowed"
-        )
+        raise ScanError(f"{path}: voxel size {np.round(spacing, 4).tolist()} mm; {low} to {high} mm is allowed")
     return image
 
 
@@ -120,13 +118,9 @@ def fit_box(
     """
     middle = [n // 2 for n in volume.shape] if centre is None else centre
     sides = [n if side is None else side for n, side in zip(volume.shape, box, strict=True)]
-    starts = [
-        0 if side is None else c - s // 2 for side, c, s in zip(box, middle, sides, strict=True)
-    ]
+    starts = [0 if side is None else c - s // 2 for side, c, s in zip(box, middle, sides, strict=True)]
     out = np.zeros(sides, volume.dtype)
-    source = tuple(
-        slice(max(a, 0), max(min(a + s, n), 0)) for a, s, n in zip(starts, sides, volume.shape, strict=True)
-    )
+    source = tuple(slice(max(a, 0), max(min(a + s, n), 0)) for a, s, n in zip(starts, sides, volume.shape, strict=True))
     target = tuple(
         slice(window.start - a, window.start - a + max(window.stop - window.start, 0))
         for window, a in zip(source, starts, strict=True)

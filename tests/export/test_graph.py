@@ -203,7 +203,9 @@ def test_quantize_never_clips():
         graph,
         integer=False,
         nodes=tuple(
-            dataclasses.replace(n, scale=100.0, neuron=dataclasses.replace(n.neuron, threshold=n.neuron.threshold and 1.0))
+            dataclasses.replace(
+                n, scale=100.0, neuron=dataclasses.replace(n.neuron, threshold=n.neuron.threshold and 1.0)
+            )
             if isinstance(n, Population)
             else n
             for n in graph.nodes
@@ -219,7 +221,7 @@ def test_scale_yields_to_the_input_bound():
     scale = largest_scale(dense, timesteps=8)
     assert scale == int(scale) and 1000 * scale <= INPUT_MAX < 1000 * (scale + 2)
     crowded = Population("a", (1, 1, 1), (Edge("x", Dense(np.full((1, 1000), 300.0))),), Neuron(1.0))
-    with pytest.raises(GraphError, match="a: weight 300 beside threshold 1.0"):
+    with pytest.raises(GraphError, match=r"a: weight 300 beside threshold 1.0"):
         largest_scale(crowded, timesteps=8)
 
 
@@ -263,14 +265,23 @@ def conv_edge(value: float = 8, delay: int = 0, **geometry) -> tuple[Edge, ...]:
 
 
 LIMITS = {
-    "odd weight": (lambda: chain(np.full((2, 1, 3, 3), 7)), "hidden: weight from input holds 7; even integers"),
-    "heavy weight": (lambda: chain(np.full((2, 1, 3, 3), 256)), "hidden: weight from input is 256; -256 to 254"),
+    "odd weight": (
+        lambda: chain(np.full((2, 1, 3, 3), 7)),
+        "hidden: weight from input holds 7; even integers",
+    ),
+    "heavy weight": (
+        lambda: chain(np.full((2, 1, 3, 3), 256)),
+        "hidden: weight from input is 256; -256 to 254",
+    ),
     "light weight": (lambda: chain(np.full((2, 1, 3, 3), -258)), "hidden: weight from input is -258"),
     "fraction": (lambda: chain(np.full((2, 1, 3, 3), 1.5)), "holds 1.5"),
     "NaN": (lambda: chain(np.full((2, 1, 3, 3), np.nan)), "holds NaN"),
     "threshold 0": (lambda: hidden_neuron(threshold=0), "hidden: threshold is 0; 1 to 131071"),
     "threshold": (lambda: hidden_neuron(threshold=131072), "hidden: threshold is 131072"),
-    "delay": (lambda: with_hidden(chain(), edges=conv_edge(delay=63)), "hidden: delay from input is 63; 0 to 62"),
+    "delay": (
+        lambda: with_hidden(chain(), edges=conv_edge(delay=63)),
+        "hidden: delay from input is 63; 0 to 62",
+    ),
     "reset": (lambda: hidden_neuron(reset="none"), "hidden: reset is 'none'"),
     "u0": (lambda: hidden_neuron(u0=2**23), "hidden: u0 is 8.38861e"),
     "u0 with zero": (lambda: hidden_neuron(u0=64, reset="zero"), "hidden: u0 is 64 with reset zero"),

@@ -88,7 +88,11 @@ BROKEN = {
     "sigma-delta": ("layer/1/neuron/type", b"SDNN", "layer 1: neuron: type is 'SDNN'; CUBA, LOIHI"),
     "resonator": ("layer/1/neuron/type", b"RF_PHASE", "layer 1: neuron: type is 'RF_PHASE'"),
     "no threshold": ("layer/1/neuron/vThMant", None, "layer 1: neuron: field 'vThMant' is missing"),
-    "reset unlike type": ("layer/1/neuron/reset", b"zero", "layer 1: neuron: reset is 'zero'; 'subtract' with type"),
+    "reset unlike type": (
+        "layer/1/neuron/reset",
+        b"zero",
+        "layer 1: neuron: reset is 'zero'; 'subtract' with type",
+    ),
     "a weight that is a group": ("layer/1/weight/real", None, "layer 1"),
 }
 

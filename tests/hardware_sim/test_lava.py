@@ -68,7 +68,11 @@ def test_leak_bias_and_several_outputs_of_one_node(fidelity, reset):
         return Conv(rng.integers(-8, 12, (cout, cin // groups, 3, 3)) * 2, padding=(1, 1), groups=groups)
 
     leaky = Neuron(
-        40, reset=reset, current_decay=1024, voltage_decay=300, bias=np.array([128, 0, -64, 640]).reshape(4, 1, 1)
+        40,
+        reset=reset,
+        current_decay=1024,
+        voltage_decay=300,
+        bias=np.array([128, 0, -64, 640]).reshape(4, 1, 1),
     )
     plain = Neuron(30, reset=reset)
     nodes = (
@@ -116,7 +120,12 @@ def hard_reset_chain() -> tuple[Graph, np.ndarray]:
             (Edge("input", Conv(rng.integers(-9, 20, (3, 2, 3, 3)) * 2, stride=(2, 1), padding=(1, 1))),),
             Neuron(50, reset="zero"),
         ),
-        Population("b", (4, 2, 6), (Edge("a", Conv(rng.integers(-9, 20, (4, 3, 3, 1)) * 2)),), Neuron(40, reset="zero")),
+        Population(
+            "b",
+            (4, 2, 6),
+            (Edge("a", Conv(rng.integers(-9, 20, (4, 3, 3, 1)) * 2)),),
+            Neuron(40, reset="zero"),
+        ),
         Population("c", (5, 1, 1), (Edge("b", Dense(rng.integers(-9, 14, (5, 48)) * 2)),), Neuron(60, reset="zero")),
     )
     graph = Graph(nodes, integer=True, meta=Meta(timesteps=6))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hardware_sim
-from export.graph import Conv, ConvT, Dense, Edge, Graph, Input, Meta, Neuron, Population
+from export.graph import ConvT, Dense, Edge, Graph, Input, Meta, Neuron, Population
 from export.limits import POTENTIAL_MAX
 from hardware_sim import Record, SimulationError, Trace
 from hardware_sim.compare import compare

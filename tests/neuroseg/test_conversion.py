@@ -11,13 +11,13 @@ from export.lower import integer_scales
 from neuroseg import runs
 from neuroseg.balance import Rates, balance, firing_rates
 from neuroseg.convert import ConversionError, convert
+from neuroseg.data import stack_slices
 from neuroseg.encode import encode
 from neuroseg.finetune import FinetuneConfig, finetune
-from neuroseg.spiking import DropoutSpec, SpikingNetwork
-from neuroseg.unet import UNet, UNetConfig
-from neuroseg.data import stack_slices
 from neuroseg.metrics import mean_dice
+from neuroseg.spiking import DropoutSpec, SpikingNetwork
 from neuroseg.train import TrainConfig, predict, train
+from neuroseg.unet import UNet, UNetConfig
 from tests.neuroseg.test_training import Killed, blobs
 
 SHAPE = (1, 12, 8)
@@ -79,7 +79,10 @@ REFUSED = {
     "sigmoid": (sequential(CONV, nn.Sigmoid()), "_1: Sigmoid"),
     "no ReLU between": (sequential(CONV, nn.Conv2d(4, 4, 3, bias=False), RELU), "_1: takes spikes"),
     "pooling a current": (sequential(CONV, nn.AvgPool2d(2), RELU), "_1: pools spikes"),
-    "overlapping pooling": (sequential(CONV, RELU, nn.AvgPool2d(3, stride=2)), "_2: average pooling of kernel"),
+    "overlapping pooling": (
+        sequential(CONV, RELU, nn.AvgPool2d(3, stride=2)),
+        "_2: average pooling of kernel",
+    ),
     "odd pooling": (sequential(CONV, RELU, nn.AvgPool2d(5)), "_2: pooling .* does not divide"),
     "circular padding": (
         sequential(nn.Conv2d(1, 4, 3, padding=1, padding_mode="circular", bias=False), RELU),

@@ -80,7 +80,11 @@ def test_broken_pairs_are_refused_with_their_reason(name, write_nifti):
 def test_unreadable_and_missing_files_are_named(tmp_path):
     (tmp_path / "torn.nii.gz").write_bytes(b"\x1f\x8b not really")
     (tmp_path / "text.nii").write_text("hello")
-    for name, reason in (("torn.nii.gz", "cannot be read"), ("text.nii", "cannot be read"), ("no.nii", "no such")):
+    for name, reason in (
+        ("torn.nii.gz", "cannot be read"),
+        ("text.nii", "cannot be read"),
+        ("no.nii", "no such"),
+    ):
         with pytest.raises(ScanError, match=f"{name}.*{reason}"):
             load_nifti(tmp_path / name)
 
@@ -115,9 +119,7 @@ def decathlon(write_nifti, tmp_path):
         if mask is not None:
             write_nifti(f"{msd.NAME}/labelsTr/{name}.nii.gz", mask)
     write_nifti(f"{msd.NAME}/imagesTr/stray.nii.gz", IMAGE)
-    cases = [
-        {"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in ("good", "bad", "bare")
-    ]
+    cases = [{"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in ("good", "bad", "bare")]
     (root / "dataset.json").write_text(json.dumps({"training": cases}))
     (root / "imagesTr" / "._good.nii.gz").write_bytes(b"resource fork")
     return root

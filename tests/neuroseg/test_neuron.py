@@ -23,7 +23,11 @@ from neuroseg.neuron import integrate_fire, scan
 )
 def test_scan_against_plain_python(currents, threshold, reset, start, limit):
     charged, spikes, after = scan(
-        torch.tensor(currents, dtype=torch.float32), threshold=threshold, reset=reset, u0=start * threshold, limit=limit
+        torch.tensor(currents, dtype=torch.float32),
+        threshold=threshold,
+        reset=reset,
+        u0=start * threshold,
+        limit=limit,
     )
     for neuron in range(3):
         u = start * threshold

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from lava.magma.core.decorator import implements, requires, tag
 from lava.magma.core.model.py.model import PyLoihiProcessModel
@@ -23,7 +25,7 @@ class PyIFModel(AbstractPyLifModelFixed):
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=24)
     vth: int = LavaPyType(int, np.int32, precision=17)
 
-    def __init__(self, proc_params) -> None:
+    def __init__(self, proc_params: dict[str, Any]) -> None:
         super().__init__(proc_params)
         self.u0 = proc_params["u0"]
         self.reset_interval = proc_params["reset_interval"]
@@ -48,7 +50,7 @@ class PyIFModel(AbstractPyLifModelFixed):
 class PySpikeRecorderModel(PyLoihiProcessModel):
     s_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, bool, precision=1)
 
-    def __init__(self, proc_params) -> None:
+    def __init__(self, proc_params: dict[str, Any]) -> None:
         super().__init__(proc_params)
         self.settings = proc_params
         self.bits: np.ndarray | None = None
@@ -70,7 +72,7 @@ class PySpikeRecorderModel(PyLoihiProcessModel):
 class PyPotentialRecorderModel(PyLoihiProcessModel):
     potential: PyRefPort = LavaPyType(PyRefPort.VEC_DENSE, np.int32)
 
-    def __init__(self, proc_params) -> None:
+    def __init__(self, proc_params: dict[str, Any]) -> None:
         super().__init__(proc_params)
         self.settings = proc_params
         self.file: np.ndarray | None = None

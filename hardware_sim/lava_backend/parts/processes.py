@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from lava.magma.core.process.ports.ports import InPort, RefPort
 from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.process.variable import Var
@@ -23,7 +24,7 @@ class IF(LIFReset):
         u0: int,
         du: int,
         dv: int,
-        bias_mant: int,
+        bias_mant: np.ndarray | int,
         bias_exp: int,
         reset_interval: int,
         reset_offset: int,
@@ -88,8 +89,6 @@ class PotentialRecorder(AbstractProcess):
         path: str,
         last_only: bool,
     ) -> None:
-        super().__init__(
-            depth=depth, samples=samples, timesteps=timesteps, path=path, last_only=last_only
-        )
+        super().__init__(depth=depth, samples=samples, timesteps=timesteps, path=path, last_only=last_only)
         self.potential = RefPort(potential.shape)
         self.potential.connect_var(potential)

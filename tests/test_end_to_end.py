@@ -1,0 +1,144 @@
+"""The road, walked by its commands on the template cohort with a small network; and comparisons that must fail."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import h5py
+import nibabel as nib
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from hardware_sim.trace import Trace
+from neuroseg.cli import app
+
+runner = CliRunner()
+
+
+def call(*arguments: object, code: int = 0) -> str:
+    result = runner.invoke(app, [str(a) for a in arguments])
+    assert result.exit_code == code, result.output + str(result.exception)
+    return re.sub(r"\s+", " ", result.output)
+
+
+@pytest.fixture(scope="module", params=["subtract", "zero"])
+def run(request, tmp_path_factory) -> Path:
+    """A trained, converted, fine-tuned and exported small network."""
+    folder = tmp_path_factory.mktemp("runs") / request.param
+    call(
+        "train", "--data", "template:6", "--out", folder, "--epochs", 8, "--channels", "4,6,8", "--dropout", 0
+    )  # fmt: skip
+    call("convert", folder, "--reset", request.param, "--timesteps", 4)
+    output = call("finetune", folder, "--epochs", 2)
+    assert "before" in output and "enc_0_conv1" in output
+    call("export", folder)
+    return folder
+
+
+def test_lava_equals_pytorch_on_the_template(run):
+    output = call("validate", run, "--data", "mni152", "--backend", "lava")
+    assert "none differs" in output
+    report = json.loads((run / "report.json").read_text())
+    assert report["spikes"]["equal"] is True and report["spikes"]["mismatched"] == 0
+    assert report["spikes"]["total"] > 100_000
+    assert set(report["dice"]) == {"ann", "converted", "finetuned", "quantized", "hardware"}
+    assert report["dice"]["hardware"] == report["dice"]["quantized"]
+    assert report["backend"] == "lava" and report["fidelity"] == "stock" and report["subjects"] == ["MNI152"]
+    assert len(report["spikes"]["layers"]) == 12
+    for layer in report["spikes"]["layers"]:
+        assert set(layer) == {"name", "neurons", "software", "hardware", "mismatched", "rate"}
+
+
+def test_validation_keeps_to_held_out_subjects(run):
+    call("validate", run, "--backend", "reference")
+    settings, report = (json.loads((run / name).read_text()) for name in ("run.json", "report.json"))
+    assert report["subjects"] == settings["validation"] and not set(report["subjects"]) & set(settings["training"])
+
+
+@pytest.mark.parametrize(("layer", "source"), [("enc_1_conv2", "enc_1_conv1"), ("dec_1_conv1", "enc_0_conv2")])
+def test_one_flipped_weight_is_found_in_its_layer(run, layer, source, tmp_path):
+    """The comparison can fail, and it names the layer whose weight was changed."""
+    good, bad = tmp_path / "good.npz", tmp_path / "bad.npz"
+    call("simulate", run / "network.net", "--data", "mni152", "--out", good, "--potentials")
+    changed = tmp_path / "changed.net"
+    changed.write_bytes((run / "network.net").read_bytes())
+    with h5py.File(changed, "r+") as file:
+        named = {file[f"layer/{k}/name"][()]: k for k in file["layer"] if "name" in file[f"layer/{k}"]}
+        index = named[layer.encode()]
+        weight = file[f"layer/{index}/weight"]
+        busiest = int(Trace.load(good).counts[source].sum(axis=(0, 2, 3)).argmax())
+        size = np.abs(weight[()][:, busiest])
+        out, *tap = np.unravel_index(int(size.argmax()), size.shape)
+        place = (out, busiest, *tap)
+        weight[place] = -weight[place] if weight[place] != -256 else 254
+    call("simulate", changed, "--data", "mni152", "--out", bad, "--potentials")
+    output = call("compare", good, bad, code=1)
+    assert re.search(rf"first: sample \d+, step \d+, population {layer}, neuron", output)
+    assert "potentials after the step" in output
+    assert "none differs" in call("compare", good, good)
+
+
+def test_a_changed_file_makes_validate_fail(run, tmp_path):
+    whole = (run / "network.net").read_bytes()
+    try:
+        with h5py.File(run / "network.net", "r+") as file:
+            threshold = file["layer/1/neuron/vThMant"]
+            threshold[()] = int(threshold[()]) * 2
+        output = call("validate", run, "--data", "mni152", "--backend", "reference", code=1)
+        assert "different" in output and "enc_0_conv1" in output
+    finally:
+        (run / "network.net").write_bytes(whole)
+
+
+def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path):
+    for arguments, message in (
+        (("train", "--data", tmp_path / "nowhere", "--out", tmp_path / "r"), "no such folder"),
+        (
+            ("train", "--data", "template:4", "--out", tmp_path / "r", "--channels", "a,b"),
+            "16,32,64, are allowed",
+        ),
+        (("convert", tmp_path), "run.json: no such file"),
+        (
+            ("validate", run, "--data", "mni152", "--fidelity", "stock", "--backend", "loihi"),
+            "needs a Loihi chip",
+        ),
+        (
+            ("simulate", run / "run.json", "--data", "mni152", "--out", tmp_path / "t"),
+            "cannot be read as NetX",
+        ),
+        (("compare", run / "network.net", run / "network.net"), "not a trace"),
+        (("data", "fetch", "adni"), "'msd' is allowed"),
+    ):
+        output = call(*arguments, code=2)
+        assert message in output and output.count("error:") == 1, output
+    assert not list(tmp_path.iterdir())
+
+
+def test_data_check_lists_what_it_leaves_out(tmp_path):
+    for folder, data in (
+        ("images", np.random.default_rng(0).random((40, 60, 50))),
+        ("masks", np.zeros((40, 60, 50))),
+    ):
+        (tmp_path / folder).mkdir()
+        nib.save(nib.Nifti1Image(data.astype(np.float32), np.eye(4)), tmp_path / folder / "one.nii.gz")
+    output = call("data", "check", tmp_path, code=1)
+    assert "one: mask is empty" in output and "0 usable, 1 left out" in output
+
+
+def test_every_command_explains_itself_with_an_example():
+    for command in (
+        "train",
+        "convert",
+        "finetune",
+        "export",
+        "validate",
+        "simulate",
+        "compare",
+        "data fetch",
+        "data check",
+    ):
+        assert "Example: neuroseg" in call(*command.split(), "--help")
+    assert "Exit codes: 0 done or equal, 1 different, 2 bad input" in call("--help")
