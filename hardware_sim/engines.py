@@ -28,12 +28,13 @@ class Record:
     """What a run keeps: names of populations, or `all`. The output potential is always kept."""
 
     spikes: Collection[str] | Literal["all"] = "all"
+    counts: Collection[str] | Literal["all"] = ()  # alone, where spikes are too many to keep
     potentials: Collection[str] | Literal["all"] = ()
 
-    def names(self, graph: Graph, what: Literal["spikes", "potentials"]) -> tuple[str, ...]:
+    def names(self, graph: Graph, what: Literal["spikes", "counts", "potentials"]) -> tuple[str, ...]:
         """The populations chosen, in order. Raises SimulationError for a name the graph has not got."""
         firing = tuple(p.name for p in graph.populations if p.neuron.threshold is not None)
-        possible = firing if what == "spikes" else tuple(p.name for p in graph.populations)
+        possible = tuple(p.name for p in graph.populations) if what == "potentials" else firing
         wanted = getattr(self, what)
         if wanted == "all":
             return possible
@@ -48,7 +49,7 @@ def run(
     spikes: np.ndarray,
     *,
     backend: str = "reference",
-    fidelity: str = "stock",
+    fidelity: str = "fused",
     record: Record = Record(),
     stall_timeout: float = 120.0,
     on_step: Progress | None = None,
@@ -56,7 +57,8 @@ def run(
     """Run an integer graph on input spikes, uint8 (samples, T, C, H, W) of 0 and 1.
 
     backend: `reference` (exact integers, batched, no Lava), `lava` (Lava's runtime on the CPU) or `loihi` (the
-    same processes on hardware; untried, no chip was at hand). fidelity: `stock` runs Lava's own processes.
+    same processes on hardware; untried, no chip was at hand). fidelity, of `lava`: `fused` runs a layer as one
+    event-driven model, `stock` as Lava's own processes. Both do the same, spike for spike.
     stall_timeout: seconds without a step after which a Lava run is ended. on_step: called with steps done and
     steps in all. Raises GraphError for a graph that does not fit Loihi, SimulationError for a run that fails.
     """

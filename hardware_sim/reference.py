@@ -32,6 +32,7 @@ def run_reference(
     """Run a graph (integer, or float for tests) on spikes uint8 (samples, T, C, H, W); see `hardware_sim.run`."""
     start = time.perf_counter()
     want_spikes, want_potentials = record.names(graph, "spikes"), record.names(graph, "potentials")
+    counts: dict[str, list[np.ndarray]] = {name: [] for name in record.names(graph, "counts")}
     packed: dict[str, list[np.ndarray]] = {name: [] for name in want_spikes}
     potentials: dict[str, list[np.ndarray]] = {name: [] for name in want_potentials}
     outputs: list[np.ndarray] = []
@@ -40,6 +41,8 @@ def run_reference(
         fired, membrane = simulate(graph, chunk, keep=set(want_potentials) | {graph.output.name})
         for name in want_spikes:
             packed[name].append(pack(fired[name].transpose(0, 1).numpy().astype(np.uint8)))
+        for name, parts in counts.items():
+            parts.append(fired[name].sum(0).numpy().astype(np.int32))
         for name in want_potentials:
             potentials[name].append(membrane[name].transpose(0, 1).numpy())
         outputs.append(membrane[graph.output.name][-1].numpy())
@@ -50,6 +53,7 @@ def run_reference(
         packed={name: np.concatenate(parts) for name, parts in packed.items()},
         shapes={name: graph[name].shape for name in want_spikes},
         potentials={name: np.concatenate(parts) for name, parts in potentials.items()},
+        tallied={name: np.concatenate(parts) for name, parts in counts.items()},
         output=np.concatenate(outputs),
         output_name=graph.output.name,
         timesteps=graph.meta.timesteps,
@@ -115,7 +119,7 @@ def _integer_scan(currents: torch.Tensor, neuron: Neuron) -> tuple[torch.Tensor,
     after = torch.empty(currents.shape, dtype=torch.int32)
     threshold = None if neuron.threshold is None else int(neuron.threshold) << POTENTIAL_SHIFT
     for t, weighted in enumerate(currents):
-        current = _decay(current, neuron.current_decay) + (weighted.long() << POTENTIAL_SHIFT)
+        current = _wrap(_decay(current, neuron.current_decay) + (weighted.long() << POTENTIAL_SHIFT))
         potential = _decay(potential, neuron.voltage_decay) + current + bias
         potential.clamp_(-POTENTIAL_MAX, POTENTIAL_MAX)
         if threshold is not None:
@@ -125,6 +129,13 @@ def _integer_scan(currents: torch.Tensor, neuron: Neuron) -> tuple[torch.Tensor,
             potential = torch.where(fired, reset, potential)
         after[t] = potential
     return spikes, after
+
+
+def _wrap(current: torch.Tensor) -> torch.Tensor:
+    """Loihi's current is 24 bits wide and wraps around (AbstractPyLifModelFixed.subthr_dynamics)."""
+    top = POTENTIAL_MAX + 1
+    current = torch.where(current > top, current - 2 * top, current)
+    return torch.where(current <= -top, current + 2 * top, current)
 
 
 def _decay(state: torch.Tensor, decay: int) -> torch.Tensor:

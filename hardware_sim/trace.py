@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,10 +24,10 @@ class TraceError(ValueError):
 class Trace:
     """One run.
 
-    packed: bits of the spikes of each recorded population, uint8 (samples, T, ceil(C*H*W / 8)), big-endian bits
-    in (C, H, W) order. shapes: (C, H, W) of each. potentials: int32 (samples, T, C, H, W), after reset, << 6,
-    where they were asked for. output: int32 (samples, C, H, W), the output potential after T steps, << 6.
-    seconds: what the run took, by stage.
+    packed: bits of the spikes of each recorded population, uint8 (samples, T, ceil(C*H*W / 8)), big-endian bits in
+    (C, H, W) order. shapes: (C, H, W) of each. output: int32 (samples, C, H, W), the output potential after T steps,
+    << 6. Where they were asked for: potentials, int32 (samples, T, C, H, W), after reset, << 6; tallied, spike counts
+    kept without their spikes, int32 (samples, C, H, W). seconds: what the run took, by stage.
     """
 
     packed: Mapping[str, np.ndarray]
@@ -35,6 +36,7 @@ class Trace:
     output_name: str
     timesteps: int
     potentials: Mapping[str, np.ndarray] = field(default_factory=dict)
+    tallied: Mapping[str, np.ndarray] = field(default_factory=dict)
     engine: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
 
@@ -70,8 +72,8 @@ class Trace:
 
     @cached_property
     def counts(self) -> Mapping[str, np.ndarray]:
-        """Spikes per neuron over T: int32 (samples, C, H, W) of each recorded population."""
-        return _Counted(self.packed, self.shapes)
+        """Spikes per neuron over T: int32 (samples, C, H, W) of each population whose spikes or counts were kept."""
+        return ChainMap(dict(self.tallied), _Counted(self.packed, self.shapes))  # type: ignore[arg-type]
 
     def total(self, name: str) -> int:
         """All spikes of a population."""
@@ -84,6 +86,7 @@ class Trace:
         scratch = path.with_name(path.name + ".part")
         arrays = {f"spikes/{name}": bits for name, bits in self.packed.items()}
         arrays |= {f"shape/{name}": np.array(shape) for name, shape in self.shapes.items()}
+        arrays |= {f"count/{name}": value for name, value in self.tallied.items()}
         arrays |= {f"potential/{name}": value for name, value in self.potentials.items()}
         try:
             with open(scratch, "wb") as file:
@@ -117,6 +120,7 @@ class Trace:
                     output_name=str(file["output_name"]),
                     timesteps=int(file["timesteps"]),
                     potentials=part("potential/"),
+                    tallied=part("count/"),
                     engine=str(file["engine"]),
                 )
         except FileNotFoundError:

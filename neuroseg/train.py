@@ -143,7 +143,7 @@ def fit(
     keep_freed_memory()
     images, masks = stack_slices(training)
     truths = [subject.mask for subject in validation]
-    saved = {"network": network, "optimizer": optimizer}
+    saved: dict[str, Any] = {"network": network, "optimizer": optimizer}
     saved |= {name: s for name, s in (("after_batch", after_batch), ("after_epoch", after_epoch)) if s is not None}
     history, best = _resume(checkpoint, identity, saved)
     batches = -(-len(images) // batch)

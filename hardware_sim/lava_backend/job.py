@@ -6,16 +6,19 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+FLOOR = "floor"  # fused layers that pass their messages and compute nothing; for benchmarks
+
 
 @dataclass(frozen=True)
 class Job:
-    """One Lava run. spikes, potentials: populations to record."""
+    """One Lava run. spikes, counts, potentials: populations to record. fidelity: stock, fused or FLOOR."""
 
     backend: str
     fidelity: str
     samples: int
     timesteps: int
     spikes: tuple[str, ...]
+    counts: tuple[str, ...]
     potentials: tuple[str, ...]
 
     def save(self, folder: Path) -> None:
@@ -24,7 +27,7 @@ class Job:
     @classmethod
     def load(cls, folder: Path) -> Job:
         fields = json.loads((folder / "job.json").read_text())
-        fields |= {key: tuple(fields[key]) for key in ("spikes", "potentials")}
+        fields |= {key: tuple(fields[key]) for key in ("spikes", "counts", "potentials")}
         return cls(**fields)
 
 
@@ -68,6 +71,9 @@ class Files:
 
     def spikes(self, k: int) -> Path:
         return self.folder / f"spikes_{k}.npy"
+
+    def counts(self, k: int) -> Path:
+        return self.folder / f"counts_{k}.npy"
 
     def potentials(self, k: int) -> Path:
         return self.folder / f"potentials_{k}.npy"

@@ -44,8 +44,6 @@ def run_lava(
     on_step: Callable[[int, int], None] | None = None,
 ) -> Trace:
     """Run an integer graph in Lava; see `hardware_sim.run`."""
-    if fidelity == "fused":
-        raise SimulationError("fidelity 'fused' is not built yet; use 'stock'")
     start = time.perf_counter()
     job = Job(
         backend=backend,
@@ -53,12 +51,13 @@ def run_lava(
         samples=len(spikes),
         timesteps=spikes.shape[1],
         spikes=record.names(graph, "spikes"),
+        counts=record.names(graph, "counts"),
         potentials=record.names(graph, "potentials"),
     )
     with tempfile.TemporaryDirectory(prefix="neuroseg-") as folder:
         files = Files(Path(folder))
         _prepare(files, job, graph, spikes)
-        _watch(files, job, stall_timeout, on_step)
+        _watch(files, job, graph, stall_timeout, on_step)
         return _collect(files, job, graph, start)
 
 
@@ -67,17 +66,21 @@ def _prepare(files: Files, job: Job, graph: Graph, spikes: np.ndarray) -> None:
     job.save(files.folder)
     netx.write(graph, files.network)
     np.save(files.input, pack(spikes))
-    np.save(files.progress, np.zeros(max(len(job.spikes), 1), np.int64))
+    np.save(files.progress, np.full(len(graph.populations), -1))
     sizes = (job.samples, job.timesteps)
     for k, name in enumerate(job.spikes):
         shape = (*sizes, -(-int(np.prod(graph[name].shape)) // 8))
         np.lib.format.open_memmap(files.spikes(k), "w+", np.uint8, shape)
+    for k, name in enumerate(job.counts):
+        np.lib.format.open_memmap(files.counts(k), "w+", np.int32, (job.samples, *graph[name].shape))
     for k, name in enumerate(job.potentials):
         np.lib.format.open_memmap(files.potentials(k), "w+", np.int32, (*sizes, *graph[name].shape))
     np.lib.format.open_memmap(files.output, "w+", np.int32, (job.samples, *graph.output.shape))
 
 
-def _watch(files: Files, job: Job, stall_timeout: float, on_step: Callable[[int, int], None] | None) -> None:
+def _watch(
+    files: Files, job: Job, graph: Graph, stall_timeout: float, on_step: Callable[[int, int], None] | None
+) -> None:
     """Start the worker and stay until it is done; raise SimulationError when it fails or stalls."""
     progress = np.load(files.progress, mmap_mode="r")
     total = job.samples * job.timesteps
@@ -99,9 +102,9 @@ def _watch(files: Files, job: Job, stall_timeout: float, on_step: Callable[[int,
             if (progress != seen).any():
                 seen, since = progress.copy(), time.monotonic()
                 if on_step:
-                    on_step(min(int(seen.min()), total), total)
+                    on_step(min(int(seen[seen >= 0].min()), total), total)
             elif time.monotonic() - since > stall_timeout:
-                raise SimulationError(_stalled(job, seen, stall_timeout))
+                raise SimulationError(_stalled(graph, seen, stall_timeout))
         if code:
             raise SimulationError(f"Lava failed: {_cause(files)}")
         if on_step:
@@ -110,11 +113,16 @@ def _watch(files: Files, job: Job, stall_timeout: float, on_step: Callable[[int,
         _end(worker, files)
 
 
-def _stalled(job: Job, progress: np.ndarray, seconds: float) -> str:
-    last = progress.min()
-    waiting = [name for name, step in zip(job.spikes, progress, strict=False) if step == last]
-    where = f"step {last}" if last else "the start, before the first step"
-    return f"no progress for {seconds:g} s at {where}; still waiting: {', '.join(waiting) or 'all populations'}"
+def _stalled(graph: Graph, progress: np.ndarray, seconds: float) -> str:
+    """progress: last step of each population, -1 for those that report nothing."""
+    reporting = [
+        (population.name, step) for population, step in zip(graph.populations, progress, strict=True) if step >= 0
+    ]
+    if not reporting:
+        return f"no progress for {seconds:g} s before the first step"
+    last = min(step for _, step in reporting)
+    waiting = ", ".join(name for name, step in reporting if step == last)
+    return f"no progress for {seconds:g} s at step {last}; still waiting: {waiting}"
 
 
 def _cause(files: Files) -> str:
@@ -166,6 +174,7 @@ def _collect(files: Files, job: Job, graph: Graph, start: float) -> Trace:
     return Trace(
         packed={name: np.load(files.spikes(k)) for k, name in enumerate(job.spikes)},
         shapes={name: graph[name].shape for name in job.spikes},
+        tallied={name: np.load(files.counts(k)) for k, name in enumerate(job.counts)},
         potentials={name: np.load(files.potentials(k)) for k, name in enumerate(job.potentials)},
         output=np.load(files.output),
         output_name=graph.output.name,

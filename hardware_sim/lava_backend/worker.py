@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,11 @@ from lava.magma.runtime.mgmt_token_enums import MGMT_RESPONSE, enum_equal
 from lava.utils import loihi
 
 from export import netx
-from hardware_sim.lava_backend.job import Files, Job
-from hardware_sim.lava_backend.network import LavaNetwork, build_stock
+from export.graph import Graph
+from hardware_sim.lava_backend.job import FLOOR, Files, Job
+from hardware_sim.lava_backend.layout import LayerFiles
+from hardware_sim.lava_backend.network import LavaNetwork, build, file_source, ring_buffer
+from hardware_sim.lava_backend.parts.fused_layers import FUSED_MODELS, IDLE_MODELS
 from hardware_sim.lava_backend.parts.processes import PotentialRecorder, SpikeRecorder
 
 POLL_SECONDS = 0.01
@@ -40,51 +43,72 @@ def main(folder: Path) -> None:
     _end_with_parent()
     files, job = Files(folder), Job.load(folder)
     start = time.perf_counter()
-    config = _run_config(job.backend)
+    config = _run_config(job)
     graph = netx.read(files.network)
-    bits = np.load(files.input, mmap_mode="r")
-    spikes = np.unpackbits(bits, axis=-1, count=int(np.prod(graph.input.shape)))
-    network = build_stock(graph, spikes.reshape(job.samples, job.timesteps, *graph.input.shape))
-    _attach_recorders(network, job, files, output=graph.output.name)
-    steps = job.samples * job.timesteps + max(network.depth.values())
-    with _running(network.source, steps, config, files) as runtime:
+    if job.fidelity == "stock":
+        source = ring_buffer(graph, np.load(files.input, mmap_mode="r"))
+        network = build(graph, source, samples=job.samples, timesteps=job.timesteps, files={})
+        _attach_recorders(network, job, files, output=graph.output.name)
+    else:
+        source = file_source(graph, str(files.input))
+        recording = _layer_files(graph, job, files)
+        network = build(graph, source, samples=job.samples, timesteps=job.timesteps, files=recording)
+    with _running(network.source, network.steps, config, files) as runtime:
         built = time.perf_counter()
         _wait(runtime)
         done = time.perf_counter()
-    files.seconds.write_text(json.dumps({"build": built - start, "run": done - built, "steps": steps}))
+    seconds = {"build": built - start, "run": done - built, "steps": network.steps}
+    files.seconds.write_text(json.dumps(seconds))
 
 
-def _run_config(backend: str) -> RunConfig:
-    if backend == "lava":
-        return Loihi2SimCfg(select_tag="fixed_pt")
+def _run_config(job: Job) -> RunConfig:
+    if job.backend == "lava" and job.fidelity == "stock":
+        return Loihi2SimCfg(select_tag="fixed_pt", select_sub_proc_model=True)
+    if job.backend == "lava":
+        models = {FLOOR: IDLE_MODELS}.get(job.fidelity, FUSED_MODELS)
+        return Loihi2SimCfg(select_tag="fixed_pt", exception_proc_model_map=models)
     if not loihi.is_installed():
         raise SystemExit("backend 'loihi' needs a Loihi chip and Intel's lava-loihi extension; none was found")
-    return Loihi2HwCfg(select_tag="fixed_pt")  # never tried: no chip was at hand
+    return Loihi2HwCfg(select_sub_proc_model=True)  # never tried: no chip was at hand
+
+
+def _layer_files(graph: Graph, job: Job, files: Files) -> dict[str, LayerFiles]:
+    """What each fused layer writes; its slot in the progress file is its place in the graph."""
+
+    def path(names: tuple[str, ...], name: str, file: Callable[[int], Path]) -> str:
+        return str(file(names.index(name))) if name in names else ""
+
+    return {
+        population.name: LayerFiles(
+            spikes=path(job.spikes, population.name, files.spikes),
+            counts=path(job.counts, population.name, files.counts),
+            potentials=path(job.potentials, population.name, files.potentials),
+            output=str(files.output) if population.name == graph.output.name else "",
+            progress=str(files.progress),
+            slot=slot,
+        )
+        for slot, population in enumerate(graph.populations)
+    }
 
 
 def _attach_recorders(network: LavaNetwork, job: Job, files: Files, *, output: str) -> None:
-    for k, name in enumerate(job.spikes):
-        neurons = network.neurons[name]
-        recorder = SpikeRecorder(
-            shape=neurons.s_out.shape,
-            depth=network.depth[name],
-            samples=job.samples,
-            timesteps=job.timesteps,
-            path=str(files.spikes(k)),
+    for slot, (name, layer) in enumerate(network.layers.items()):
+        window = network.windows[name]
+        recorded = LayerFiles(
+            spikes=str(files.spikes(job.spikes.index(name))) if name in job.spikes else "",
+            counts=str(files.counts(job.counts.index(name))) if name in job.counts else "",
             progress=str(files.progress),
-            slot=k,
+            slot=slot,
         )
-        neurons.s_out.connect(recorder.s_in)
-    wanted = [(name, files.potentials(k), False) for k, name in enumerate(job.potentials)]
-    for name, path, last_only in [*wanted, (output, files.output, True)]:
-        PotentialRecorder(
-            potential=network.neurons[name].v,
-            depth=network.depth[name],
-            samples=job.samples,
-            timesteps=job.timesteps,
-            path=str(path),
-            last_only=last_only,
-        )
+        if recorded.spikes or recorded.counts:
+            recorder = SpikeRecorder(shape=layer.s_out.shape, window=window, files=recorded)
+            layer.s_out.connect(recorder.s_in)
+        if name in job.potentials:
+            kept = LayerFiles(potentials=str(files.potentials(job.potentials.index(name))))
+            PotentialRecorder(potential=layer.v, window=window, files=kept)
+        if name == output:
+            kept = LayerFiles(output=str(files.output), progress=str(files.progress), slot=slot)
+            PotentialRecorder(potential=layer.v, window=window, files=kept)
 
 
 @contextmanager

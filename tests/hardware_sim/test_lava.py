@@ -24,7 +24,7 @@ from hardware_sim.lava_backend import launch
 from tests.export.test_graph import chain
 from tests.networks import Case, build, cases
 
-FIDELITIES = ("stock",)
+FIDELITIES = ("fused", "stock")
 EXCITED = Case((9, 11), (5, 5), 5, False, 12, "subtract", 0.5, "excited", 1, 1.0, 0)
 
 

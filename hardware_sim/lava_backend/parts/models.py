@@ -1,4 +1,4 @@
-"""CPU models of the processes in `processes`. The neuron's arithmetic is Lava's own, inherited."""
+"""CPU models of the soft-reset neuron, the source and the recorders. The neuron's arithmetic is Lava's, inherited."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 from lava.proc.lif.models import AbstractPyLifModelFixed
 
-from hardware_sim.lava_backend.parts.processes import IF, PotentialRecorder, SpikeRecorder
+from hardware_sim.lava_backend.layout import whc
+from hardware_sim.lava_backend.parts.processes import IF, PotentialRecorder, SpikeRecorder, SpikeSource
 
 
 @implements(proc=IF, protocol=LoihiProtocol)
@@ -44,6 +45,26 @@ class PyIFModel(AbstractPyLifModelFixed):
         self.s_out.send(fired)
 
 
+@implements(proc=SpikeSource, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class PySpikeSourceModel(PyLoihiProcessModel):
+    s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.uint8)
+
+    def __init__(self, proc_params: dict[str, Any]) -> None:
+        super().__init__(proc_params)
+        self.shape = proc_params["shape"]
+        self.frames = np.load(proc_params["path"], mmap_mode="r")
+
+    def run_spk(self) -> None:
+        sample, t = divmod(self.time_step - 1, self.frames.shape[1])
+        if sample < len(self.frames):
+            frame = np.unpackbits(self.frames[sample, t], count=int(np.prod(self.shape))).reshape(self.shape)
+            self.s_out.send(np.ascontiguousarray(frame.transpose(2, 1, 0)))
+        else:
+            self.s_out.send(np.zeros(whc(self.shape), np.uint8))
+
+
 @implements(proc=SpikeRecorder, protocol=LoihiProtocol)
 @requires(CPU)
 @tag("fixed_pt")
@@ -52,18 +73,19 @@ class PySpikeRecorderModel(PyLoihiProcessModel):
 
     def __init__(self, proc_params: dict[str, Any]) -> None:
         super().__init__(proc_params)
-        self.settings = proc_params
-        self.bits: np.ndarray | None = None
+        self.window, self.files = proc_params["window"], proc_params["files"]
+        self.bits = np.load(self.files.spikes, mmap_mode="r+") if self.files.spikes else None
+        self.counts = np.load(self.files.counts, mmap_mode="r+") if self.files.counts else None
+        self.progress = np.load(self.files.progress, mmap_mode="r+")
 
     def run_spk(self) -> None:
         spikes = self.s_in.recv()  # W, H, C
-        if self.bits is None:  # opened here, in the process that writes
-            self.bits = np.load(self.settings["path"], mmap_mode="r+")
-            self.progress = np.load(self.settings["progress"], mmap_mode="r+")
-        sample, t = divmod(self.time_step - 1 - self.settings["depth"], self.settings["timesteps"])
-        if 0 <= sample < self.settings["samples"]:
-            self.bits[sample, t] = np.packbits(spikes.transpose(2, 1, 0).astype(bool).ravel())
-        self.progress[self.settings["slot"]] = self.time_step
+        place = self.window.place(self.time_step)
+        if place is not None and self.bits is not None:
+            self.bits[place] = np.packbits(spikes.transpose(2, 1, 0).astype(bool).ravel())
+        if place is not None and self.counts is not None:
+            self.counts[place[0]] += spikes.transpose(2, 1, 0).astype(bool)
+        self.progress[self.files.slot] = self.time_step
 
 
 @implements(proc=PotentialRecorder, protocol=LoihiProtocol)
@@ -74,23 +96,20 @@ class PyPotentialRecorderModel(PyLoihiProcessModel):
 
     def __init__(self, proc_params: dict[str, Any]) -> None:
         super().__init__(proc_params)
-        self.settings = proc_params
-        self.file: np.ndarray | None = None
+        self.window, files = proc_params["window"], proc_params["files"]
+        self.each_step = bool(files.potentials)
+        self.file = np.load(files.potentials or files.output, mmap_mode="r+")
+        self.progress = np.load(files.progress, mmap_mode="r+") if files.progress else None
+        self.slot = files.slot
 
-    def _place(self) -> tuple[int, int]:
-        return divmod(self.time_step - 1 - self.settings["depth"], self.settings["timesteps"])
+    def run_spk(self) -> None:
+        if self.progress is not None:
+            self.progress[self.slot] = self.time_step
 
     def post_guard(self) -> bool:
-        sample, t = self._place()
-        due = not self.settings["last_only"] or t == self.settings["timesteps"] - 1
-        return due and 0 <= sample < self.settings["samples"]
+        place = self.window.place(self.time_step)
+        return place is not None and (self.each_step or place[1] == self.window.timesteps - 1)
 
     def run_post_mgmt(self) -> None:
-        if self.file is None:
-            self.file = np.load(self.settings["path"], mmap_mode="r+")
-        sample, t = self._place()
-        value = self.potential.read().transpose(2, 1, 0)  # C, H, W
-        if self.settings["last_only"]:
-            self.file[sample] = value
-        else:
-            self.file[sample, t] = value
+        sample, t = self.window.place(self.time_step)
+        self.file[(sample, t) if self.each_step else sample] = self.potential.read().transpose(2, 1, 0)  # C, H, W

@@ -1,19 +1,73 @@
-"""Lava processes beyond the stock ones: the soft-reset neuron, and the recorders."""
+"""Lava processes: a layer of the graph, the soft-reset neuron, the source and the recorders."""
 
 from __future__ import annotations
 
 import numpy as np
-from lava.magma.core.process.ports.ports import InPort, RefPort
+from lava.magma.core.process.ports.ports import InPort, OutPort, RefPort
 from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.process.variable import Var
 from lava.proc.lif.process import LIFReset
+
+from export.graph import GraphError, Population, Shape
+from hardware_sim.lava_backend.layout import LayerFiles, Window, whc
+
+
+class Layer(AbstractProcess):
+    """A population with its synapses. As stock parts it expands to what Loihi would get; fused it is one model.
+
+    Ports s_in0, s_in1, ... in the order of the population's edges, spikes (W, H, C) of each source; s_out the
+    population's spikes. v: the potential.
+    """
+
+    inputs = 0
+
+    def __init__(
+        self, *, population: Population, sources: tuple[Shape, ...], window: Window, files: LayerFiles = LayerFiles()
+    ) -> None:
+        super().__init__(population=population, sources=sources, window=window, files=files)
+        for k, shape in enumerate(sources):
+            setattr(self, f"s_in{k}", InPort(shape=whc(shape)))
+        self.s_out = OutPort(shape=whc(population.shape))
+        self.v = Var(shape=whc(population.shape), init=int(population.neuron.u0))
+
+    def in_port(self, k: int) -> InPort:
+        return getattr(self, f"s_in{k}")
+
+
+class Layer1(Layer):
+    inputs = 1
+
+
+class Layer2(Layer):
+    inputs = 2
+
+
+class Layer3(Layer):
+    inputs = 3
+
+
+class Layer4(Layer):
+    inputs = 4
+
+
+LAYERS = {cls.inputs: cls for cls in (Layer1, Layer2, Layer3, Layer4)}  # Lava wants ports declared on classes
+
+
+def make_layer(
+    population: Population, sources: tuple[Shape, ...], window: Window, files: LayerFiles = LayerFiles()
+) -> Layer:
+    """The Layer with as many inputs as the population has edges. Raises GraphError beyond four."""
+    n = len(population.edges)
+    if n not in LAYERS:
+        raise GraphError(f"{population.name}: {n} edges feed it; 1 to {max(LAYERS)} run in Lava")
+    return LAYERS[n](population=population, sources=sources, window=window, files=files)
 
 
 class IF(LIFReset):
     """Neurons that subtract their threshold when they fire and start every sample from u0.
 
-    As LIFReset otherwise: shape (W, H, C), du and dv of 4096, vth a 17-bit mantissa, reset_interval T,
-    reset_offset the first step of a sample. u0 is a potential (<< 6).
+    As LIFReset otherwise: shape (W, H, C), du and dv of 4096, vth a 17-bit mantissa, reset_interval T, reset_offset
+    the first step of a sample. u0 is a potential (<< 6).
     """
 
     def __init__(
@@ -43,52 +97,29 @@ class IF(LIFReset):
         self.proc_params["u0"] = u0
 
 
-class SpikeRecorder(AbstractProcess):
-    """Writes the spikes of one population, bit by bit, to files that the parent process maps.
+class SpikeSource(AbstractProcess):
+    """Sends the spikes of a file step by step, and nothing after its end.
 
-    depth: steps by which the population lags the input. path: uint8 array file (samples, T, bytes).
-    progress: int64 array file in which entry `slot` is the last step seen.
+    path: uint8 array file (samples, T, bytes), bits in (C, H, W) order. shape: (C, H, W).
     """
 
-    def __init__(
-        self,
-        *,
-        shape: tuple[int, ...],
-        depth: int,
-        samples: int,
-        timesteps: int,
-        path: str,
-        progress: str,
-        slot: int,
-    ) -> None:
-        super().__init__(
-            shape=shape,
-            depth=depth,
-            samples=samples,
-            timesteps=timesteps,
-            path=path,
-            progress=progress,
-            slot=slot,
-        )
+    def __init__(self, *, path: str, shape: Shape) -> None:
+        super().__init__(path=path, shape=shape)
+        self.s_out = OutPort(shape=whc(shape))
+
+
+class SpikeRecorder(AbstractProcess):
+    """Writes the spikes of one population, bit by bit, to a file that the parent process maps."""
+
+    def __init__(self, *, shape: tuple[int, ...], window: Window, files: LayerFiles) -> None:
+        super().__init__(shape=shape, window=window, files=files)
         self.s_in = InPort(shape=shape)
 
 
 class PotentialRecorder(AbstractProcess):
-    """Reads a Var of neurons after each step (or after the last step of each sample) into an int32 array file.
+    """Reads a Var of neurons after each step, or after the last step of each sample, into a file."""
 
-    path: (samples, T, C, H, W), or (samples, C, H, W) with last_only.
-    """
-
-    def __init__(
-        self,
-        *,
-        potential: Var,
-        depth: int,
-        samples: int,
-        timesteps: int,
-        path: str,
-        last_only: bool,
-    ) -> None:
-        super().__init__(depth=depth, samples=samples, timesteps=timesteps, path=path, last_only=last_only)
+    def __init__(self, *, potential: Var, window: Window, files: LayerFiles) -> None:
+        super().__init__(window=window, files=files)
         self.potential = RefPort(potential.shape)
         self.potential.connect_var(potential)

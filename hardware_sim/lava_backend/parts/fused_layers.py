@@ -1,0 +1,188 @@
+"""A Layer as one model: synapses and neurons together, event-driven, with the timing of the stock parts.
+
+At each step a layer first fires on what its synapses gathered from the steps before (as a Lava synapse sends what it
+buffered), then takes in its sources' spikes of this step.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+from lava.magma.core.decorator import implements, requires, tag
+from lava.magma.core.model.py.model import PyLoihiProcessModel
+from lava.magma.core.model.py.ports import PyInPort, PyOutPort
+from lava.magma.core.model.py.type import LavaPyType
+from lava.magma.core.resources import CPU
+from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+
+from export.graph import CURRENT_DECAY_NONE, VOLTAGE_DECAY_NONE, Population
+from export.limits import POTENTIAL_SHIFT, THRESHOLD_MAX
+from hardware_sim.lava_backend import kernels
+from hardware_sim.lava_backend.layout import whc
+from hardware_sim.lava_backend.parts.processes import Layer1, Layer2, Layer3, Layer4
+
+
+class FusedLayer(PyLoihiProcessModel):
+    """One population. Flat arrays are in (W, H, C) order."""
+
+    s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.uint8)
+    v: np.ndarray = LavaPyType(np.ndarray, np.int32)
+
+    def __init__(self, proc_params: dict[str, Any]) -> None:
+        super().__init__(proc_params)
+        self.population: Population = proc_params["population"]
+        self.window, files = proc_params["window"], proc_params["files"]
+        edges, neuron = self.population.edges, self.population.neuron
+        self.taps = [
+            kernels.make_taps(edge.op, source, self.population.shape)
+            for edge, source in zip(edges, proc_params["sources"], strict=True)
+        ]
+        self.waiting = [deque[np.ndarray](maxlen=edge.delay + 1) for edge in edges]  # spikes on their way
+        n = int(np.prod(self.population.shape))
+        self.total = np.zeros(n, np.int16)
+        self.current = np.zeros(n, np.int32)
+        self.fired = np.zeros(whc(self.population.shape), np.uint8)
+        bias = np.zeros(self.population.shape) if neuron.bias is None else neuron.bias
+        self.bias = np.ascontiguousarray(np.broadcast_to(bias, self.population.shape).T, np.int32).ravel()
+        self.threshold = int(THRESHOLD_MAX if neuron.threshold is None else neuron.threshold) << POTENTIAL_SHIFT
+        self.leaky = (
+            neuron.current_decay != CURRENT_DECAY_NONE
+            or neuron.voltage_decay != VOLTAGE_DECAY_NONE
+            or neuron.bias is not None
+        )
+        self.in_ports: list[PyInPort] = []
+
+        def opened(path: str) -> np.ndarray | None:
+            return np.load(path, mmap_mode="r+") if path else None
+
+        self.bits, self.counts = opened(files.spikes), opened(files.counts)
+        self.potentials, self.output = opened(files.potentials), opened(files.output)
+        self.progress, self.slot = np.load(files.progress, mmap_mode="r+"), files.slot
+
+    def run_spk(self) -> None:
+        place = self.window.place(self.time_step)
+        if place is None or place[1] == 0:
+            self.v[:] = int(self.population.neuron.u0)
+            self.current[:] = 0
+        self._fire()
+        self.s_out.send(self.fired)
+        if place is not None:
+            self._record(*place)
+        for k, taps in enumerate(self.taps):
+            arrived = self._receive(k)
+            if arrived is not None:
+                kernels.scatter(arrived, taps, self.total)
+        self.progress[self.slot] = self.time_step
+
+    def _fire(self) -> None:
+        neuron, potential, fired = self.population.neuron, self.v.reshape(-1), self.fired.reshape(-1)
+        subtract, fires = neuron.reset == "subtract", neuron.threshold is not None
+        if self.leaky:
+            kernels.cuba(
+                self.total,
+                self.current,
+                potential,
+                self.bias,
+                fired,
+                neuron.current_decay,
+                neuron.voltage_decay,
+                self.threshold,
+                subtract,
+                fires,
+            )
+        else:
+            kernels.integrate_fire(self.total, potential, fired, self.threshold, subtract, fires)
+
+    def _receive(self, k: int) -> np.ndarray | None:
+        """The spikes of source k that arrive at the next step, flat, or None before the first can."""
+        waiting = self.waiting[k]
+        waiting.append(getattr(self, f"s_in{k}").csp_ports[0].recv().reshape(-1))
+        return waiting[0] if len(waiting) == waiting.maxlen else None
+
+    def _record(self, sample: int, t: int) -> None:
+        if self.bits is not None:
+            kernels.pack_spikes(self.fired.reshape(-1), *self.population.shape, self.bits[sample, t])
+        if self.counts is not None:
+            self.counts[sample] += self.fired.T
+        if self.potentials is not None:
+            self.potentials[sample, t] = self.v.T
+        if self.output is not None and t == self.window.timesteps - 1:
+            self.output[sample] = self.v.T
+
+
+@implements(proc=Layer1, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fused")
+class FusedLayer1(FusedLayer):
+    s_in0: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.uint8)
+
+
+@implements(proc=Layer2, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fused")
+class FusedLayer2(FusedLayer):
+    s_in0: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.uint8)
+    s_in1: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.uint8)
+
+
+@implements(proc=Layer3, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fused")
+class FusedLayer3(FusedLayer):
+    s_in0: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.uint8)
+    s_in1: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.uint8)
+    s_in2: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.uint8)
+
+
+@implements(proc=Layer4, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fused")
+class FusedLayer4(FusedLayer):
+    s_in0: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.uint8)
+    s_in1: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.uint8)
+    s_in2: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.uint8)
+    s_in3: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.uint8)
+
+
+class IdleLayer(FusedLayer):
+    """Passes the same messages and computes nothing: the floor that benchmarks hold the fused model against."""
+
+    def run_spk(self) -> None:
+        self.s_out.send(self.fired)
+        for k in range(len(self.taps)):
+            getattr(self, f"s_in{k}").csp_ports[0].recv()
+        self.progress[self.slot] = self.time_step
+
+
+@implements(proc=Layer1, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("idle")
+class IdleLayer1(IdleLayer, FusedLayer1):
+    pass
+
+
+@implements(proc=Layer2, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("idle")
+class IdleLayer2(IdleLayer, FusedLayer2):
+    pass
+
+
+@implements(proc=Layer3, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("idle")
+class IdleLayer3(IdleLayer, FusedLayer3):
+    pass
+
+
+@implements(proc=Layer4, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("idle")
+class IdleLayer4(IdleLayer, FusedLayer4):
+    pass
+
+
+FUSED_MODELS = {Layer1: FusedLayer1, Layer2: FusedLayer2, Layer3: FusedLayer3, Layer4: FusedLayer4}
+IDLE_MODELS = {Layer1: IdleLayer1, Layer2: IdleLayer2, Layer3: IdleLayer3, Layer4: IdleLayer4}

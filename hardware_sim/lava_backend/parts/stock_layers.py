@@ -1,0 +1,148 @@
+"""A Layer in stock parts, as sub-process models: what Loihi would get.
+
+An edge is a Conv, or a Sparse for transposed convolutions and dense synapses; a skip that must wait k steps passes
+through a relay: one neuron per source neuron behind an identity synapse of delay k - 1 (DelaySparse), which repeats
+every spike.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from lava.magma.core.decorator import implements
+from lava.magma.core.model.sub.model import AbstractSubProcessModel
+from lava.magma.core.process.ports.ports import AbstractPort
+from lava.magma.core.process.process import AbstractProcess
+from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+from lava.proc.conv.process import Conv as LavaConv
+from lava.proc.lif.process import LIF, LIFReset
+from lava.proc.sparse.process import DelaySparse, Sparse
+from lava.utils.weightutils import SignMode
+from scipy import sparse
+
+from export.graph import Conv, Edge, GraphError, Neuron, Population, Shape
+from export.limits import THRESHOLD_MAX
+from hardware_sim.lava_backend.layout import Window, whc
+from hardware_sim.lava_backend.parts.processes import IF, Layer1, Layer2, Layer3, Layer4
+from hardware_sim.lava_backend.synapses import to_sparse
+
+RELAY_WEIGHT, RELAY_THRESHOLD = 2, 1  # one spike lifts a relay over its threshold
+NO_CURRENT_DECAY_LEFT = 4095  # du of 4095 and the offset bit: the current lasts one step
+BIAS_MANTISSA_MAX, BIAS_EXPONENT_MAX = 4095, 7
+
+
+class StockLayer(AbstractSubProcessModel):
+    """Synapses and neurons as Lava's own processes."""
+
+    def __init__(self, proc: AbstractProcess) -> None:
+        population: Population = proc.proc_params["population"]
+        self.neurons = make_neurons(population, proc.proc_params["window"])
+        for k, edge in enumerate(population.edges):
+            source = proc.proc_params["sources"][k]
+            spikes = self._delayed(proc.in_port(k), source, edge.delay)
+            self._synapse(spikes, edge, source, population.shape).connect(self.neurons.a_in)
+        self.neurons.s_out.connect(proc.s_out)
+        proc.v.alias(self.neurons.v)
+
+    def _synapse(self, spikes: AbstractPort, edge: Edge, source: Shape, target: Shape) -> AbstractPort:
+        """Connect an edge's synapse to its spikes; returns the port of its activations (W, H, C)."""
+        if isinstance(edge.op, Conv):
+            op = edge.op
+            synapse = LavaConv(
+                weight=op.weight[:, :, ::-1, ::-1].transpose(0, 3, 2, 1),  # Lava convolves, PyTorch correlates
+                input_shape=whc(source),
+                stride=op.stride[::-1],
+                padding=op.padding[::-1],
+                dilation=op.dilation[::-1],
+                groups=op.groups,
+            )
+            spikes.connect(synapse.s_in)
+            activation = synapse.a_out
+        else:
+            synapse = Sparse(weights=to_sparse(edge.op, source, target), sign_mode=SignMode.MIXED)
+            spikes.flatten().connect(synapse.s_in)
+            activation = synapse.a_out.reshape(whc(target))
+        self._own(synapse)
+        return activation
+
+    def _delayed(self, spikes: AbstractPort, shape: Shape, delay: int) -> AbstractPort:
+        """The spikes, `delay` steps later."""
+        if not delay:
+            return spikes
+        n = int(np.prod(shape))
+        identity = sparse.identity(n, dtype=np.int32, format="csr") * RELAY_WEIGHT
+        if delay > 1:
+            waits = sparse.identity(n, dtype=int, format="csr") * (delay - 1)
+            synapse = DelaySparse(weights=identity, delays=waits, max_delay=delay - 1, sign_mode=SignMode.MIXED)
+        else:
+            synapse = Sparse(weights=identity, sign_mode=SignMode.MIXED)
+        relay = LIF(shape=whc(shape), vth=RELAY_THRESHOLD, du=NO_CURRENT_DECAY_LEFT, dv=0)
+        spikes.flatten().connect(synapse.s_in)
+        synapse.a_out.reshape(whc(shape)).connect(relay.a_in)
+        self._own(synapse)
+        self._own(relay)
+        return relay.s_out
+
+    def _own(self, process: AbstractProcess) -> None:
+        """Lava finds sub-processes among the attributes of their model."""
+        setattr(self, f"part{len(self.__dict__)}", process)
+
+
+@implements(proc=Layer1, protocol=LoihiProtocol)
+class StockLayer1(StockLayer):
+    pass
+
+
+@implements(proc=Layer2, protocol=LoihiProtocol)
+class StockLayer2(StockLayer):
+    pass
+
+
+@implements(proc=Layer3, protocol=LoihiProtocol)
+class StockLayer3(StockLayer):
+    pass
+
+
+@implements(proc=Layer4, protocol=LoihiProtocol)
+class StockLayer4(StockLayer):
+    pass
+
+
+def make_neurons(population: Population, window: Window) -> LIFReset:
+    """Lava's LIFReset, or our IF where a spike subtracts."""
+    neuron = population.neuron
+    mantissa, exponent = bias_parts(population.name, neuron, population.shape)
+    threshold = THRESHOLD_MAX if neuron.threshold is None else int(neuron.threshold)
+    if neuron.reset == "subtract":
+        return IF(
+            shape=whc(population.shape),
+            vth=threshold,
+            u0=int(neuron.u0),
+            du=neuron.current_decay - 1,
+            dv=neuron.voltage_decay,
+            bias_mant=mantissa,
+            bias_exp=exponent,
+            reset_interval=window.timesteps,
+            reset_offset=1 + window.depth,
+        )
+    return LIFReset(
+        shape=whc(population.shape),
+        vth=threshold,
+        du=neuron.current_decay - 1,
+        dv=neuron.voltage_decay,
+        bias_mant=mantissa,
+        bias_exp=exponent,
+        reset_interval=window.timesteps,
+        reset_offset=1 + window.depth,
+    )
+
+
+def bias_parts(name: str, neuron: Neuron, shape: Shape) -> tuple[np.ndarray | int, int]:
+    """Loihi's mantissa and exponent of a bias that is already shifted, in Lava's axes. Raises GraphError."""
+    if neuron.bias is None:
+        return 0, 0
+    bias = np.broadcast_to(neuron.bias, shape).transpose(2, 1, 0)
+    for exponent in range(BIAS_EXPONENT_MAX + 1):
+        mantissa = bias >> exponent
+        if np.abs(mantissa).max() <= BIAS_MANTISSA_MAX and (mantissa << exponent == bias).all():
+            return mantissa.copy(), exponent
+    raise GraphError(f"{name}: bias up to {np.abs(bias).max()} has no 13-bit mantissa with an exponent up to 7")
