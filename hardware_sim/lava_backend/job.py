@@ -51,7 +51,7 @@ class Files:
 
     @property
     def output(self) -> Path:
-        return self.folder / "output.npy"
+        return self.folder / "output.bin"
 
     @property
     def log(self) -> Path:
@@ -70,10 +70,10 @@ class Files:
         return self.folder / "seconds.json"
 
     def spikes(self, k: int) -> Path:
-        return self.folder / f"spikes_{k}.npy"
+        return self.folder / f"spikes_{k}.bin"
 
     def counts(self, k: int) -> Path:
-        return self.folder / f"counts_{k}.npy"
+        return self.folder / f"counts_{k}.bin"
 
     def potentials(self, k: int) -> Path:
-        return self.folder / f"potentials_{k}.npy"
+        return self.folder / f"potentials_{k}.bin"

@@ -20,10 +20,11 @@ WRAP = POTENTIAL_MAX + 1  # Loihi's current wraps around at 24 bits
 
 @dataclass(frozen=True, eq=False)
 class Taps:
-    """Where a source pixel's spike goes. columns: int32 (W, kW) target x per tap, or -1; rows: (H, kH) likewise.
+    """A synapse as tables. weight: int16 (Cin, kW, kH, outputs of the source's group), kH in the order of `rows`.
 
-    weight: int16 (Cin, kW, kH, outputs per group). first_output: int32 (Cin,), first target channel of the group.
-    source, target: (C, H, W).
+    columns: int32 (W, kW), target x of each source x and tap, or -1. rows: int32 (H, runs, 3), for each source y its
+    runs of taps that land on successive target rows: first tap, count, first row; a count of 0 ends the list.
+    first_output: int32 (Cin,), first channel of the source's group. source, target: (C, H, W).
     """
 
     columns: np.ndarray
@@ -38,11 +39,8 @@ def make_taps(op: Operator, source: Shape, target: Shape) -> Taps:
     """Tables for any operator; a dense synapse is a convolution over the whole source, with one tap per pixel."""
     if isinstance(op, Dense):
         weight = op.weight.reshape(-1, *source).transpose(1, 3, 2, 0)  # Cin, W, H, out
-        columns = np.where(np.eye(source[2], dtype=bool), 0, -1)
-        rows = np.where(np.eye(source[1], dtype=bool), 0, -1)
-        first = np.zeros(source[0])
-        # Neurons are numbered in (C, H, W) order of a target that may have sides; dense targets are (C, 1, 1).
-        return _taps(columns, rows, weight, first, source, (int(np.prod(target)), 1, 1))
+        rows, columns = (np.where(np.eye(source[axis], dtype=bool), 0, -1) for axis in (1, 2))
+        return _taps(columns, rows, weight, np.zeros(source[0]), source, (int(np.prod(target)), 1, 1))
     per_group_in = source[0] // op.groups
     if isinstance(op, ConvT):
         weight, per_group_out = op.weight.transpose(0, 3, 2, 1), op.weight.shape[1]
@@ -51,19 +49,26 @@ def make_taps(op: Operator, source: Shape, target: Shape) -> Taps:
         grouped = op.weight.reshape(op.groups, per_group_out, per_group_in, *op.weight.shape[2:])
         weight = grouped.transpose(0, 2, 4, 3, 1).reshape(source[0], *op.weight.shape[:1:-1], per_group_out)
     first = np.arange(source[0]) // per_group_in * per_group_out
-    axes = [_axis(op, axis, source[1 + axis], target[1 + axis]) for axis in range(2)]
-    return _taps(axes[1], axes[0], weight, first, source, target)
+    rows, columns = (_hits(op, axis, source[1 + axis], target[1 + axis]) for axis in range(2))
+    return _taps(columns, rows, weight, first, source, target)
 
 
-def _taps(columns, rows, weight, first, source: Shape, target: Shape) -> Taps:
-    def table(values) -> np.ndarray:
-        return np.ascontiguousarray(values, np.int32)
+def _taps(
+    columns: np.ndarray, rows: np.ndarray, weight: np.ndarray, first: np.ndarray, source: Shape, target: Shape
+) -> Taps:
+    order, runs = _runs(rows, joined=weight.shape[3] == target[0])
+    return Taps(
+        columns=np.ascontiguousarray(columns, np.int32),
+        rows=runs,
+        weight=np.ascontiguousarray(weight[:, :, order], np.int16),
+        first_output=np.ascontiguousarray(first, np.int32),
+        source=source,
+        target=target,
+    )
 
-    return Taps(table(columns), table(rows), np.ascontiguousarray(weight, np.int16), table(first), source, target)
 
-
-def _axis(op: Conv | ConvT, axis: int, size: int, target: int) -> np.ndarray:
-    """Target coordinate of each source coordinate and tap along one axis, -1 where there is none."""
+def _hits(op: Conv | ConvT, axis: int, size: int, target: int) -> np.ndarray:
+    """Target coordinate of each source coordinate and tap along one axis, -1 where there is none: (size, taps)."""
     place = np.arange(size)[:, None]
     tap = np.arange(op.weight.shape[2 + axis])[None] * op.dilation[axis]
     if isinstance(op, ConvT):
@@ -75,39 +80,75 @@ def _axis(op: Conv | ConvT, axis: int, size: int, target: int) -> np.ndarray:
     return np.where(hit & (reached >= 0) & (reached < target), reached, -1)
 
 
+def _runs(hits: np.ndarray, *, joined: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Order the taps so that those of a source row that land on successive target rows follow each other.
+
+    hits: (size, taps). Returns the order and the runs, int32 (size, runs, 3). Successive rows are neighbours in
+    memory, so a run is one long vector; `joined` is False where channels of other groups lie between.
+    """
+    # A convolution of stride s hits every s-th tap, on falling rows; a transposed one all taps, on rising rows.
+    seen = [(np.nonzero(row >= 0)[0], row[row >= 0]) for row in hits]
+    step = min((int(np.diff(taps).min()) for taps, _ in seen if len(taps) > 1), default=1)
+    order = np.concatenate([np.arange(phase, hits.shape[1], step) for phase in range(step)])
+    if any(len(rows) > 1 and rows[1] < rows[0] for _, rows in seen):
+        order = order[::-1]
+    runs: list[list[list[int]]] = []
+    for row in hits[:, order]:
+        found: list[list[int]] = []
+        for tap in np.nonzero(row >= 0)[0]:
+            last = found[-1] if found else None
+            if joined and last and last[0] + last[1] == tap and last[2] + last[1] == row[tap]:
+                last[1] += 1
+            else:
+                found.append([int(tap), 1, int(row[tap])])
+        runs.append(found)
+    table = np.zeros((len(runs), max(1, *map(len, runs)), 3), np.int32)
+    for y, found in enumerate(runs):
+        table[y, : len(found)] = np.array(found, np.int32).reshape(-1, 3)
+    return order, table
+
+
 _U8, _I16, _I32 = numba.uint8[::1], numba.int16[::1], numba.int32[::1]
-_TABLE, _WEIGHT = numba.int32[:, ::1], numba.int16[:, :, :, ::1]
+_COLUMNS, _ROWS, _WEIGHT = numba.int32[:, ::1], numba.int32[:, :, ::1], numba.int16[:, :, :, ::1]
+_INT = numba.int64
 
 
-@numba.njit(
-    numba.void(_U8, _TABLE, _TABLE, _WEIGHT, _I32, numba.int64, numba.int64, numba.int64, _I16), cache=True, nogil=True
-)
-def _scatter(spikes, columns, rows, weight, first_output, channels, height, width, total):
+@numba.njit(numba.void(_U8, _COLUMNS, _ROWS, _WEIGHT, _I32, _INT, _INT, _I16, _I32), cache=True, nogil=True)
+def _scatter(spikes, columns, rows, weight, first_output, channels, height, total, active):
+    # Pixel by pixel: the tables are looked up once for all its spikes, which add to the same place. Unsigned indexes
+    # spare numba's handling of negative ones, and so let LLVM vectorise the innermost loop.
     cin, kw, kh, n = weight.shape
-    h_in = rows.shape[0]
-    size = spikes.shape[0]
-    words = spikes[: size // 8 * 8].view(np.uint64)
-    for word in range((size + 7) // 8):
-        if word < words.shape[0] and words[word] == 0:
-            continue
-        for index in range(8 * word, min(8 * word + 8, size)):
-            if spikes[index] == 0:
+    flat = weight.reshape(-1)
+    words = spikes[: spikes.shape[0] // 8 * 8].view(np.uint64)
+    aligned = cin % 8 == 0
+    start = 0
+    for x in range(columns.shape[0]):
+        for y in range(rows.shape[0]):
+            firing = 0
+            for i in range(0, cin, 8):
+                if aligned and words[(start + i) >> 3] == 0:
+                    continue
+                for j in range(i, min(i + 8, cin)):
+                    active[firing] = j
+                    firing += spikes[start + j]
+            start += cin
+            if firing == 0:
                 continue
-            pixel, i = divmod(index, cin)
-            x, y = divmod(pixel, h_in)
             for kx in range(kw):
                 column = columns[x, kx]
                 if column < 0:
                     continue
-                for ky in range(kh):
-                    row = rows[y, ky]
-                    if row < 0:
-                        continue
-                    base = (column * height + row) * channels + first_output[i]
-                    source = weight[i, kx, ky]
-                    target = total[base : base + n]
-                    for o in range(n):
-                        target[o] += source[o]
+                for run in range(rows.shape[1]):
+                    count = rows[y, run, 1]
+                    if count == 0:
+                        break
+                    place = (column * height + rows[y, run, 2]) * channels
+                    tap = (kx * kh + rows[y, run, 0]) * n
+                    for k in range(firing):
+                        target = np.uint64(place + first_output[active[k]])
+                        source = np.uint64(active[k] * kw * kh * n + tap)
+                        for o in range(np.uint64(count * n)):
+                            total[target + o] += flat[source + o]
 
 
 def scatter(spikes: np.ndarray, taps: Taps, total: np.ndarray) -> None:
@@ -115,8 +156,9 @@ def scatter(spikes: np.ndarray, taps: Taps, total: np.ndarray) -> None:
 
     spikes: uint8, flat (W, H, C) of the source. total: int16, flat (W, H, C) of the target, changed in place.
     """
-    channels, height, width = taps.target
-    _scatter(spikes, taps.columns, taps.rows, taps.weight, taps.first_output, channels, height, width, total)
+    channels, height, _ = taps.target
+    active = np.empty(taps.source[0] + 1, np.int32)
+    _scatter(spikes, taps.columns, taps.rows, taps.weight, taps.first_output, channels, height, total, active)
 
 
 @numba.njit(numba.void(_I16, _I32, _U8, numba.int32, numba.boolean, numba.boolean), cache=True, nogil=True)
@@ -162,17 +204,18 @@ def cuba(total, current, potential, bias, fired, current_decay, voltage_decay, t
         total[k] = 0
 
 
-@numba.njit(numba.void(_U8, numba.int64, numba.int64, numba.int64, _U8), cache=True, nogil=True)
+@numba.njit(numba.void(_U8, _INT, _INT, _INT, _U8), cache=True, nogil=True)
 def pack_spikes(fired, channels, height, width, bits):
     """Set the bit of every spike. fired: flat (W, H, C); bits: zeros on entry, big-endian bits in (C, H, W) order."""
-    size = fired.shape[0]
-    words = fired[: size // 8 * 8].view(np.uint64)
-    for word in range((size + 7) // 8):
-        if word < words.shape[0] and words[word] == 0:
-            continue
-        for index in range(8 * word, min(8 * word + 8, size)):
-            if fired[index]:
-                pixel, c = divmod(index, channels)
-                x, y = divmod(pixel, height)
-                place = (c * height + y) * width + x
-                bits[place >> 3] |= 128 >> (place & 7)
+    words = fired[: fired.shape[0] // 8 * 8].view(np.uint64)
+    aligned = channels % 8 == 0
+    start = 0
+    for x in range(width):
+        for y in range(height):
+            for c in range(0, channels, 8):
+                if aligned and words[(start + c) >> 3] == 0:
+                    continue
+                for j in range(c, min(c + 8, channels)):  # without a branch on the spike, which none could predict
+                    place = np.uint64((j * height + y) * width + x)
+                    bits[place >> np.uint64(3)] |= np.uint8(fired[start + j] << (7 - (place & np.uint64(7))))
+            start += channels

@@ -45,7 +45,26 @@ def run_lava(
 ) -> Trace:
     """Run an integer graph in Lava; see `hardware_sim.run`."""
     start = time.perf_counter()
-    job = Job(
+    job = _job(graph, spikes, backend=backend, fidelity=fidelity, record=record)
+    with tempfile.TemporaryDirectory(prefix="neuroseg-") as folder:
+        files = Files(Path(folder))
+        _prepare(files, job, graph, spikes)
+        _watch(files, job, graph, stall_timeout, on_step)
+        return _collect(files, job, graph, start)
+
+
+def time_lava(graph: Graph, spikes: np.ndarray, *, fidelity: str, record: Record) -> dict[str, float]:
+    """Run and return the seconds and steps only; also for job.FLOOR, which computes no results. For benchmarks."""
+    job = _job(graph, spikes, backend="lava", fidelity=fidelity, record=record)
+    with tempfile.TemporaryDirectory(prefix="neuroseg-") as folder:
+        files = Files(Path(folder))
+        _prepare(files, job, graph, spikes)
+        _watch(files, job, graph, 600.0, None)
+        return json.loads(files.seconds.read_text())
+
+
+def _job(graph: Graph, spikes: np.ndarray, *, backend: str, fidelity: str, record: Record) -> Job:
+    return Job(
         backend=backend,
         fidelity=fidelity,
         samples=len(spikes),
@@ -54,28 +73,14 @@ def run_lava(
         counts=record.names(graph, "counts"),
         potentials=record.names(graph, "potentials"),
     )
-    with tempfile.TemporaryDirectory(prefix="neuroseg-") as folder:
-        files = Files(Path(folder))
-        _prepare(files, job, graph, spikes)
-        _watch(files, job, graph, stall_timeout, on_step)
-        return _collect(files, job, graph, start)
 
 
 def _prepare(files: Files, job: Job, graph: Graph, spikes: np.ndarray) -> None:
-    """Write the network and its input; create the files that the recorders fill."""
+    """Write the network and its input."""
     job.save(files.folder)
     netx.write(graph, files.network)
     np.save(files.input, pack(spikes))
     np.save(files.progress, np.full(len(graph.populations), -1))
-    sizes = (job.samples, job.timesteps)
-    for k, name in enumerate(job.spikes):
-        shape = (*sizes, -(-int(np.prod(graph[name].shape)) // 8))
-        np.lib.format.open_memmap(files.spikes(k), "w+", np.uint8, shape)
-    for k, name in enumerate(job.counts):
-        np.lib.format.open_memmap(files.counts(k), "w+", np.int32, (job.samples, *graph[name].shape))
-    for k, name in enumerate(job.potentials):
-        np.lib.format.open_memmap(files.potentials(k), "w+", np.int32, (*sizes, *graph[name].shape))
-    np.lib.format.open_memmap(files.output, "w+", np.int32, (job.samples, *graph.output.shape))
 
 
 def _watch(
@@ -171,12 +176,19 @@ def _unlink(name: str) -> None:
 
 def _collect(files: Files, job: Job, graph: Graph, start: float) -> Trace:
     worker = json.loads(files.seconds.read_text())
+
+    def read(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+        return np.fromfile(path, dtype).reshape(job.samples, *shape)
+
+    def each(names: tuple[str, ...], file: Callable[[int], Path], shape: Callable[[str], tuple]) -> dict:
+        return {name: read(file(k), np.int32, shape(name)) for k, name in enumerate(names)}
+
     return Trace(
-        packed={name: np.load(files.spikes(k)) for k, name in enumerate(job.spikes)},
+        packed={name: read(files.spikes(k), np.uint8, (job.timesteps, -1)) for k, name in enumerate(job.spikes)},
         shapes={name: graph[name].shape for name in job.spikes},
-        tallied={name: np.load(files.counts(k)) for k, name in enumerate(job.counts)},
-        potentials={name: np.load(files.potentials(k)) for k, name in enumerate(job.potentials)},
-        output=np.load(files.output),
+        tallied=each(job.counts, files.counts, lambda name: graph[name].shape),
+        potentials=each(job.potentials, files.potentials, lambda name: (job.timesteps, *graph[name].shape)),
+        output=read(files.output, np.int32, graph.output.shape),
         output_name=graph.output.name,
         timesteps=job.timesteps,
         engine=f"{job.backend}/{job.fidelity}",

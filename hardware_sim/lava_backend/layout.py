@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from export.graph import Shape
 
 
@@ -28,10 +30,10 @@ class Window:
 
 @dataclass(frozen=True)
 class LayerFiles:
-    """Array files in which a fused layer records; empty for what is not recorded.
+    """Files in which a layer records; empty for what is not recorded. Each is written from front to end, C order.
 
-    spikes: uint8 (samples, T, bytes). counts: int32 (samples, C, H, W). potentials: int32 (samples, T, C, H, W).
-    output: int32 (samples, C, H, W). progress: int64, entry `slot` is the last step done.
+    spikes: uint8 (samples, T, bytes), bits in (C, H, W) order. counts: int32 (samples, C, H, W). potentials: int32
+    (samples, T, C, H, W). output: int32 (samples, C, H, W). progress: npy of int64, entry `slot` is the last step done.
     """
 
     spikes: str = ""
@@ -40,3 +42,17 @@ class LayerFiles:
     output: str = ""
     progress: str = ""
     slot: int = 0
+
+
+class Tape:
+    """A file that grows at its end. Writing costs less than touching new pages of a mapped file."""
+
+    def __init__(self, path: str) -> None:
+        self.file = open(path, "wb", buffering=0)  # noqa: SIM115 - open for as long as its process lives
+
+    def append(self, array: np.ndarray) -> None:
+        self.file.write(np.ascontiguousarray(array).data)
+
+
+def open_tape(path: str) -> Tape | None:
+    return Tape(path) if path else None

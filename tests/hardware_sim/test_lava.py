@@ -196,12 +196,12 @@ def test_a_normal_end_leaves_nothing(clean):
 def test_an_exception_in_a_process_model_is_reported_and_leaves_nothing(clean, monkeypatch):
     prepare = launch._prepare
 
-    def without_a_file(files, job, graph, spikes):
+    def with_a_folder(files, job, graph, spikes):
         prepare(files, job, graph, spikes)
-        files.spikes(0).unlink()  # the recorder's model fails when it opens it
+        files.spikes(0).mkdir()  # the layer's model fails when it opens its file
 
-    monkeypatch.setattr(launch, "_prepare", without_a_file)
-    with pytest.raises(SimulationError, match=r"Lava failed: FileNotFoundError.*spikes_0\.npy"):
+    monkeypatch.setattr(launch, "_prepare", with_a_folder)
+    with pytest.raises(SimulationError, match=r"Lava failed: IsADirectoryError.*spikes_0\.bin"):
         hardware_sim.run(*LONG, backend="lava", stall_timeout=60)
 
 

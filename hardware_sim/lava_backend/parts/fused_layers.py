@@ -20,7 +20,7 @@ from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 from export.graph import CURRENT_DECAY_NONE, VOLTAGE_DECAY_NONE, Population
 from export.limits import POTENTIAL_SHIFT, THRESHOLD_MAX
 from hardware_sim.lava_backend import kernels
-from hardware_sim.lava_backend.layout import whc
+from hardware_sim.lava_backend.layout import open_tape, whc
 from hardware_sim.lava_backend.parts.processes import Layer1, Layer2, Layer3, Layer4
 
 
@@ -52,13 +52,10 @@ class FusedLayer(PyLoihiProcessModel):
             or neuron.voltage_decay != VOLTAGE_DECAY_NONE
             or neuron.bias is not None
         )
-        self.in_ports: list[PyInPort] = []
-
-        def opened(path: str) -> np.ndarray | None:
-            return np.load(path, mmap_mode="r+") if path else None
-
-        self.bits, self.counts = opened(files.spikes), opened(files.counts)
-        self.potentials, self.output = opened(files.potentials), opened(files.output)
+        self.rows = np.zeros((self.window.timesteps, -(-n // 8)), np.uint8)  # bits of the sample under way
+        self.tally = np.zeros(self.population.shape, np.int32)
+        self.spikes, self.counts = open_tape(files.spikes), open_tape(files.counts)
+        self.potentials, self.output = open_tape(files.potentials), open_tape(files.output)
         self.progress, self.slot = np.load(files.progress, mmap_mode="r+"), files.slot
 
     def run_spk(self) -> None:
@@ -69,7 +66,7 @@ class FusedLayer(PyLoihiProcessModel):
         self._fire()
         self.s_out.send(self.fired)
         if place is not None:
-            self._record(*place)
+            self._record(place[1])
         for k, taps in enumerate(self.taps):
             arrived = self._receive(k)
             if arrived is not None:
@@ -101,15 +98,23 @@ class FusedLayer(PyLoihiProcessModel):
         waiting.append(getattr(self, f"s_in{k}").csp_ports[0].recv().reshape(-1))
         return waiting[0] if len(waiting) == waiting.maxlen else None
 
-    def _record(self, sample: int, t: int) -> None:
-        if self.bits is not None:
-            kernels.pack_spikes(self.fired.reshape(-1), *self.population.shape, self.bits[sample, t])
+    def _record(self, t: int) -> None:
+        last = t == self.window.timesteps - 1
+        if self.spikes is not None:
+            channels, height, width = self.population.shape
+            kernels.pack_spikes(self.fired.reshape(-1), channels, height, width, self.rows[t])
+            if last:
+                self.spikes.append(self.rows)
+                self.rows[:] = 0
         if self.counts is not None:
-            self.counts[sample] += self.fired.T
+            self.tally += self.fired.T
+            if last:
+                self.counts.append(self.tally)
+                self.tally[:] = 0
         if self.potentials is not None:
-            self.potentials[sample, t] = self.v.T
-        if self.output is not None and t == self.window.timesteps - 1:
-            self.output[sample] = self.v.T
+            self.potentials.append(self.v.T)
+        if self.output is not None and last:
+            self.output.append(self.v.T)
 
 
 @implements(proc=Layer1, protocol=LoihiProtocol)

@@ -13,7 +13,7 @@ from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 from lava.proc.lif.models import AbstractPyLifModelFixed
 
-from hardware_sim.lava_backend.layout import whc
+from hardware_sim.lava_backend.layout import Tape, open_tape, whc
 from hardware_sim.lava_backend.parts.processes import IF, PotentialRecorder, SpikeRecorder, SpikeSource
 
 
@@ -74,17 +74,20 @@ class PySpikeRecorderModel(PyLoihiProcessModel):
     def __init__(self, proc_params: dict[str, Any]) -> None:
         super().__init__(proc_params)
         self.window, self.files = proc_params["window"], proc_params["files"]
-        self.bits = np.load(self.files.spikes, mmap_mode="r+") if self.files.spikes else None
-        self.counts = np.load(self.files.counts, mmap_mode="r+") if self.files.counts else None
+        self.spikes, self.counts = open_tape(self.files.spikes), open_tape(self.files.counts)
+        self.tally = np.zeros(proc_params["shape"][::-1], np.int32)
         self.progress = np.load(self.files.progress, mmap_mode="r+")
 
     def run_spk(self) -> None:
-        spikes = self.s_in.recv()  # W, H, C
+        fired = self.s_in.recv().astype(bool).transpose(2, 1, 0)  # C, H, W
         place = self.window.place(self.time_step)
-        if place is not None and self.bits is not None:
-            self.bits[place] = np.packbits(spikes.transpose(2, 1, 0).astype(bool).ravel())
+        if place is not None and self.spikes is not None:
+            self.spikes.append(np.packbits(fired))
         if place is not None and self.counts is not None:
-            self.counts[place[0]] += spikes.transpose(2, 1, 0).astype(bool)
+            self.tally += fired
+            if place[1] == self.window.timesteps - 1:
+                self.counts.append(self.tally)
+                self.tally[:] = 0
         self.progress[self.files.slot] = self.time_step
 
 
@@ -98,7 +101,7 @@ class PyPotentialRecorderModel(PyLoihiProcessModel):
         super().__init__(proc_params)
         self.window, files = proc_params["window"], proc_params["files"]
         self.each_step = bool(files.potentials)
-        self.file = np.load(files.potentials or files.output, mmap_mode="r+")
+        self.tape = Tape(files.potentials or files.output)
         self.progress = np.load(files.progress, mmap_mode="r+") if files.progress else None
         self.slot = files.slot
 
@@ -111,5 +114,4 @@ class PyPotentialRecorderModel(PyLoihiProcessModel):
         return place is not None and (self.each_step or place[1] == self.window.timesteps - 1)
 
     def run_post_mgmt(self) -> None:
-        sample, t = self.window.place(self.time_step)
-        self.file[(sample, t) if self.each_step else sample] = self.potential.read().transpose(2, 1, 0)  # C, H, W
+        self.tape.append(self.potential.read().astype(np.int32).transpose(2, 1, 0))  # C, H, W

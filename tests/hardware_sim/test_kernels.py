@@ -1,0 +1,58 @@
+"""The event-driven kernels against plain Python and against the reference."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from export.graph import Conv, ConvT, Dense, GraphError, output_shape
+from hardware_sim.lava_backend import kernels
+from hardware_sim.trace import pack
+from tests.hardware_sim.test_reference import reach
+
+PAIRS = st.tuples(st.integers(1, 3), st.integers(1, 3))
+
+
+@given(
+    st.sampled_from(["conv", "convT", "dense"]),
+    st.sampled_from([1, 2]),
+    st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    PAIRS,
+    st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    PAIRS,
+    st.floats(0, 1),
+    st.integers(0, 10_000),
+)
+@settings(max_examples=300)
+def test_scatter_reaches_what_a_loop_reaches(kind, groups, kernel, stride, padding, dilation, rate, seed):
+    rng = np.random.default_rng(seed)
+    source = (2 * groups, int(rng.integers(2, 9)), int(rng.integers(2, 9)))
+    if kind == "conv":
+        op = Conv(rng.integers(-128, 128, (3 * groups, 2, *kernel)) * 2, stride, padding, dilation, groups)
+    elif kind == "convT":
+        weight = rng.integers(-128, 128, (source[0], 3, *kernel)) * 2
+        op = ConvT(weight, stride, padding, (stride[0] - 1, stride[1] - 1), dilation, groups)
+    else:
+        op = Dense(rng.integers(-128, 128, (5, int(np.prod(source)))) * 2)
+    try:
+        target = output_shape(op, source)
+    except GraphError:  # the kernel is larger than its input
+        return
+    spikes = (rng.random(source) < rate).astype(np.uint8)
+    expected = np.zeros(target, int)
+    for place in np.argwhere(spikes):
+        reach(op, expected, place, source)
+    total = np.zeros(int(np.prod(target)), np.int16)
+    kernels.scatter(np.ascontiguousarray(spikes.T).ravel(), kernels.make_taps(op, source, target), total)
+    np.testing.assert_array_equal(total.reshape(target[::-1]).T, expected.astype(np.int16))
+
+
+@given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 5), st.floats(0, 1), st.integers(0, 1000))
+@settings(max_examples=60)
+def test_bits_are_those_of_packbits(channels, height, width, rate, seed):
+    spikes = (np.random.default_rng(seed).random((channels, height, width)) < rate).astype(np.uint8)
+    expected = pack(spikes[None, None])[0, 0]
+    bits = np.zeros_like(expected)
+    kernels.pack_spikes(np.ascontiguousarray(spikes.T).ravel(), channels, height, width, bits)
+    np.testing.assert_array_equal(bits, expected)
