@@ -158,7 +158,7 @@ def _scale_by_activation(network: SpikingNetwork, images: torch.Tensor, percenti
         size = activations[layer.name].abs().numpy()
         return float(np.percentile(size, percentile)) or float(size.max()) or 1.0
 
-    lambdas = channel_values(network.spec, full_rate, lambda value, _: value)
+    lambdas = channel_values(network.spec, full_rate, lambda _: 1)
     for population in network.spec.populations:
         out = float(lambdas[population.name][0])
         for k, synapse in enumerate(population.synapses):

@@ -6,7 +6,7 @@ from __future__ import annotations
 import ctypes
 import sys
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # malloc.h
 LIMIT = 2**31 - 1
 
 
@@ -18,5 +18,6 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return False
-    # glibc caps the mmap threshold (HEAP_MAX/2 = 32 MiB on 64 bit) and refuses more.
-    return bool(mallopt(M_TRIM_THRESHOLD, LIMIT)) and bool(mallopt(M_MMAP_THRESHOLD, LIMIT))
+    # One arena: autograd's thread gives back what the main thread took, and would not find it in its own.
+    settings = ((M_ARENA_MAX, 1), (M_TRIM_THRESHOLD, LIMIT), (M_MMAP_THRESHOLD, LIMIT))
+    return all(mallopt(name, value) for name, value in settings)

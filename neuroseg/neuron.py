@@ -7,7 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+
+from neuroseg import scan_kernels
+from neuroseg.scan_kernels import STEPS
 
 RESETS = ("subtract", "zero")
 NO_LIMIT = float("inf")
@@ -28,9 +32,9 @@ def step(
     return charged, spikes, after
 
 
-def surrogate_gradient(charged: torch.Tensor, *, threshold: float, alpha: float) -> torch.Tensor:
-    """ds/du = alpha/v * max(0, 1 - |u - v|/v): paper eq. 5 with u measured in thresholds."""
-    return (1 - (charged / threshold - 1).abs()).clamp(min=0) * (alpha / threshold)
+def surrogate(charged: torch.Tensor, *, threshold: float) -> torch.Tensor:
+    """max(0, 1 - |u - v|/v): paper eq. 5 without its height, for u measured in thresholds."""
+    return (1 - (charged / threshold - 1).abs()).clamp(min=0)
 
 
 def scan(
@@ -45,37 +49,80 @@ def scan(
     return charged, spikes, after
 
 
+def scan_torch(
+    currents: torch.Tensor, *, threshold: float, reset: str, u0: float, limit: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Spikes, and what their gradient needs of the potentials: int16, 1 + surrogate * STEPS, negative where fired."""
+    charged, spikes, _ = scan(currents, threshold=threshold, reset=reset, u0=u0, limit=limit)
+    steps = (surrogate(charged, threshold=threshold) * STEPS).round().to(torch.int16) + 1
+    return spikes, torch.where(spikes > 0, -steps, steps)
+
+
+def backward_torch(grad_spikes: torch.Tensor, trace: torch.Tensor, *, reset: str, height: float) -> torch.Tensor:
+    """dL/dcurrents through time; the reset is detached, the clip passes gradients. height: slope of one of STEPS."""
+    grad = torch.empty_like(grad_spikes)
+    carried = torch.zeros_like(grad_spikes[0])  # dL/du of the step after
+    for t in range(len(grad) - 1, -1, -1):
+        if reset == "zero":
+            carried = carried * (trace[t] > 0)
+        carried = carried + grad_spikes[t] * ((trace[t].abs() - 1).to(grad.dtype) * height)
+        grad[t] = carried
+    return grad
+
+
 class _IntegrateFire(torch.autograd.Function):
-    """The scan with backpropagation through time; the reset is detached, the clip passes gradients."""
+    """The scan with its gradient: one compiled pass on the CPU, the torch twins elsewhere."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        currents: torch.Tensor,
-        threshold: float,
-        reset: str,
-        u0: float,
-        limit: float,
-        alpha: float,
+        ctx: Any, currents: torch.Tensor, threshold: float, reset: str, u0: float, limit: float, alpha: float
     ) -> torch.Tensor:
-        charged, spikes, _ = scan(currents, threshold=threshold, reset=reset, u0=u0, limit=limit)
-        ctx.save_for_backward(charged)
-        ctx.settings = threshold, reset, alpha
+        if _compiled(currents):
+            currents = currents if _dense(currents) else currents.contiguous()
+            spikes = torch.empty_like(currents)
+            trace = torch.empty_like(currents, dtype=torch.int16)
+            scan_kernels.forward(
+                _flat(currents), threshold, reset == "subtract", u0, limit, _flat(spikes), _flat(trace)
+            )
+        else:
+            spikes, trace = scan_torch(currents, threshold=threshold, reset=reset, u0=u0, limit=limit)
+        ctx.save_for_backward(trace)
+        ctx.settings = reset, alpha / threshold / STEPS
         return spikes
 
     @staticmethod
     def backward(ctx: Any, grad_spikes: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (charged,) = ctx.saved_tensors
-        threshold, reset, alpha = ctx.settings
-        grad = torch.empty_like(charged)
-        carried = torch.zeros_like(charged[0])  # dL/du of the step after
-        for t in range(len(charged) - 1, -1, -1):
-            if reset == "zero":
-                carried = carried * (charged[t] <= threshold)
-            ds_du = surrogate_gradient(charged[t], threshold=threshold, alpha=alpha)
-            carried = carried + grad_spikes[t] * ds_du
-            grad[t] = carried
+        (trace,) = ctx.saved_tensors
+        reset, height = ctx.settings
+        if _compiled(grad_spikes):
+            if grad_spikes.stride() != trace.stride():
+                grad_spikes = torch.empty_like(trace, dtype=grad_spikes.dtype).copy_(grad_spikes)
+            grad = torch.empty_like(grad_spikes)
+            scan_kernels.backward(_flat(grad_spikes), _flat(trace), reset == "subtract", height, _flat(grad))
+        else:
+            grad = backward_torch(grad_spikes, trace, reset=reset, height=height)
         return grad, None, None, None, None, None
+
+
+def _compiled(x: torch.Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype == torch.float32
+
+
+def _dense(x: torch.Tensor) -> bool:
+    """Whether time is outermost in memory and nothing lies between or overlaps, in whatever order of B, C, H, W."""
+    inner = sorted(zip(x.stride()[1:], x.shape[1:], strict=True))
+    expected = 1
+    for stride, size in inner:
+        if size > 1 and stride != expected:
+            return False
+        expected *= size
+    return len(x) == 1 or x.stride(0) == expected
+
+
+def _flat(x: torch.Tensor) -> np.ndarray:
+    """A dense tensor's memory as (T, N)."""
+    n = x[0].numel()
+    return x.as_strided((len(x), n), (n, 1)).numpy()
 
 
 def integrate_fire(

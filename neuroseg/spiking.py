@@ -10,6 +10,7 @@ A `NetworkSpec` says what the network is; `SpikingNetwork` runs it in three mode
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from neuroseg.neuron import NO_LIMIT, check_neuron, integrate_fire, scan
 
 WEIGHT_MIN, WEIGHT_MAX = -256, 254  # Loihi's signed 8-bit mantissa in mixed mode: even integers
 POTENTIAL_SHIFT = 6  # Loihi compares and stores potentials times 2^6
+BYTE_MAX = 255
 POTENTIAL_LIMIT = (2**23 - 1) / 2**POTENTIAL_SHIFT  # 24-bit potentials, in the units of weights
 
 Shape = tuple[int, ...]
@@ -138,6 +140,8 @@ class SpikingNetwork(nn.Module):
         if spec.reset == "zero" and spec.u0:
             raise ValueError(f"u0 is {spec.u0} with reset 'zero'; stock Lava neurons start from 0")
         self.spec = spec
+        self.pooled, self.survival = pool_sizes(spec), survival_rates(spec)
+        self.last_read = last_reads(spec)
         self.weights = nn.ParameterDict()
         for population in spec.populations:
             for k, synapse in enumerate(population.synapses):
@@ -149,7 +153,7 @@ class SpikingNetwork(nn.Module):
         self.register_buffer("logit_scale", torch.ones((), dtype=torch.float64))
 
     def forward(self, spikes: torch.Tensor, *, quantized: bool = False) -> torch.Tensor:
-        values = self._spiking(spikes, quantized)
+        values = self._spiking(spikes, quantized=quantized, keep_all=False)
         return self._logits(values[self.spec.output.name], quantized=quantized)
 
     def analog(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -163,7 +167,7 @@ class SpikingNetwork(nn.Module):
     @torch.no_grad()
     def record(self, spikes: torch.Tensor, *, quantized: bool) -> Activity:
         """Run and keep every spike and potential (in thresholds, or integer weight units when quantized)."""
-        values = self._spiking(spikes, quantized)
+        values = self._spiking(spikes, quantized=quantized, keep_all=True)
         potentials, fired = {}, {}
         for population in self.spec.populations:
             currents = self.currents(population, values, quantized=quantized)
@@ -180,21 +184,28 @@ class SpikingNetwork(nn.Module):
         return self(spikes, quantized=quantized)
 
     def currents(
-        self, population: PopulationSpec, values: dict[str, torch.Tensor], *, quantized: bool = False
+        self,
+        population: PopulationSpec,
+        values: dict[str, torch.Tensor],
+        *,
+        quantized: bool = False,
+        counts: bool = False,
     ) -> torch.Tensor:
         """Input (T, B, C, H, W) of a population, given the values of the layers before it."""
         total = None
         for k, synapse in enumerate(population.synapses):
             x = values[synapse.source]
             weight = self.integer_weight(population, k) if quantized else self.folded_weight(population, k)
-            y = apply_synapse(x.flatten(0, 1), weight.to(x.dtype), synapse).unflatten(0, x.shape[:2])
+            if self.training:
+                weight = weight / per_input_channel(self.survival[synapse.source], synapse)
+            y = apply_synapse(x.flatten(0, 1), weight.to(x.dtype), synapse, counts=counts).unflatten(0, x.shape[:2])
             total = y if total is None else total + y
         assert total is not None
         return total
 
     def folded_weight(self, population: PopulationSpec, k: int) -> torch.Tensor:
         """Weight of a synapse on pooled sums instead of pooled means: w / pool size, in float64."""
-        divisor = per_input_channel(pool_sizes(self.spec)[population.synapses[k].source], population.synapses[k])
+        divisor = per_input_channel(self.pooled[population.synapses[k].source], population.synapses[k])
         return self.weights[_key(population, k)].double() / divisor.to(self.logit_scale.device)
 
     def integer_weight(self, population: PopulationSpec, k: int) -> torch.Tensor:
@@ -220,35 +231,53 @@ class SpikingNetwork(nn.Module):
         copy.load_state_dict(self.state_dict())
         return copy.train(self.training)
 
-    def walk(self, x: torch.Tensor, respond: Respond, *, quantized: bool = False) -> dict[str, torch.Tensor]:
-        """Evaluate every layer in order; `respond` turns a population and its currents into its value."""
+    def walk(
+        self,
+        x: torch.Tensor,
+        respond: Respond,
+        *,
+        quantized: bool = False,
+        keep_all: bool = True,
+        counts: bool = False,
+    ) -> dict[str, torch.Tensor]:
+        """Evaluate every layer in order; `respond` turns a population and its currents into its value.
+
+        Without keep_all, values are dropped once nothing reads them any more; the output's is left. counts: every
+        value is a small whole number, so that synapses may keep it as bytes for their gradient.
+        """
         values: dict[str, torch.Tensor] = {}  # T, B, C, H, W (T = 1 for the ANN and for output potentials)
         for layer in self.spec.layers:
             match layer:
                 case InputSpec():
                     value = x
                 case PopulationSpec():
-                    value = respond(layer, self.currents(layer, values, quantized=quantized))
+                    value = respond(layer, self.currents(layer, values, quantized=quantized, counts=counts))
                 case PoolSpec():  # sums; the mean's divisor is folded into the weights that read it
                     source = values[layer.source]
                     pooled = F.avg_pool2d(source.flatten(0, 1), layer.kernel, divisor_override=1)
                     value = pooled.unflatten(0, source.shape[:2])
                 case ConcatSpec():
                     value = torch.cat([values[name] for name in layer.sources], dim=2)
-                case DropoutSpec():
+                case DropoutSpec():  # the survivors' gain 1/(1-p) is in the weights that read them
                     value = values[layer.source]
                     if self.training and layer.p:
-                        value = value * F.dropout(torch.ones_like(value[:1]), layer.p)  # one mask for all t
+                        value = value * torch.empty_like(value[:1]).bernoulli_(1 - layer.p)  # one mask for all t
             values[layer.name] = value
+            if not keep_all:
+                for name in self.last_read.get(layer.name, ()):
+                    del values[name]
         return values
 
-    def _spiking(self, x: torch.Tensor, quantized: bool) -> dict[str, torch.Tensor]:
+    def _spiking(self, x: torch.Tensor, *, quantized: bool, keep_all: bool) -> dict[str, torch.Tensor]:
         def respond(population: PopulationSpec, currents: torch.Tensor) -> torch.Tensor:
             if not population.fires:
                 return currents.sum(0, keepdim=True)
             return integrate_fire(currents, alpha=self.spec.alpha, **self._neuron(population, quantized))
 
-        return self.walk(x, respond, quantized=quantized)
+        if not torch.equal(x, x.clamp(0, 1).round()):
+            raise ValueError(f"spikes range from {float(x.min()):g} to {float(x.max()):g}; 0 and 1 are allowed")
+        counts = max(float(sizes.max()) for sizes in self.pooled.values()) <= BYTE_MAX
+        return self.walk(x, respond, quantized=quantized, keep_all=keep_all, counts=counts)
 
     def _neuron(self, population: PopulationSpec, quantized: bool) -> dict[str, Any]:
         threshold = self.scale(population) if quantized else 1.0
@@ -279,12 +308,52 @@ class _EvenInteger(torch.autograd.Function):
         return 2 * grad * inside
 
 
-def apply_synapse(x: torch.Tensor, weight: torch.Tensor, synapse: SynapseSpec) -> torch.Tensor:
-    """The synapse's convolution on (N, C, H, W)."""
-    s = synapse
+def apply_synapse(x: torch.Tensor, weight: torch.Tensor, synapse: SynapseSpec, *, counts: bool = False) -> torch.Tensor:
+    """The synapse's convolution on (N, C, H, W), channels last in memory on the CPU, where that is faster.
+
+    counts: x holds whole numbers up to 255 (spikes or sums of them); they are kept as bytes for the gradient.
+    """
+    return _Convolution.apply(x, weight, synapse, counts)
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, synapse: SynapseSpec, counts: bool) -> torch.Tensor:
+        ctx.synapse = synapse
+        ctx.save_for_backward(x.to(torch.uint8) if counts else x, weight)
+        return _convolution(x, weight, synapse)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        kept, weight = ctx.saved_tensors
+        s: SynapseSpec = ctx.synapse
+        grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
+            _channels_last(grad),
+            kept.to(grad.dtype),
+            weight,
+            None,
+            s.stride,
+            s.padding,
+            s.dilation,
+            s.kind == "convT",
+            s.output_padding,
+            s.groups,
+            (ctx.needs_input_grad[0], ctx.needs_input_grad[1], False),
+        )
+        return grad_x, grad_weight, None, None
+
+
+def _convolution(x: torch.Tensor, weight: torch.Tensor, s: SynapseSpec) -> torch.Tensor:
+    x = _channels_last(x)
     if s.kind == "conv":
-        return F.conv2d(x, weight, None, s.stride, s.padding, s.dilation, s.groups)
-    return F.conv_transpose2d(x, weight, None, s.stride, s.padding, s.output_padding, s.groups, s.dilation)
+        y = F.conv2d(x, weight, None, s.stride, s.padding, s.dilation, s.groups)
+    else:
+        y = F.conv_transpose2d(x, weight, None, s.stride, s.padding, s.output_padding, s.groups, s.dilation)
+    return _channels_last(y)
+
+
+def _channels_last(x: torch.Tensor) -> torch.Tensor:
+    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
 
 
 def per_input_channel(vector: torch.Tensor, synapse: SynapseSpec) -> torch.Tensor:
@@ -299,18 +368,19 @@ def per_input_channel(vector: torch.Tensor, synapse: SynapseSpec) -> torch.Tenso
 def channel_values(
     spec: NetworkSpec,
     source: Callable[[InputSpec | PopulationSpec], float],
-    pool: Callable[[torch.Tensor, PoolSpec], torch.Tensor],
+    through: Callable[[PoolSpec | DropoutSpec], float],
 ) -> dict[str, torch.Tensor]:
-    """Carry a value per channel from inputs and populations through pools and concatenations: float64 (C,)."""
+    """Carry a value per channel from inputs and populations through the layers between: float64 (C,).
+
+    source: the value that a layer starts with; through: the factor that a pool or a dropout applies.
+    """
     values: dict[str, torch.Tensor] = {}
     for layer in spec.layers:
         match layer:
-            case PoolSpec():
-                values[layer.name] = pool(values[layer.source], layer)
+            case PoolSpec() | DropoutSpec():
+                values[layer.name] = values[layer.source] * through(layer)
             case ConcatSpec():
                 values[layer.name] = torch.cat([values[name] for name in layer.sources])
-            case DropoutSpec():
-                values[layer.name] = values[layer.source]
             case _:
                 values[layer.name] = torch.full((layer.shape[0],), source(layer), dtype=torch.float64)
     return values
@@ -318,7 +388,32 @@ def channel_values(
 
 def pool_sizes(spec: NetworkSpec) -> dict[str, torch.Tensor]:
     """For each layer and channel, how many spikes a pooled value sums: float64 (C,)."""
-    return channel_values(spec, lambda _: 1.0, lambda value, pool: value * (pool.kernel[0] * pool.kernel[1]))
+    return channel_values(
+        spec, lambda _: 1.0, lambda layer: math.prod(layer.kernel) if isinstance(layer, PoolSpec) else 1
+    )
+
+
+def survival_rates(spec: NetworkSpec) -> dict[str, torch.Tensor]:
+    """For each layer and channel, the share of spikes that dropout lets pass in training: float64 (C,)."""
+    return channel_values(spec, lambda _: 1.0, lambda layer: 1 - layer.p if isinstance(layer, DropoutSpec) else 1)
+
+
+def sources(layer: LayerSpec) -> tuple[str, ...]:
+    """Names of the layers that a layer reads."""
+    match layer:
+        case PopulationSpec():
+            return tuple(synapse.source for synapse in layer.synapses)
+        case ConcatSpec():
+            return layer.sources
+        case PoolSpec() | DropoutSpec():
+            return (layer.source,)
+    return ()
+
+
+def last_reads(spec: NetworkSpec) -> dict[str, tuple[str, ...]]:
+    """For each layer, the layers that nothing reads after it."""
+    reader = {name: layer.name for layer in spec.layers for name in sources(layer)}
+    return {layer.name: tuple(n for n, last in reader.items() if last == layer.name) for layer in spec.layers}
 
 
 def _weight_shape(s: SynapseSpec) -> Shape:

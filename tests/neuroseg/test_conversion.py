@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from export.lower import integer_scales
@@ -15,7 +16,7 @@ from neuroseg.data import stack_slices
 from neuroseg.encode import encode
 from neuroseg.finetune import FinetuneConfig, finetune
 from neuroseg.metrics import mean_dice
-from neuroseg.spiking import DropoutSpec, SpikingNetwork
+from neuroseg.spiking import DropoutSpec, SpikingNetwork, SynapseSpec, apply_synapse
 from neuroseg.train import TrainConfig, predict, train
 from neuroseg.unet import UNet, UNetConfig
 from tests.neuroseg.test_training import Killed, blobs
@@ -150,6 +151,41 @@ def test_dropout_has_one_mask_for_all_steps(unet):
     masks = [values[layer.name] for layer in network.spec.layers if isinstance(layer, DropoutSpec)]
     assert masks and all((mask == mask[:1]).all() for mask in masks)
     assert any((mask == 0).any() for mask in masks)
+
+
+@pytest.mark.parametrize("kind", ["conv", "convT"])
+def test_byte_keeping_convolution_has_the_gradient_of_torchs(kind):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 5, (3, 4, 7, 6), generator=generator).float().requires_grad_()
+    if kind == "conv":
+        synapse = SynapseSpec("x", kind, 4, 6, (3, 2), (2, 1), (1, 0), dilation=(1, 2), groups=2)
+        weight = torch.randn(6, 2, 3, 2, generator=generator).requires_grad_()
+        plain = F.conv2d(x, weight, None, (2, 1), (1, 0), (1, 2), 2)
+    else:
+        synapse = SynapseSpec("x", kind, 4, 6, (3, 2), (2, 1), (1, 0), (1, 0), groups=2)
+        weight = torch.randn(4, 3, 3, 2, generator=generator).requires_grad_()
+        plain = F.conv_transpose2d(x, weight, None, (2, 1), (1, 0), (1, 0), 2)
+    up = torch.randn(plain.shape, generator=generator)
+    expected = torch.autograd.grad(plain, (x, weight), up)
+    ours = apply_synapse(x, weight, synapse, counts=True)
+    torch.testing.assert_close(ours, plain)
+    torch.testing.assert_close(torch.autograd.grad(ours, (x, weight), up), expected)
+
+
+def test_dropout_keeps_the_mean_current(unet):
+    """Survivors gain 1/(1-p), as in torch, though the gain is in the weights."""
+    network = convert(UNet(UNetConfig(channels=(4, 6), dropout=0.5)), SHAPE)
+    population = network.spec.populations[1]
+    source = population.synapses[0].source
+    ones = torch.ones(1, 500, 4, 12, 8)
+    full = network.eval().currents(population, {source: ones}).mean()
+    halved = network.train().currents(population, {source: ones * (torch.rand(1, 500, 4, 1, 1) < 0.5)}).mean()
+    assert float(halved) == pytest.approx(float(full), rel=0.15)
+
+
+def test_spikes_must_be_spikes(unet):
+    with pytest.raises(ValueError, match=r"range from 0 to 0\.5; 0 and 1 are allowed"):
+        convert(unet, SHAPE)(torch.tensor([0.0, 0.5]).view(1, 2, 1, 1, 1).expand(8, 2, *SHAPE))
 
 
 def test_integer_weights_are_even_and_need_scales(unet):
