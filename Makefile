@@ -23,13 +23,19 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: setup
-	$(BIN)/neuroseg bench lava
-	$(BIN)/neuroseg bench reference
-	$(BIN)/neuroseg bench finetune
+bench: setup benchmarks/.peers
+	@mkdir -p benchmarks/results
+	for name in lava reference scaling finetune; do \
+		$(BIN)/neuroseg bench $$name --json > benchmarks/results/$$name.json || exit 1; \
+		cat benchmarks/results/$$name.json; \
+	done
+
+benchmarks/.peers: benchmarks/peers.txt
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $@ -r $<
+	@touch $@
 
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) benchmarks/.peers runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 setup: $(STAMP)
 

@@ -14,7 +14,19 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from export.graph import Concat, Conv, Dense, Graph, Input, Neuron, Operator, Pool, Population
+from export.graph import (
+    CURRENT_DECAY_NONE,
+    VOLTAGE_DECAY_NONE,
+    Concat,
+    Conv,
+    Dense,
+    Graph,
+    Input,
+    Neuron,
+    Operator,
+    Pool,
+    Population,
+)
 from export.limits import DECAY_MAX, POTENTIAL_MAX, POTENTIAL_SHIFT
 from hardware_sim.engines import Record
 from hardware_sim.trace import Trace, pack
@@ -106,27 +118,38 @@ def _apply(op: Operator, x: torch.Tensor) -> torch.Tensor:
     if isinstance(op, Dense):
         return F.linear(x.flatten(1), weight)[:, :, None, None]
     if isinstance(op, Conv):
+        x = x.contiguous(memory_format=torch.channels_last)  # where the CPU's convolutions are faster
         return F.conv2d(x, weight, None, op.stride, op.padding, op.dilation, op.groups)
     return F.conv_transpose2d(x, weight, None, op.stride, op.padding, op.output_padding, op.groups, op.dilation)
 
 
 def _integer_scan(currents: torch.Tensor, neuron: Neuron) -> tuple[torch.Tensor, torch.Tensor]:
     """The CUBA neuron in Loihi's integers: potentials << 6, 24 bits, clipped; decays round towards zero."""
-    current = torch.zeros(currents.shape[1:], dtype=torch.int64)
-    potential = torch.full(currents.shape[1:], int(neuron.u0), dtype=torch.int64)
-    bias = 0 if neuron.bias is None else torch.from_numpy(neuron.bias).long()
+    leaky = neuron.current_decay != CURRENT_DECAY_NONE or neuron.voltage_decay != VOLTAGE_DECAY_NONE
+    dtype = torch.int64 if leaky else torch.int32  # a decay multiplies 24 bits by 12
+    inputs = currents.to(dtype) << POTENTIAL_SHIFT
+    current = torch.zeros_like(inputs[0])
+    potential = torch.full_like(inputs[0], int(neuron.u0))
+    bias = None if neuron.bias is None else torch.from_numpy(neuron.bias).to(dtype)
     spikes = torch.zeros_like(currents)
-    after = torch.empty(currents.shape, dtype=torch.int32)
+    after = torch.empty_like(currents, dtype=torch.int32)
     threshold = None if neuron.threshold is None else int(neuron.threshold) << POTENTIAL_SHIFT
-    for t, weighted in enumerate(currents):
-        current = _wrap(_decay(current, neuron.current_decay) + (weighted.long() << POTENTIAL_SHIFT))
-        potential = _decay(potential, neuron.voltage_decay) + current + bias
+    for t, arriving in enumerate(inputs):
+        if leaky:
+            current = _wrap(_decay(current, neuron.current_decay) + arriving)
+            potential = _decay(potential, neuron.voltage_decay) + current
+        else:
+            potential.add_(arriving)
+        if bias is not None:
+            potential.add_(bias)
         potential.clamp_(-POTENTIAL_MAX, POTENTIAL_MAX)
         if threshold is not None:
             fired = potential > threshold
             spikes[t] = fired
-            reset = potential - threshold if neuron.reset == "subtract" else torch.zeros_like(potential)
-            potential = torch.where(fired, reset, potential)
+            if neuron.reset == "subtract":
+                potential.sub_(fired.to(dtype), alpha=threshold)
+            else:
+                potential.masked_fill_(fired, 0)
         after[t] = potential
     return spikes, after
 
@@ -139,10 +162,6 @@ def _wrap(current: torch.Tensor) -> torch.Tensor:
 
 
 def _decay(state: torch.Tensor, decay: int) -> torch.Tensor:
-    if decay == 0:
-        return state
-    if decay == DECAY_MAX:
-        return torch.zeros_like(state)
     return state.sign() * ((state.abs() * (DECAY_MAX - decay)) >> 12)
 
 

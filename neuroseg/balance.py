@@ -1,6 +1,6 @@
 """Threshold balancing: scale the weights of a converted network so that every threshold is 1.
 
-Three methods. `threshold` is the paper's (section II-B, after Sengupta et al. 2019); `activation` scales each
+Three methods. `threshold` is the paper's (the largest net input seen); `activation` scales each
 branch of a concatenation by its own activations; `rate` builds on it and sets each population's firing rate.
 """
 

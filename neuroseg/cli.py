@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import logging
 import time
@@ -88,6 +89,10 @@ class Backend(str, Enum):
 
 class Fidelity(str, Enum):
     stock, fused = "stock", "fused"
+
+
+class Bench(str, Enum):
+    lava, finetune, reference, scaling = "lava", "finetune", "reference", "scaling"
 
 
 class _Commands(TyperGroup):
@@ -321,7 +326,7 @@ def validate(
     run_folder: RunFolder,
     data: OtherData = None,
     backend: Annotated[Backend, typer.Option(help="Engine to hold against PyTorch.")] = Backend.lava,
-    fidelity: Annotated[Fidelity, typer.Option(help="How Lava runs.")] = Fidelity.stock,
+    fidelity: Annotated[Fidelity, typer.Option(help="How Lava runs.")] = Fidelity.fused,
     subjects: Annotated[int | None, typer.Option(min=1, help="Use the first N held-out subjects only.")] = None,
 ) -> None:
     """Run PyTorch and an engine on the same spikes and compare every spike. Makes RUN/report.json.
@@ -372,7 +377,7 @@ def simulate(
     data: Data,
     out: Annotated[Path, typer.Option(help="Trace to write, TRACE.npz.")],
     backend: Annotated[Backend, typer.Option(help="Engine.")] = Backend.reference,
-    fidelity: Annotated[Fidelity, typer.Option(help="How Lava runs.")] = Fidelity.stock,
+    fidelity: Annotated[Fidelity, typer.Option(help="How Lava runs.")] = Fidelity.fused,
     subjects: Annotated[int, typer.Option(min=1, help="Use the first N subjects.")] = 1,
     potentials: Annotated[bool, typer.Option(help="Record membrane potentials too.")] = False,
 ) -> None:
@@ -410,6 +415,25 @@ def compare(
     _show_verdict(comparison)
     if not comparison.equal:
         raise typer.Exit(EXIT_DIFFERENT)
+
+
+@app.command()
+def bench(
+    name: Annotated[Bench, typer.Argument(help="Which claim to measure.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
+) -> None:
+    """Measure a claim: ratios taken side by side in one run, some minutes each.
+
+    Example: neuroseg bench lava --json
+    """
+    module = importlib.import_module(f"benchmarks.{name.value}")
+    result = module.run()
+    if as_json:
+        console.print_json(data=result)
+        return
+    console.print((module.__doc__ or "").strip())
+    for key, value in result.items():
+        console.print(f"  {key}: {value:.4g}" if isinstance(value, float) else f"  {key}: {value}", soft_wrap=True)
 
 
 @app.command()

@@ -35,6 +35,6 @@ def rate(images: torch.Tensor, timesteps: int) -> torch.Tensor:
 
 
 def poisson(images: torch.Tensor, timesteps: int, generator: torch.Generator) -> torch.Tensor:
-    """Bernoulli spikes with probability x at each step, independent (the paper's encoder, section II-B)."""
+    """Bernoulli spikes with probability x at each step, independent (the paper's encoder)."""
     noise = torch.rand((timesteps, *images.shape), generator=generator, device=images.device)
     return (noise < images).to(torch.float32)

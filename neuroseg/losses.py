@@ -26,7 +26,7 @@ def dice_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def bce_dice_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """0.3 BCE + 0.7 Dice (paper, section III-B)."""
+    """0.3 BCE + 0.7 Dice, the paper's mixture."""
     return BCE_SHARE * bce_loss(logits, target) + DICE_SHARE * dice_loss(logits, target)
 
 

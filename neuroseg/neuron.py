@@ -1,6 +1,6 @@
 """The integrate-and-fire neuron: one pure step, its surrogate gradient, and the scan over time.
 
-Yue et al., arXiv 2302.07328: eq. 1 to 3 (soft reset), eq. 4 and 5 (surrogate gradient). No leak.
+Yue et al., arXiv 2302.07328: soft reset, and the surrogate gradient of eq. 4 and 5. No leak.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ class ConcatSpec:
 
 @dataclass(frozen=True)
 class DropoutSpec:
-    """Dropout whose mask is fixed over time (paper, section II-C)."""
+    """Dropout whose mask is fixed over time."""
 
     name: str
     shape: Shape

@@ -1,4 +1,4 @@
-"""Training: one resumable loop, and the ANN's settings for it (Adam, ReduceLROnPlateau, batch 26: paper III-B)."""
+"""Training: one resumable loop, and the ANN's settings for it (Adam, ReduceLROnPlateau, batch 26, as in the paper)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The paper's modified U-Net: average pooling, transposed convolutions, no bias, no batch norm, dropout.
 
-Yue et al., "Hybrid Spiking Neural Networks Fine-tuning for Hippocampus Segmentation", arXiv 2302.07328, sec. II-A.
+Yue et al., "Hybrid Spiking Neural Networks Fine-tuning for Hippocampus Segmentation", arXiv 2302.07328.
 Everything in it has a spiking counterpart: see `convert`.
 """
 

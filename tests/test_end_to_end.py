@@ -46,7 +46,7 @@ def test_lava_equals_pytorch_on_the_template(run):
     assert report["spikes"]["total"] > 100_000
     assert set(report["dice"]) == {"ann", "converted", "finetuned", "quantized", "hardware"}
     assert report["dice"]["hardware"] == report["dice"]["quantized"]
-    assert report["backend"] == "lava" and report["fidelity"] == "stock" and report["subjects"] == ["MNI152"]
+    assert report["backend"] == "lava" and report["fidelity"] == "fused" and report["subjects"] == ["MNI152"]
     assert len(report["spikes"]["layers"]) == 12
     for layer in report["spikes"]["layers"]:
         assert set(layer) == {"name", "neurons", "software", "hardware", "mismatched", "rate"}

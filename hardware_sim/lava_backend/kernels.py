@@ -113,6 +113,19 @@ _COLUMNS, _ROWS, _WEIGHT = numba.int32[:, ::1], numba.int32[:, :, ::1], numba.in
 _INT = numba.int64
 
 
+@numba.njit(_INT(_U8, numba.uint64[::1], _INT, _INT, _I32), cache=True, nogil=True)
+def _firing(spikes, words, start, channels, active):
+    """List the channels that spike at one pixel in `active`; returns how many. Whole silent words are skipped."""
+    count = 0
+    for i in range(0, channels, 8):
+        if channels % 8 == 0 and words[(start + i) >> 3] == 0:
+            continue
+        for j in range(i, min(i + 8, channels)):
+            active[count] = j
+            count += spikes[start + j]
+    return count
+
+
 @numba.njit(numba.void(_U8, _COLUMNS, _ROWS, _WEIGHT, _I32, _INT, _INT, _I16, _I32), cache=True, nogil=True)
 def _scatter(spikes, columns, rows, weight, first_output, channels, height, total, active):
     # Pixel by pixel: the tables are looked up once for all its spikes, which add to the same place. Unsigned indexes
@@ -120,17 +133,10 @@ def _scatter(spikes, columns, rows, weight, first_output, channels, height, tota
     cin, kw, kh, n = weight.shape
     flat = weight.reshape(-1)
     words = spikes[: spikes.shape[0] // 8 * 8].view(np.uint64)
-    aligned = cin % 8 == 0
     start = 0
     for x in range(columns.shape[0]):
         for y in range(rows.shape[0]):
-            firing = 0
-            for i in range(0, cin, 8):
-                if aligned and words[(start + i) >> 3] == 0:
-                    continue
-                for j in range(i, min(i + 8, cin)):
-                    active[firing] = j
-                    firing += spikes[start + j]
+            firing = _firing(spikes, words, start, cin, active)
             start += cin
             if firing == 0:
                 continue
@@ -144,11 +150,19 @@ def _scatter(spikes, columns, rows, weight, first_output, channels, height, tota
                         break
                     place = (column * height + rows[y, run, 2]) * channels
                     tap = (kx * kh + rows[y, run, 0]) * n
-                    for k in range(firing):
+                    k = 0
+                    while k < firing:  # two spikes at a time, which halves the traffic with their common target
                         target = np.uint64(place + first_output[active[k]])
                         source = np.uint64(active[k] * kw * kh * n + tap)
-                        for o in range(np.uint64(count * n)):
-                            total[target + o] += flat[source + o]
+                        if k + 1 < firing and first_output[active[k]] == first_output[active[k + 1]]:
+                            other = np.uint64(active[k + 1] * kw * kh * n + tap)
+                            for o in range(np.uint64(count * n)):
+                                total[target + o] += flat[source + o] + flat[other + o]
+                            k += 2
+                        else:
+                            for o in range(np.uint64(count * n)):
+                                total[target + o] += flat[source + o]
+                            k += 1
 
 
 def scatter(spikes: np.ndarray, taps: Taps, total: np.ndarray) -> None:

@@ -20,7 +20,7 @@ SPACING_MM = 1.0
 SPACING_RANGE_MM = (0.1, 10.0)
 PERCENTILES = (1.0, 99.0)
 SLICE_MULTIPLE = 4  # two 2x2 poolings
-HIPPOCAMPUS_SLICE = (56, 48)  # anterior-posterior, inferior-superior (paper, section III-A)
+HIPPOCAMPUS_SLICE = (56, 48)  # anterior-posterior, inferior-superior, the paper's box
 HIPPOCAMPUS_BOX: Box = (24, *HIPPOCAMPUS_SLICE)
 
 

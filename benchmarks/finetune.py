@@ -1,0 +1,197 @@
+"""Claim: a fine-tuning step is at least twice as fast as SpikingJelly's and snnTorch's and takes at most 0.6 of their
+memory, and at most 1.6 times the time of its own convolutions.
+
+The same U-Net (16-32-64, no bias, no dropout), batch 26, T = 8, soft reset, Adam, Dice loss, each in a process of its
+own, one after the other, in turns; ours is quantisation-aware, theirs is not. Memory is the peak of the process over
+what it held before the first step. The convolutions are those of our step, forward and backward, in our memory layout.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.common import SHAPE, TIMESTEPS, machine
+from neuroseg.losses import dice_loss
+
+PEERS_FOLDER = Path(__file__).with_name(".peers")  # pip install --no-deps --target, see the Makefile
+BATCH, WARM_UP, STEPS, ROUNDS = 26, 2, 5, 3
+WIDTHS = (16, 32, 64)
+
+
+def run() -> dict[str, Any]:
+    """Seconds and peak memory of each, and ratios. Raises RuntimeError where a peer is not installed."""
+    sys.path.append(str(PEERS_FOLDER))
+    missing = [name for name in ("spikingjelly", "snntorch") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise RuntimeError(f"{' and '.join(missing)} not found; `make bench` installs them into {PEERS_FOLDER}")
+    rounds = [{name: _in_a_process(name) for name in CONTENDERS} for _ in range(ROUNDS)]
+    best = {name: {key: min(r[name][key] for r in rounds) for key in ("seconds", "bytes")} for name in CONTENDERS}
+    ours = best["neuroseg"]
+    return {
+        "step_seconds": {name: value["seconds"] for name, value in best.items()},
+        "peak_megabytes": {name: value["bytes"] / 1e6 for name, value in best.items() if name != "convolutions"},
+        "spikingjelly_over_neuroseg": best["spikingjelly"]["seconds"] / ours["seconds"],
+        "snntorch_over_neuroseg": best["snntorch"]["seconds"] / ours["seconds"],
+        "neuroseg_over_convolutions": ours["seconds"] / best["convolutions"]["seconds"],
+        "memory_of_spikingjelly": ours["bytes"] / best["spikingjelly"]["bytes"],
+        "memory_of_snntorch": ours["bytes"] / best["snntorch"]["bytes"],
+        "machine": machine(),
+    }
+
+
+def _in_a_process(name: str) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.finetune", name]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def neuroseg_step(spikes: torch.Tensor, masks: torch.Tensor) -> Callable[[], None]:
+    from export.lower import integer_scales
+    from neuroseg.convert import convert
+    from neuroseg.memory import keep_freed_memory
+    from neuroseg.unet import UNet, UNetConfig
+
+    keep_freed_memory()
+    network = convert(UNet(UNetConfig(channels=WIDTHS, dropout=0.0)), SHAPE, timesteps=TIMESTEPS)
+    network = network.with_scales(integer_scales(network)).train()
+    return _stepper(network, lambda: network(spikes, quantized=True), masks)
+
+
+def convolutions_step(spikes: torch.Tensor, masks: torch.Tensor) -> Callable[[], None]:
+    from neuroseg.convert import convert
+    from neuroseg.memory import keep_freed_memory
+    from neuroseg.spiking import _convolution
+    from neuroseg.unet import UNet, UNetConfig
+
+    keep_freed_memory()
+    network = convert(UNet(UNetConfig(channels=WIDTHS, dropout=0.0)), SHAPE, timesteps=TIMESTEPS)
+    values = network.walk(spikes, lambda _, currents: (currents > 1).float())
+    jobs = []
+    for population in network.spec.populations:
+        for k, synapse in enumerate(population.synapses):
+            x = values[synapse.source].detach().flatten(0, 1).contiguous(memory_format=torch.channels_last)
+            x.requires_grad_(synapse.source != "input")
+            weight = network.weights[f"{population.name}:{k}"].detach().requires_grad_()
+            with torch.no_grad():
+                up = torch.ones_like(_convolution(x, weight, synapse))
+            jobs.append((x, weight, synapse, up))
+
+    def step() -> None:
+        for x, weight, synapse, up in jobs:
+            wanted = [tensor for tensor in (x, weight) if tensor.requires_grad]
+            torch.autograd.grad(_convolution(x, weight, synapse), wanted, up)
+
+    return step
+
+
+def spikingjelly_step(spikes: torch.Tensor, masks: torch.Tensor) -> Callable[[], None]:
+    from spikingjelly.activation_based import functional, layer, neuron, surrogate
+
+    def fire() -> torch.nn.Module:
+        return neuron.IFNode(v_reset=None, detach_reset=True, surrogate_function=surrogate.PiecewiseQuadratic())
+
+    network = _PeerUNet(layer.Conv2d, layer.ConvTranspose2d, layer.AvgPool2d, fire, channel_axis=2)
+    functional.set_step_mode(network, "m")
+
+    def forward() -> torch.Tensor:
+        functional.reset_net(network)
+        return network(spikes).sum(0)
+
+    return _stepper(network, forward, masks)
+
+
+def snntorch_step(spikes: torch.Tensor, masks: torch.Tensor) -> Callable[[], None]:
+    import snntorch
+    from torch import nn
+
+    def fire() -> torch.nn.Module:
+        return snntorch.Leaky(beta=1.0, reset_mechanism="subtract", init_hidden=True)
+
+    network = _PeerUNet(nn.Conv2d, nn.ConvTranspose2d, nn.AvgPool2d, fire, channel_axis=1)
+    neurons = [module for module in network.modules() if isinstance(module, snntorch.Leaky)]
+
+    def forward() -> torch.Tensor:
+        for module in neurons:
+            module.reset_mem()
+        return torch.stack([network(frame) for frame in spikes]).sum(0)
+
+    return _stepper(network, forward, masks)
+
+
+class _PeerUNet(torch.nn.Module):
+    """The same U-Net in a peer's layers."""
+
+    def __init__(self, conv: Callable, up: Callable, pool: Callable, fire: Callable, *, channel_axis: int) -> None:
+        super().__init__()
+        a, b, c = WIDTHS
+        pairs = ((1, a), (a, a), (a, b), (b, b), (b, c), (c, c), (2 * b, b), (b, b), (2 * a, a), (a, a))
+        self.convs = torch.nn.ModuleList(conv(i, o, 3, padding=1, bias=False) for i, o in pairs)
+        self.ups = torch.nn.ModuleList(up(i, o, 2, stride=2, bias=False) for i, o in ((c, b), (b, a)))
+        self.head = conv(a, 1, 1, bias=False)
+        self.pool = pool(2)
+        self.fires = torch.nn.ModuleList(fire() for _ in range(12))
+        self.axis = channel_axis
+        for module in (*self.convs, *self.ups, self.head):
+            torch.nn.init.kaiming_normal_(module.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def two(x: torch.Tensor, k: int, f: int) -> torch.Tensor:
+            return self.fires[f + 1](self.convs[k + 1](self.fires[f](self.convs[k](x))))
+
+        fine = two(x, 0, 0)
+        middle = two(self.pool(fine), 2, 2)
+        coarse = two(self.pool(middle), 4, 4)
+        middle = two(torch.cat([middle, self.fires[6](self.ups[0](coarse))], self.axis), 6, 7)
+        fine = two(torch.cat([fine, self.fires[9](self.ups[1](middle))], self.axis), 8, 10)
+        return self.head(fine)
+
+
+def _stepper(network: torch.nn.Module, forward: Callable[[], torch.Tensor], masks: torch.Tensor) -> Callable[[], None]:
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        dice_loss(forward(), masks).backward()
+        optimizer.step()
+
+    return step
+
+
+CONTENDERS = {
+    "neuroseg": neuroseg_step,
+    "convolutions": convolutions_step,
+    "spikingjelly": spikingjelly_step,
+    "snntorch": snntorch_step,
+}
+
+
+def _main(name: str) -> None:
+    sys.path.append(str(PEERS_FOLDER))
+    torch.manual_seed(0)
+    spikes = (torch.rand(TIMESTEPS, BATCH, *SHAPE) < 0.4).float()
+    masks = (torch.rand(BATCH, *SHAPE) < 0.1).float()
+    step = CONTENDERS[name](spikes, masks)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(WARM_UP):
+        step()
+    times = []
+    for _ in range(STEPS):
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    peak = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    sys.stdout.write(json.dumps({"seconds": min(times), "bytes": peak}) + "\n")
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

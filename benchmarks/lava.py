@@ -1,0 +1,104 @@
+"""Claim: a fused Lava run takes a small part of the time of stock Lava, and at most twice its messaging floor.
+
+Same exported file, same spikes, one run after the other: Lava's own processes (`stock`), one event-driven process a
+layer (`fused`), and the same processes passing the same messages and computing nothing (`floor`). Then what tutorials
+teach, a RingBuffer sink read with Var.get, whose cost for one element is measured and multiplied.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+import hardware_sim
+from benchmarks.common import graph_and_spikes, machine
+from export.graph import Graph, depths
+from hardware_sim.compare import compare
+from hardware_sim.lava_backend.job import FLOOR
+from hardware_sim.lava_backend.launch import time_lava
+from hardware_sim.trace import Trace
+
+SLICES = 40
+STOCK_SLICES = 2  # stock takes a fifth of a second a step
+ROUNDS = 7
+
+
+def run() -> dict[str, Any]:
+    """Ratios and milliseconds a step; every spike of the runs is compared."""
+    graph, spikes = graph_and_spikes(SLICES)
+    everything = hardware_sim.Record()
+    stock = hardware_sim.run(graph, spikes[:STOCK_SLICES], backend="lava", fidelity="stock")
+    start = time.perf_counter()
+    fused = hardware_sim.run(graph, spikes, backend="lava", fidelity="fused")
+    subject_seconds = time.perf_counter() - start
+    reference = hardware_sim.run(graph, spikes)
+    part = hardware_sim.run(graph, spikes[:STOCK_SLICES])
+    equal = compare(fused, reference).equal and compare(stock, part).equal
+    rounds = [
+        (
+            _per_step(time_lava(graph, spikes, fidelity="fused", record=everything)),
+            _per_step(time_lava(graph, spikes, fidelity=FLOOR, record=everything)),
+        )
+        for _ in range(ROUNDS)
+    ]
+    fused_step, floor_step = (statistics.median(values) for values in zip(*rounds, strict=True))
+    depth = max(depths(graph).values())
+    stock_step = stock.seconds["run"] / (STOCK_SLICES * graph.meta.timesteps + depth)
+    steps = SLICES * graph.meta.timesteps + depth
+    element = var_get_seconds_per_element()
+    tutorial = stock.seconds["build"] + steps * (stock_step + neurons(graph) * element)
+    return {
+        "equal": equal,
+        "stock_ms_per_step": 1e3 * stock_step,
+        "fused_ms_per_step": 1e3 * fused_step,
+        "floor_ms_per_step": 1e3 * floor_step,
+        "stock_over_fused": stock_step / fused_step,
+        "fused_over_floor": fused_step / floor_step,
+        "subject_seconds_fused": subject_seconds,
+        "subject_seconds_stock_with_var_get": tutorial,
+        "subject_ratio": tutorial / subject_seconds,
+        "read_back_share": read_back_share(fused),
+        "machine": machine(),
+    }
+
+
+def _per_step(seconds: dict[str, float]) -> float:
+    return seconds["run"] / seconds["steps"]
+
+
+def neurons(graph: Graph) -> int:
+    return sum(p.shape[0] * p.shape[1] * p.shape[2] for p in graph.populations if p.neuron.threshold is not None)
+
+
+def read_back_share(trace: Trace) -> float:
+    """Seconds to unpack every layer's spikes and counts of the run, over the seconds of the run."""
+    start = time.perf_counter()
+    for name in trace.packed:
+        trace.total(name)
+    return (time.perf_counter() - start) / trace.seconds["run"]
+
+
+_VAR_GET = """
+import time
+import numpy as np
+from lava.magma.core.run_conditions import RunSteps
+from lava.magma.core.run_configs import Loihi2SimCfg
+from lava.proc.io.sink import RingBuffer as Sink
+from lava.proc.io.source import RingBuffer as Source
+source, sink = Source(data=np.ones((43008, 1), np.int32)), Sink(shape=(43008,), buffer=2)
+source.s_out.connect(sink.a_in)
+source.run(condition=RunSteps(num_steps=2), run_cfg=Loihi2SimCfg(select_tag="fixed_pt"))
+start = time.perf_counter()
+sink.data.get()
+print((time.perf_counter() - start) / (2 * 43008))
+source.stop()
+"""
+
+
+def var_get_seconds_per_element() -> float:
+    """What Var.get takes for one element of a sink of 43,008 neurons over two steps."""
+    done = subprocess.run([sys.executable, "-c", _VAR_GET], capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])

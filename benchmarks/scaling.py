@@ -1,0 +1,74 @@
+"""Claim: the cost of a fused run grows in proportion to time steps, slices and spikes.
+
+Times runs over T (4 to 64), slices (1 to 80) and firing rate (1 to 30 %), fits exponents on a log-log scale, and draws
+them into results/scaling.png. The floor of messaging is drawn too: what is above it follows the spikes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+
+import hardware_sim
+from benchmarks.common import graph_and_spikes, machine
+from hardware_sim.lava_backend.job import FLOOR
+from hardware_sim.lava_backend.launch import time_lava
+
+RESULTS = Path(__file__).with_name("results")
+TIMES, SLICES, RATES = (4, 8, 16, 32, 64), (1, 5, 10, 20, 40, 80), (0.01, 0.03, 0.1, 0.2, 0.3)
+RECORD = hardware_sim.Record(spikes=())
+
+
+def run() -> dict[str, Any]:
+    """Fitted exponents, and the points: (x, seconds, seconds of the floor)."""
+    points = {
+        "timesteps": [(t, *_seconds(20, t, 0.15)) for t in TIMES],
+        "slices": [(n, *_seconds(n, 8, 0.15)) for n in SLICES],
+        "spikes": [_spikes_point(rate) for rate in RATES],
+    }
+    exponents = {name: _exponent(rows, less_floor=name == "spikes") for name, rows in points.items()}
+    _draw(points, exponents)
+    return {"exponents": exponents, "points": points, "machine": machine()}
+
+
+def _seconds(slices: int, timesteps: int, rate: float) -> tuple[float, float]:
+    graph, spikes = graph_and_spikes(slices, timesteps=timesteps, rate=rate)
+    return tuple(  # type: ignore[return-value]
+        min(time_lava(graph, spikes, fidelity=fidelity, record=RECORD)["run"] for _ in range(2))
+        for fidelity in ("fused", FLOOR)
+    )
+
+
+def _spikes_point(rate: float) -> tuple[float, float, float]:
+    """The x of a rate is the spikes that the run really had."""
+    graph, spikes = graph_and_spikes(40, rate=rate)
+    trace = hardware_sim.run(graph, spikes)
+    return (sum(trace.total(name) for name in trace.packed), *_seconds(40, 8, rate))
+
+
+def _exponent(rows: list[tuple[float, float, float]], *, less_floor: bool) -> float:
+    x, y, floor = np.array(rows).T
+    above = y - floor if less_floor else y
+    return float(np.polyfit(np.log(x[above > 0]), np.log(above[above > 0]), 1)[0])
+
+
+def _draw(points: dict[str, list], exponents: dict[str, float]) -> None:
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    units = {"timesteps": "time steps per slice", "slices": "slices", "spikes": "spikes"}
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), constrained_layout=True)
+    for axis, (name, rows) in zip(axes, points.items(), strict=True):
+        x, y, floor = np.array(rows).T
+        axis.plot(x, y, "o-", color="#0072B2", label="fused")
+        axis.plot(x, floor, "s--", color="#E69F00", label="floor: messages only")
+        axis.set(
+            xscale="log", yscale="log", xlabel=units[name], ylabel="seconds", title=f"exponent {exponents[name]:.2f}"
+        )
+        axis.legend()
+    RESULTS.mkdir(exist_ok=True)
+    figure.savefig(RESULTS / "scaling.png", dpi=120)
+    plt.close(figure)
