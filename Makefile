@@ -26,7 +26,8 @@ format: setup
 bench: setup benchmarks/.peers
 	@mkdir -p benchmarks/results
 	for name in lava reference scaling finetune; do \
-		$(BIN)/neuroseg bench $$name --json > benchmarks/results/$$name.json || exit 1; \
+		$(BIN)/neuroseg bench $$name --json > benchmarks/results/.part || exit 1; \
+		mv benchmarks/results/.part benchmarks/results/$$name.json; \
 		cat benchmarks/results/$$name.json; \
 	done
 

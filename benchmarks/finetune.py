@@ -1,5 +1,4 @@
-"""Claim: a fine-tuning step is at least twice as fast as SpikingJelly's and snnTorch's and takes at most 0.6 of their
-memory, and at most 1.6 times the time of its own convolutions.
+"""A fine-tuning step against SpikingJelly's multi-step mode, snnTorch, and its own convolutions alone.
 
 The same U-Net (16-32-64, no bias, no dropout), batch 26, T = 8, soft reset, Adam, Dice loss, each in a process of its
 own, one after the other, in turns; ours is quantisation-aware, theirs is not. Memory is the peak of the process over
@@ -29,11 +28,11 @@ WIDTHS = (16, 32, 64)
 
 
 def run() -> dict[str, Any]:
-    """Seconds and peak memory of each, and ratios. Raises RuntimeError where a peer is not installed."""
+    """Seconds and peak memory of each, and ratios. Raises FileNotFoundError where a peer is not installed."""
     sys.path.append(str(PEERS_FOLDER))
     missing = [name for name in ("spikingjelly", "snntorch") if importlib.util.find_spec(name) is None]
     if missing:
-        raise RuntimeError(f"{' and '.join(missing)} not found; `make bench` installs them into {PEERS_FOLDER}")
+        raise FileNotFoundError(f"{' and '.join(missing)} not found; `make bench` installs them into {PEERS_FOLDER}")
     rounds = [{name: _in_a_process(name) for name in CONTENDERS} for _ in range(ROUNDS)]
     best = {name: {key: min(r[name][key] for r in rounds) for key in ("seconds", "bytes")} for name in CONTENDERS}
     ours = best["neuroseg"]

@@ -114,7 +114,7 @@ class _Fields:
     def integers(self, field: str, low: int, high: int, counts: tuple[int, ...] = (1,)) -> tuple[int, ...]:
         value = self.numbers(field).ravel()
         if value.size not in counts:
-            raise self.error(field, f"{value.size} numbers", " or ".join(map(str, counts)))
+            raise self.error(field, f"{value.size} numbers", f"{min(counts)} to {max(counts)}")
         if (value != np.round(value)).any() or (value < low).any() or (value > high).any():
             raise self.error(field, str(value.tolist()[:8]), f"integers from {low} to {high}")
         return tuple(int(v) for v in value)
@@ -177,8 +177,11 @@ class _Reader:
         source = self._previous(fields)
         if not source.parts:
             raise GraphError(f"{fields.where}: reads a layer without neurons; an add layer must follow it")
-        if "bias" in fields:
-            raise GraphError(f"{fields.where}: has a bias of its own; a bias belongs into neuron/bias here")
+        for field in ("bias", "delay", "inputs"):
+            if field in fields:
+                raise GraphError(
+                    f"{fields.where}: field {field!r} is not read on synapse layers; see concat, neuron/bias"
+                )
         edges, start = [], 0
         op = build(fields)
         for name, delay in source.parts:
@@ -200,7 +203,10 @@ class _Reader:
         if any(len(stream.parts) != 1 for stream in streams):
             raise GraphError(f"{fields.where}: inputs {inputs} are not all layers with neurons")
         parts = tuple((s.parts[0][0], s.parts[0][1] + d) for s, d in zip(streams, delays, strict=True))
-        return _Stream(parts, (sum(s.shape[0] for s in streams), *streams[0].shape[1:]))
+        shape = (sum(s.shape[0] for s in streams), *streams[0].shape[1:])
+        if len({s.shape[1:] for s in streams}) > 1 or fields.shape() != shape:
+            raise fields.error("shape", str(fields.shape()), f"{shape}, of inputs with equal sides,")
+        return _Stream(parts, shape)
 
     def _add(self, fields: _Fields) -> _Stream:
         inputs = fields.integers("inputs", 0, len(self.streams) - 1, counts=tuple(range(1, MAX_LAYERS)))
@@ -282,6 +288,9 @@ def _neuron(fields: _Fields, shape: Shape) -> Neuron:
         bias = fields.numbers("bias").astype(np.int32)
         if bias.ndim > 3 or any(n not in (1, m) for n, m in zip(bias.shape[::-1], shape[::-1], strict=False)):
             raise fields.error("bias", f"of shape {bias.shape}", f"one that broadcasts to {shape}")
+    fixed = {"refDelay": 1, "gradedSpike": 0, "wgtExp": 0}  # what nothing here simulates otherwise
+    for field, value in fixed.items():
+        fields.integer(field, value, value, default=value)
     fires = bool(fields.integer("fires", 0, 1, default=1))
     return Neuron(
         threshold=fields.integer("vThMant", 0, 2**31 - 1) if fires else None,

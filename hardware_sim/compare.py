@@ -51,6 +51,8 @@ class Comparison:
     layers: tuple[LayerComparison, ...]
     first: Divergence | None
     output_mismatched: int  # output potentials that differ
+    first_output: str | None = None
+    potentials_mismatched: int = 0  # of the potentials that both runs recorded
 
     @property
     def total(self) -> int:
@@ -62,14 +64,25 @@ class Comparison:
 
     @property
     def equal(self) -> bool:
-        return self.mismatched == 0 and self.output_mismatched == 0
+        return not (self.mismatched or self.output_mismatched or self.potentials_mismatched)
+
+    @property
+    def cause(self) -> str | None:
+        """The first divergence, or where only outputs differ the first of those; None when all is equal."""
+        if self.first:
+            return str(self.first)
+        if self.first_output:
+            return self.first_output
+        return f"{self.potentials_mismatched} potentials, but no spike" if self.potentials_mismatched else None
 
 
 def compare(software: Trace, hardware: Trace) -> Comparison:
     """Compare every spike of every population and every output potential.
 
-    Raises TraceError when the runs differ in populations, shapes, samples or steps.
+    Raises TraceError when the runs differ in populations, shapes, samples or steps, or recorded no spikes.
     """
+    if not software.packed and not hardware.packed:
+        raise TraceError("neither run recorded spikes; there is nothing to compare")
     if list(software.packed) != list(hardware.packed):
         raise TraceError(f"populations differ: {', '.join(software.packed)} and {', '.join(hardware.packed)}")
     if dict(software.shapes) != dict(hardware.shapes) or software.output.shape != hardware.output.shape:
@@ -95,8 +108,24 @@ def compare(software: Trace, hardware: Trace) -> Comparison:
                 rate=spikes / (neurons * software.samples * software.timesteps),
             )
         )
-    first = _divergence(software, hardware, *min(firsts)[::2]) if firsts else None
-    return Comparison(tuple(layers), first, int((software.output != hardware.output).sum()))
+    both = [name for name in software.potentials if name in hardware.potentials]
+    differing_outputs = np.argwhere(software.output != hardware.output)
+    return Comparison(
+        layers=tuple(layers),
+        first=_divergence(software, hardware, *min(firsts)[::2]) if firsts else None,
+        output_mismatched=len(differing_outputs),
+        first_output=_output(software, hardware, differing_outputs[0]) if len(differing_outputs) else None,
+        potentials_mismatched=sum(int((software.potentials[n] != hardware.potentials[n]).sum()) for n in both),
+    )
+
+
+def _output(software: Trace, hardware: Trace, place: np.ndarray) -> str:
+    sample, *neuron = (int(k) for k in place)
+    ours, theirs = (int(trace.output[tuple(place)]) for trace in (software, hardware))
+    name = software.output_name
+    return (
+        f"sample {sample}, output {name}, neuron {tuple(neuron)}: potential {ours} in the first, {theirs} in the second"
+    )
 
 
 def _divergence(software: Trace, hardware: Trace, step: int, name: str) -> Divergence:

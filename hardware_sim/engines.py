@@ -72,7 +72,9 @@ def run(
         raise SimulationError(f"backend {backend!r} is unknown; {', '.join(BACKENDS)} are allowed")
     if fidelity not in FIDELITIES:
         raise SimulationError(f"fidelity {fidelity!r} is unknown; {', '.join(FIDELITIES)} are allowed")
-    if importlib.util.find_spec("lava.magma") is None if importlib.util.find_spec("lava") else True:
+    if backend == "loihi":
+        fidelity = "stock"  # the chip has no fused layers
+    if importlib.util.find_spec("lava") is None or importlib.util.find_spec("lava.magma") is None:
         raise SimulationError(
             f"backend {backend!r} needs Lava, which is not installed: Python 3.10 and pip install 'neuroseg[lava]'"
         )

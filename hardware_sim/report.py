@@ -22,11 +22,7 @@ def build_report(
 ) -> dict[str, Any]:
     """One comparison a subject, with its number of slices; returns the content of report.json."""
     layers = [_merge([c.layers[k] for c in comparisons], samples) for k in range(len(comparisons[0].layers))]
-    firsts = [
-        f"{subject}: {comparison.first}"
-        for subject, comparison in zip(subjects, comparisons, strict=True)
-        if comparison.first
-    ]
+    firsts = [f"{subject}: {c.cause}" for subject, c in zip(subjects, comparisons, strict=True) if c.cause]
     return {
         "spikes": {
             "equal": all(comparison.equal for comparison in comparisons),

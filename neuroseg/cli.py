@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import typer
 from rich.logging import RichHandler
+from rich.markup import escape
 from typer.core import TyperGroup
 
 import hardware_sim
@@ -41,6 +42,7 @@ from neuroseg.console import (
 from neuroseg.convert import ConversionError
 from neuroseg.convert import convert as convert_network
 from neuroseg.data import ScanError, Subject, msd, open_cohort, stack_slices
+from neuroseg.data.volume import Box
 from neuroseg.encode import encode
 from neuroseg.finetune import FinetuneConfig
 from neuroseg.finetune import finetune as finetune_network
@@ -65,6 +67,7 @@ KNOWN_ERRORS = (
 )
 CLASS_NAMES = ("hippocampus",)
 CALIBRATION_SLICES = 25
+DEMO_DATA, DEMO_DICE = "template:32", 0.8
 
 
 class Loss(str, Enum):
@@ -104,7 +107,7 @@ class _Commands(TyperGroup):
         except KNOWN_ERRORS as error:
             if ctx.params.get("debug"):
                 raise
-            errors.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+            errors.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
             raise typer.Exit(EXIT_BAD_INPUT) from error
 
 
@@ -126,6 +129,10 @@ Data = Annotated[
 OtherData = Annotated[
     str | None, typer.Option(help="Another data set than the run's; same forms as in `neuroseg train`.")
 ]
+
+
+STALL_TIMEOUT = 120.0
+StallTimeout = Annotated[float, typer.Option(min=1, help="Seconds without a step after which a Lava run is ended.")]
 
 
 @app.callback()
@@ -160,7 +167,7 @@ def fetch(
         raise ScanError(f"data set {name!r} is unknown; 'msd' is allowed")
     with steps_bar("download", unit="bytes") as show:
         folder = msd.fetch(to, url=url, known_hash=checksum, progress=show)
-    console.print(f"[green]ready:[/green] {folder}")
+    console.print(f"[green]ready:[/green] {escape(str(folder))}")
 
 
 @data_app.command()
@@ -171,7 +178,7 @@ def check(directory: Annotated[str, typer.Argument(help="Folder of scans.")]) ->
     """
     cohort = open_cohort(directory)
     for reject in cohort.rejects:
-        console.print(f"[red]{reject.id}[/red]: {reject.reason}", highlight=False, soft_wrap=True)
+        console.print(escape(f"{reject.id}: {reject.reason}"), style="red", highlight=False, soft_wrap=True)
     console.print(f"{len(cohort.subjects)} usable, {len(cohort.rejects)} left out")
     if cohort.rejects:
         raise typer.Exit(EXIT_DIFFERENT)
@@ -187,6 +194,7 @@ def train(
     dropout: Annotated[float, typer.Option(min=0, max=0.9)] = UNetConfig.dropout,
     validation: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share of subjects held out.")] = 0.2,
     subjects: Annotated[int | None, typer.Option(min=2, help="Use the first N subjects only.")] = None,
+    box: Annotated[str | None, typer.Option(help="Box to crop to, as X,Y,Z in mm; X may be `all`.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of split, weights and order.")] = 0,
 ) -> None:
     """Train the ANN U-Net; goes on where it stopped if it was killed. Makes RUN/ann.pt.
@@ -197,17 +205,22 @@ def train(
         widths = tuple(int(width) for width in channels.split(","))
     except ValueError:
         raise ValueError(f"--channels is {channels!r}; numbers with commas, like 16,32,64, are allowed") from None
-    usable = _usable(data, seed)[:subjects]
+    sides = _parse_box(box)
+    usable = _usable(data, seed, sides)[:subjects]
     training, held_out = split(usable, validation=validation, seed=seed)
     settings = Settings(
-        data=data if not Path(data).is_dir() else str(Path(data).resolve()),
+        data=_place(data),
         seed=seed,
         training=tuple(subject.id for subject in training),
         validation=tuple(subject.id for subject in held_out),
         model=UNetConfig(channels=widths, dropout=dropout),
         train=TrainConfig(epochs=epochs, loss=loss.value, seed=seed),
+        box=sides,
     )
+    settings.model.check_slice(*training[0].image.shape[1:])
     run = Run(out)
+    if run.settings_file.exists() and run.load_settings() != settings:
+        raise RunError(f"{out} holds a run with other settings; delete it or choose another folder")
     run.save_settings(settings)
     console.print(f"training on {len(training)} subjects, validating on {len(held_out)}")
     with training_bar("ANN") as show:
@@ -219,8 +232,9 @@ def train(
             checkpoint=run.checkpoint(run.ann),
             on_step=show,
         )
+    run.forget_after(run.ann)
     runs.save_ann(network, history, run.ann)
-    console.print(f"best validation 3D Dice {max(row.validation_dice for row in history):.4f}; {run.ann}")
+    console.print(f"best validation 3D Dice {max(row.validation_dice for row in history):.4f}; {escape(str(run.ann))}")
 
 
 @app.command()
@@ -254,10 +268,11 @@ def convert(
     with console.status(f"balancing on {len(chosen)} training slices ({method.value})"):
         network = balance(network, images[chosen], method=method.value, seed=settings.seed)
     network = network.with_scales(integer_scales(network))
+    run.forget_after(run.converted)
     runs.save_snn(network, run.converted, notes={"balance": method.value, "data": Path(settings.data).name})
     console.print(
         f"{len(network.spec.populations)} populations, T = {timesteps}, reset {reset.value}, "
-        f"{encoder.value} code; {run.converted}"
+        f"{encoder.value} code; {escape(str(run.converted))}"
     )
 
 
@@ -299,10 +314,13 @@ def finetune(
         tuned = tuned.with_scales(integer_scales(tuned))
     images, _ = stack_slices(training)
     sample = images[np.random.default_rng(settings.seed).permutation(len(images))[:CALIBRATION_SLICES]]
-    console.print(rates_table(firing_rates(network, sample), firing_rates(tuned, sample, quantized=True)))
+    console.print(
+        rates_table(firing_rates(network, sample, quantized=True), firing_rates(tuned, sample, quantized=True))
+    )
+    run.forget_after(run.snn)
     notes = {**notes, "finetuned": json.dumps(dataclasses.asdict(config))}
     runs.save_snn(tuned, run.snn, notes=notes)
-    console.print(f"best validation 3D Dice {max(row.validation_dice for row in history):.4f}; {run.snn}")
+    console.print(f"best validation 3D Dice {max(row.validation_dice for row in history):.4f}; {escape(str(run.snn))}")
 
 
 @app.command()
@@ -316,9 +334,10 @@ def export(run_folder: RunFolder) -> None:
     run = Run(run_folder)
     network, notes = _final(run)
     graph = export_graph(network, class_names=CLASS_NAMES, notes=notes)
+    run.forget_after(run.network)
     netx.write(graph, run.network)
     size = run.network.stat().st_size / 1024
-    console.print(f"{len(graph.populations)} populations, 8-bit weights, {size:.0f} KiB; {run.network}")
+    console.print(f"{len(graph.populations)} populations, 8-bit weights, {size:.0f} KiB; {escape(str(run.network))}")
 
 
 @app.command()
@@ -328,6 +347,7 @@ def validate(
     backend: Annotated[Backend, typer.Option(help="Engine to hold against PyTorch.")] = Backend.lava,
     fidelity: Annotated[Fidelity, typer.Option(help="How Lava runs.")] = Fidelity.fused,
     subjects: Annotated[int | None, typer.Option(min=1, help="Use the first N held-out subjects only.")] = None,
+    stall_timeout: StallTimeout = STALL_TIMEOUT,
 ) -> None:
     """Run PyTorch and an engine on the same spikes and compare every spike. Makes RUN/report.json.
 
@@ -337,7 +357,9 @@ def validate(
     """
     run = Run(run_folder)
     settings = run.load_settings()
-    chosen = [s for s in _usable(data or settings.data, settings.seed) if s.id not in settings.training][:subjects]
+    usable = _usable(data or settings.data, settings.seed, settings.box)
+    trained_on = settings.training if data is None or _place(data) == settings.data else ()
+    chosen = [subject for subject in usable if subject.id not in trained_on][:subjects]
     if not chosen:
         raise ScanError(f"{data or settings.data}: every subject was trained on; none is left to validate with")
     start = time.perf_counter()
@@ -348,7 +370,7 @@ def validate(
         spikes = _spikes(subject, network)
         software = software_trace(network, spikes)
         with steps_bar(f"{backend.value} {k}/{len(chosen)} {subject.id}") as show:
-            hardware = _simulate(graph, spikes, backend, fidelity, show)
+            hardware = _simulate(graph, spikes, backend, fidelity, show, stall_timeout=stall_timeout)
         comparisons.append(compare_traces(software, hardware))
         software_masks.append(_mask(software))
         hardware_masks.append(_mask(hardware))
@@ -361,7 +383,7 @@ def validate(
         subjects=[subject.id for subject in chosen],
         dice=dice,
         backend=backend.value,
-        fidelity=fidelity.value if backend is not Backend.reference else "reference",
+        fidelity=hardware.engine.rpartition("/")[2],
         timesteps=network.spec.timesteps,
         seconds={"run": run_seconds, "all": time.perf_counter() - start},
     )
@@ -380,6 +402,7 @@ def simulate(
     fidelity: Annotated[Fidelity, typer.Option(help="How Lava runs.")] = Fidelity.fused,
     subjects: Annotated[int, typer.Option(min=1, help="Use the first N subjects.")] = 1,
     potentials: Annotated[bool, typer.Option(help="Record membrane potentials too.")] = False,
+    stall_timeout: StallTimeout = STALL_TIMEOUT,
 ) -> None:
     """Run an exported network on scans and keep every spike.
 
@@ -392,10 +415,10 @@ def simulate(
     spikes = encode(images, timesteps=graph.meta.timesteps, encoder=graph.meta.encoder)
     record = hardware_sim.Record(potentials="all" if potentials else ())
     with steps_bar(backend.value) as show:
-        trace = _simulate(graph, spikes, backend, fidelity, show, record=record)
+        trace = _simulate(graph, spikes, backend, fidelity, show, record=record, stall_timeout=stall_timeout)
     trace.save(out)
     total = sum(trace.total(name) for name in trace.packed)
-    console.print(f"{trace.samples} slices, {total:,} spikes in {trace.seconds['run']:.1f} s; {out}")
+    console.print(f"{trace.samples} slices, {total:,} spikes in {trace.seconds['run']:.1f} s; {escape(str(out))}")
 
 
 @app.command()
@@ -448,10 +471,13 @@ def demo(
     """
     run = Run(out)
     if run.settings_file.exists():
-        for file in (run.checkpoint(run.ann), run.checkpoint(run.snn), run.ann, run.converted, run.snn):
+        if run.load_settings().data != DEMO_DATA:
+            raise RunError(f"{out} holds a run that is not the demo's; choose another folder with --out")
+        run.forget_after(run.ann)
+        for file in (run.settings_file, run.ann, run.checkpoint(run.ann)):
             file.unlink(missing_ok=True)
     console.rule("1/5 train the ANN on 32 simulated subjects")
-    train(data="template:32", out=out, epochs=20, seed=seed, validation=0.15, dropout=0.05)
+    train(data=DEMO_DATA, out=out, epochs=20, seed=seed, validation=0.15, dropout=0.05)
     console.rule("2/5 convert to integrate-and-fire neurons")
     convert(out)
     console.rule("3/5 fine-tune with spikes and 8-bit weights")
@@ -460,9 +486,12 @@ def demo(
     export(out)
     console.rule("5/5 run that file in Lava on the untouched template, against PyTorch")
     validate(out, data="mni152")
+    reached = json.loads(run.report.read_text())["dice"]["hardware"]["3d"]
     console.print(
         "These subjects are one anatomy, deformed: this shows that the road works, not how accurate the network is."
     )
+    if reached < DEMO_DICE:
+        raise RunError(f"3D Dice of the hardware run is {reached:.3f}; the demo is to reach {DEMO_DICE}")
 
 
 def software_trace(network: SpikingNetwork, spikes: torch.Tensor) -> Trace:
@@ -487,6 +516,8 @@ def _simulate(
     backend: Backend,
     fidelity: Fidelity,
     show: Any,
+    *,
+    stall_timeout: float,
     record: hardware_sim.Record = hardware_sim.Record(),
 ) -> Trace:
     return hardware_sim.run(
@@ -495,6 +526,7 @@ def _simulate(
         backend=backend.value,
         fidelity=fidelity.value,
         record=record,
+        stall_timeout=stall_timeout,
         on_step=show,
     )
 
@@ -532,8 +564,10 @@ def _show_report(report: dict[str, Any], run: Run) -> None:
     if spikes["equal"]:
         console.print(f"[green]equal:[/green] {spikes['total']:,} spikes, none differs")
     else:
-        console.print(f"[red]different:[/red] {spikes['mismatched']:,} spikes; first: {spikes['first_divergence']}")
-    console.print(f"{run.report}")
+        console.print(
+            f"[red]different:[/red] {spikes['mismatched']:,} spikes; first: {escape(str(spikes['first_divergence']))}"
+        )
+    console.print(escape(str(run.report)))
 
 
 def _show_verdict(comparison: Comparison) -> None:
@@ -544,8 +578,7 @@ def _show_verdict(comparison: Comparison) -> None:
         f"[red]different:[/red] {comparison.mismatched:,} of {comparison.total:,} spikes and "
         f"{comparison.output_mismatched:,} output potentials"
     )
-    if comparison.first:
-        console.print(f"first: {comparison.first}", highlight=False, soft_wrap=True)
+    console.print(f"first: {comparison.cause}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _final(run: Run) -> tuple[SpikingNetwork, dict[str, str]]:
@@ -553,11 +586,28 @@ def _final(run: Run) -> tuple[SpikingNetwork, dict[str, str]]:
     return runs.load_snn(run.snn if run.snn.exists() else run.converted)
 
 
-def _usable(data: str, seed: int) -> list[Subject]:
+def _place(data: str) -> str:
+    """A data set's name, the same from wherever the command is called."""
+    return str(Path(data).resolve()) if Path(data).is_dir() else data
+
+
+def _parse_box(text: str | None) -> Box | None:
+    if text is None:
+        return None
+    try:
+        x, y, z = text.split(",")
+        return (None if x == "all" else int(x), int(y), int(z))
+    except ValueError:
+        raise ValueError(f"--box is {text!r}; X,Y,Z like 24,56,48 or all,56,48 is allowed") from None
+
+
+def _usable(data: str, seed: int, box: Box | None = None) -> list[Subject]:
     """Subjects of a data set; says what was left out. Raises ScanError when nothing is left."""
-    cohort = open_cohort(data, seed=seed)
+    cohort = open_cohort(data, seed=seed, box=box)
     for reject in cohort.rejects:
-        errors.print(f"[yellow]left out:[/yellow] {reject.id}: {reject.reason}", highlight=False, soft_wrap=True)
+        errors.print(
+            f"[yellow]left out:[/yellow] {escape(f'{reject.id}: {reject.reason}')}", highlight=False, soft_wrap=True
+        )
     if not cohort.subjects:
         raise ScanError(f"{data}: no usable subject; `neuroseg data check` lists the reasons")
     return list(cohort.subjects)
@@ -565,7 +615,7 @@ def _usable(data: str, seed: int) -> list[Subject]:
 
 def _split(settings: Settings, data: str | None) -> tuple[list[Subject], list[Subject]]:
     """The run's training and validation subjects."""
-    found = {subject.id: subject for subject in _usable(data or settings.data, settings.seed)}
+    found = {subject.id: subject for subject in _usable(data or settings.data, settings.seed, settings.box)}
     missing = [name for name in (*settings.training, *settings.validation) if name not in found]
     if missing:
         raise ScanError(f"{data or settings.data}: lacks the run's subjects {', '.join(missing[:5])}")

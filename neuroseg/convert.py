@@ -61,12 +61,17 @@ def convert(
     Weights are copied as they are, thresholds are 1; balance the result before use. Raises ConversionError,
     naming the node, for anything that has no spiking counterpart.
     """
+    training = model.training
     try:
         graph = fx.symbolic_trace(model.eval())
-    except Exception as error:  # the tracer raises whatever the model's own code raises
-        raise ConversionError(f"{type(model).__name__} cannot be traced by torch.fx: {error}") from error
-    with torch.no_grad():
-        ShapeProp(graph).propagate(torch.zeros(1, *input_shape))
+        with torch.no_grad():
+            ShapeProp(graph).propagate(torch.zeros(1, *input_shape))
+    except Exception as error:  # tracing raises whatever the model's own code raises
+        raise ConversionError(
+            f"{type(model).__name__} cannot be traced by torch.fx on {input_shape}: {error}"
+        ) from error
+    finally:
+        model.train(training)
     builder = _Builder(graph)
     for node in graph.graph.nodes:
         builder.visit(node)
@@ -144,7 +149,7 @@ class _Builder:
             groups=module.groups,
         )
         name = str(node.target).replace(".", "_")
-        return Current(self._unique(name), ((synapse, module.weight.detach()),))
+        return Current(name, ((synapse, module.weight.detach()),))
 
     def _relu(self, node: fx.Node) -> Value:
         value = self.values[node.args[0]]  # type: ignore[index]
@@ -210,7 +215,7 @@ class _Builder:
         self._population(value, _shape(result), fires=False)
 
     def _population(self, current: Current, shape: Shape, *, fires: bool) -> str:
-        population = PopulationSpec(current.name, shape, tuple(s for s, _ in current.synapses), fires)
+        population = PopulationSpec(self._unique(current.name), shape, tuple(s for s, _ in current.synapses), fires)
         for k, (_, weight) in enumerate(current.synapses):
             self.weights[f"{population.name}:{k}"] = weight
         return self._add(population)

@@ -1,6 +1,7 @@
 """Spike-based fine-tuning: backpropagation through time with a surrogate gradient, quantisation-aware.
 
-Yue et al., arXiv 2302.07328. The forward pass uses the very integers that are exported.
+Yue et al., arXiv 2302.07328. The forward pass uses the very integers that are exported,
+up to the gain of dropout while it trains.
 """
 
 from __future__ import annotations

@@ -6,13 +6,16 @@ import dataclasses
 import json
 import os
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from neuroseg.spiking import LAYER_KINDS, NetworkSpec, SpikingNetwork, SynapseSpec
+from neuroseg.data.volume import Box
+from neuroseg.spiking import LAYER_KINDS, LayerSpec, NetworkSpec, SpikingNetwork, SynapseSpec
 from neuroseg.train import Epoch, TrainConfig, save_atomically
 from neuroseg.unet import UNet, UNetConfig
 
@@ -31,6 +34,7 @@ class Settings:
     validation: tuple[str, ...]
     model: UNetConfig
     train: TrainConfig
+    box: Box | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,14 @@ class Run:
         """State of a training that may be killed."""
         return step.with_suffix(".ckpt")
 
+    def forget_after(self, step: Path) -> None:
+        """Delete what later steps made: it does not belong to what `step` will hold now."""
+        made = (self.ann, self.converted, self.snn, self.network, self.report)
+        for file in made[made.index(step) + 1 :]:
+            file.unlink(missing_ok=True)
+        if step in (self.ann, self.converted):
+            self.checkpoint(self.snn).unlink(missing_ok=True)
+
     def save_settings(self, settings: Settings) -> None:
         write_json(asdict(settings), self.settings_file)
 
@@ -81,6 +93,7 @@ class Run:
                 validation=tuple(fields["validation"]),
                 model=UNetConfig(**{**model, "channels": tuple(model["channels"])}),
                 train=TrainConfig(**train),
+                box=tuple(fields["box"]) if fields.get("box") else None,
             )
         except FileNotFoundError:
             raise RunError(f"{self.settings_file}: no such file; `neuroseg train` makes a run folder") from None
@@ -100,10 +113,11 @@ def save_ann(network: UNet, history: list[Epoch], path: Path) -> None:
 
 def load_ann(path: Path) -> UNet:
     """Load what `save_ann` saved, in evaluation mode. Raises RunError."""
-    content = _load(path, made_by="neuroseg train")
-    model = {**content["model"], "channels": tuple(content["model"]["channels"])}
-    network = UNet(UNetConfig(**model))
-    network.load_state_dict(content["state"])
+    with _reading(path, made_by="neuroseg train"):
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        model = {**content["model"], "channels": tuple(content["model"]["channels"])}
+        network = UNet(UNetConfig(**model))
+        network.load_state_dict(content["state"])
     return network.eval()
 
 
@@ -117,31 +131,40 @@ def save_snn(network: SpikingNetwork, path: Path, *, notes: dict[str, str]) -> N
 
 def load_snn(path: Path, *, made_by: str = "neuroseg convert") -> tuple[SpikingNetwork, dict[str, str]]:
     """Load what `save_snn` saved, in evaluation mode, with its notes. Raises RunError."""
-    content = _load(path, made_by=made_by)
-    layers = []
-    for fields in content["layers"]:
-        fields = dict(fields)
-        kind = LAYER_KINDS[fields.pop("kind")]
-        if "synapses" in fields:
-            fields["synapses"] = tuple(SynapseSpec(**synapse) for synapse in fields["synapses"])
-        layers.append(kind(**fields))
-    network = SpikingNetwork(NetworkSpec(layers=tuple(layers), **content["spec"]))
-    network.load_state_dict(content["state"])
-    return network.eval(), content["notes"]
+    with _reading(path, made_by=made_by):
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        spec = NetworkSpec(layers=tuple(_layer(fields) for fields in content["layers"]), **content["spec"])
+        network = SpikingNetwork(spec)
+        network.load_state_dict(content["state"])
+        notes = dict(content["notes"])
+    return network.eval(), notes
+
+
+def _layer(fields: dict[str, Any]) -> LayerSpec:
+    kind = LAYER_KINDS[fields["kind"]]
+    rest = {key: value for key, value in fields.items() if key != "kind"}
+    if "synapses" in rest:
+        rest["synapses"] = tuple(SynapseSpec(**synapse) for synapse in rest["synapses"])
+    return kind(**rest)
 
 
 def write_json(content: Any, path: Path) -> None:
     """Write JSON beside the place, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(path.name + ".part")
-    scratch.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(scratch, path)
-
-
-def _load(path: Path, *, made_by: str) -> dict[str, Any]:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        scratch.write_text(json.dumps(content, indent=2) + "\n")
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+@contextmanager
+def _reading(path: Path, *, made_by: str) -> Iterator[None]:
+    """Turn whatever a missing, torn or foreign file raises into a RunError."""
+    try:
+        yield
     except FileNotFoundError:
         raise RunError(f"{path}: no such file; `{made_by}` makes it") from None
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+    except (RuntimeError, EOFError, OSError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
         raise RunError(f"{path}: cannot be read ({error})") from error

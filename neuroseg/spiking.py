@@ -109,6 +109,11 @@ class NetworkSpec:
     encoder: str = "rate"
     alpha: float = 1.0
 
+    def __post_init__(self) -> None:
+        names = [layer.name for layer in self.layers]
+        if len(set(names)) < len(names):
+            raise ValueError(f"layer names {sorted({n for n in names if names.count(n) > 1})} are used twice")
+
     @property
     def populations(self) -> tuple[PopulationSpec, ...]:
         return tuple(layer for layer in self.layers if isinstance(layer, PopulationSpec))

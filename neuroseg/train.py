@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -89,6 +91,7 @@ def train(
     With `checkpoint`, state is saved after every epoch and a killed training goes on from there, with the same
     result as one that was never killed.
     """
+    model.check_slice(*training[0].image.shape[1:])
     torch.manual_seed(config.seed)
     network = UNet(model)
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
@@ -145,6 +148,7 @@ def fit(
     truths = [subject.mask for subject in validation]
     saved: dict[str, Any] = {"network": network, "optimizer": optimizer}
     saved |= {name: s for name, s in (("after_batch", after_batch), ("after_epoch", after_epoch)) if s is not None}
+    identity = _plain({**identity, **_fingerprints(network, images, masks, truths)})
     history, best = _resume(checkpoint, identity, saved)
     batches = -(-len(images) // batch)
     for epoch in range(len(history) + 1, epochs + 1):
@@ -181,7 +185,7 @@ def fit(
         if checkpoint:
             states = {name: part.state_dict() for name, part in saved.items()}
             rows = [asdict(row) for row in history]
-            save_atomically({"identity": _plain(identity), "history": rows, "best": best, **states}, checkpoint)
+            save_atomically({"identity": identity, "history": rows, "best": best, **states}, checkpoint)
     network.load_state_dict(best)
     return history
 
@@ -192,14 +196,34 @@ def _resume(
     """Load a checkpoint into the parts that it holds; returns the history so far and the best weights."""
     if checkpoint is None or not checkpoint.exists():
         return [], {}
-    content = torch.load(checkpoint, weights_only=True)
-    if content["identity"] != _plain(identity):
-        raise ValueError(f"{checkpoint} belongs to a run with other settings; delete it or choose another folder")
-    for name, part in saved.items():
-        part.load_state_dict(content[name])
-    history = [Epoch(**row) for row in content["history"]]
+    try:
+        content = torch.load(checkpoint, weights_only=True)
+        same = content["identity"] == identity
+        history, best = [Epoch(**row) for row in content["history"]], content["best"]
+        if same:
+            for name, part in saved.items():
+                part.load_state_dict(content[name])
+    except (RuntimeError, EOFError, OSError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{checkpoint} cannot be read ({error}); delete it to start again") from error
+    if not same:
+        raise ValueError(
+            f"{checkpoint} belongs to a run with other settings or data; delete it or choose another folder"
+        )
     log.info("resuming after epoch %d from %s", len(history), checkpoint)
-    return history, content["best"]
+    return history, best
+
+
+def _fingerprints(network: nn.Module, images: torch.Tensor, masks: torch.Tensor, truths: list) -> dict[str, str]:
+    """Hashes of where a training starts: its weights and its data."""
+
+    def digest(arrays: Sequence[np.ndarray]) -> str:
+        total = hashlib.sha256()
+        for array in arrays:
+            total.update(np.ascontiguousarray(array).data)
+        return total.hexdigest()
+
+    weights = [parameter.detach().cpu().numpy() for parameter in network.parameters()]
+    return {"start": digest(weights), "training": digest([images.numpy(), masks.numpy()]), "validation": digest(truths)}
 
 
 @torch.no_grad()
@@ -217,8 +241,11 @@ def save_atomically(content: dict[str, Any], path: Path) -> None:
     """torch.save beside the place, then rename: a reader never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(path.name + ".part")
-    torch.save(content, scratch)
-    os.replace(scratch, path)
+    try:
+        torch.save(content, scratch)
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def _plain(value: Any) -> Any:

@@ -21,6 +21,18 @@ class UNetConfig:
     channels: tuple[int, ...] = (16, 32, 64)
     dropout: float = 0.1
 
+    def __post_init__(self) -> None:
+        if not self.channels or min(self.channels) < 1:
+            raise ValueError(f"channels are {self.channels}; positive widths are needed")
+
+    def check_slice(self, height: int, width: int) -> None:
+        """Raise ValueError unless a slice can be pooled between all resolutions."""
+        factor = 2 ** (len(self.channels) - 1)
+        if height % factor or width % factor:
+            raise ValueError(
+                f"slices are {height} x {width}; {len(self.channels)} widths need sides that divide by {factor}"
+            )
+
 
 class DoubleConv(nn.Module):
     """Two 3x3 convolutions, each with ReLU and dropout."""

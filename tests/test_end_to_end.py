@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import h5py
@@ -52,6 +53,24 @@ def test_lava_equals_pytorch_on_the_template(run):
         assert set(layer) == {"name", "neurons", "software", "hardware", "mismatched", "rate"}
 
 
+def test_stock_lava_equals_pytorch_on_the_template(run):
+    call("validate", run, "--data", "mni152", "--fidelity", "stock")
+    report = json.loads((run / "report.json").read_text())
+    assert report["fidelity"] == "stock" and report["spikes"]["mismatched"] == 0
+    assert report["dice"]["hardware"] == report["dice"]["quantized"]
+
+
+def test_a_run_folder_does_not_mix_runs(run, tmp_path):
+    arguments = ("train", "--data", "template:6", "--out", run, "--channels", "4,6,8", "--dropout", 0)
+    assert "holds a run with other settings" in call(*arguments, "--epochs", 9, code=2)
+    assert "not the demo's" in call("demo", "--out", run, code=2)
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    call("convert", copy, "--timesteps", 2)
+    assert not (copy / "snn.pt").exists() and not (copy / "network.net").exists()
+    assert "neuroseg export" in call("validate", copy, code=2) or "no such file" in call("validate", copy, code=2)
+
+
 def test_validation_keeps_to_held_out_subjects(run):
     call("validate", run, "--backend", "reference")
     settings, report = (json.loads((run / name).read_text()) for name in ("run.json", "report.json"))
@@ -98,6 +117,10 @@ def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path):
         (("train", "--data", tmp_path / "nowhere", "--out", tmp_path / "r"), "no such folder"),
         (
             ("train", "--data", "template:4", "--out", tmp_path / "r", "--channels", "a,b"),
+            (("train", "--data", "template:4", "--out", tmp_path / "r", "--channels", "2,2,2,2,2,2"), "divide by 32"),
+            (("train", "--data", "template:4", "--out", tmp_path / "r", "--channels", "2,-2"), "positive widths"),
+            (("train", "--data", "template:4", "--out", tmp_path / "r", "--box", "24,56"), "24,56,48 or all,56,48"),
+            (("train", "--data", "template:4", "--out", tmp_path / "r", "--box", "24,55,48"), "must divide by 4"),
             "16,32,64, are allowed",
         ),
         (("convert", tmp_path), "run.json: no such file"),
@@ -137,6 +160,7 @@ def test_every_command_explains_itself_with_an_example():
         "validate",
         "simulate",
         "compare",
+        "bench",
         "data fetch",
         "data check",
     ):

@@ -93,7 +93,7 @@ def _watch(
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     with open(files.log, "wb") as output:
         worker = subprocess.Popen(
-            [sys.executable, "-m", WORKER, str(files.folder)],
+            [sys.executable, "-m", WORKER, str(files.folder), str(os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -1,4 +1,4 @@
-"""The process in which Lava runs: `python -m hardware_sim.lava_backend.worker FOLDER`.
+"""The process in which Lava runs: `python -m hardware_sim.lava_backend.worker FOLDER PARENT_PID`.
 
 It never loads torch (whose threads do not survive Lava's forks), and whatever happens to it, it ends its actors
 and frees its shared memory.
@@ -38,9 +38,9 @@ LAST_WORDS_SECONDS = 2.0
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, launcher: int) -> None:
     """Run the job in a folder; its results are array files there."""
-    _end_with_parent()
+    _end_with_parent(launcher)
     files, job = Files(folder), Job.load(folder)
     start = time.perf_counter()
     config = _run_config(job)
@@ -159,7 +159,7 @@ def _teardown(runtime: Any) -> None:
         infrastructure.smm.shutdown()
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(launcher: int) -> None:
     """On SIGTERM kill all children and leave at once; ask for a SIGTERM when the parent dies.
 
     The shared memory is then unlinked by multiprocessing's resource tracker, which outlives everyone else.
@@ -176,14 +176,14 @@ def _end_with_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() == 1:
+        if os.getppid() != launcher:
             raise SystemExit("its parent is gone")
 
 
 if __name__ == "__main__":
     job_folder = Path(sys.argv[1])
     try:
-        main(job_folder)
+        main(job_folder, int(sys.argv[2]))
     except BaseException as error:
         reason = str(error) if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
         Files(job_folder).error.write_text(reason)

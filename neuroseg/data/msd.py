@@ -46,11 +46,11 @@ def read(directory: Path, *, box: Box = BOX) -> Cohort:
     triples = []
     for image, label in cases:
         mask = directory / label
-        triples.append((image.name.split(".")[0], directory / image, mask if mask.is_file() else None))
+        triples.append((_stem(image.name), directory / image, mask if mask.is_file() else None))
     cohort = read_pairs(triples, box=box)
     known = {image.name for image, _ in cases}
     strays = sorted(p.name for p in (directory / "imagesTr").glob("[!.]*.nii*") if p.name not in known)
-    stray_rejects = tuple(Reject(name.split(".")[0], "not listed in dataset.json") for name in strays)
+    stray_rejects = tuple(Reject(_stem(name), "not listed in dataset.json") for name in strays)
     return Cohort(cohort.subjects, cohort.rejects + stray_rejects)
 
 
@@ -72,13 +72,20 @@ def fetch(directory: Path, *, url: str = URL, known_hash: str = MD5, progress: P
         downloader=ResumingDownloader(directory / (url.rsplit("/", 1)[-1] + ".part"), progress),
     )
     with tempfile.TemporaryDirectory(dir=directory) as scratch:
-        with tarfile.open(archive) as tar:
-            tar.extractall(scratch, filter="data")
+        try:
+            with tarfile.open(archive) as tar:
+                tar.extractall(scratch, filter="data")
+        except (tarfile.TarError, TypeError) as error:  # TypeError: a Python before 3.10.12 knows no filter
+            raise ScanError(f"{archive}: cannot be unpacked safely ({error})") from error
         unpacked = Path(scratch) / NAME
         if not is_msd(unpacked):
             raise ScanError(f"{archive}: holds no {NAME} folder in the Decathlon's layout")
         unpacked.rename(target)
     return target
+
+
+def _stem(name: str) -> str:
+    return name.removesuffix(".gz").removesuffix(".nii")
 
 
 class ResumingDownloader:
@@ -102,12 +109,13 @@ class ResumingDownloader:
             if response.status_code != requests.codes.partial_content:
                 have = 0
             length = int(response.headers.get("Content-Length", 0))
+            total = have + length if length else 0
             with open(self.part, "ab" if have else "wb") as file:
                 for chunk in response.iter_content(1 << 16):
                     file.write(chunk)
                     have += len(chunk)
                     if self.progress:
-                        self.progress(have, length and max(length, have))
+                        self.progress(have, total)
                 file.flush()
                 os.fsync(file.fileno())
         shutil.move(self.part, output_file)

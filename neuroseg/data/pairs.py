@@ -10,7 +10,9 @@ from scipy import ndimage
 from neuroseg.data.volume import HIPPOCAMPUS_BOX, Box, Cohort, ScanError, read_pairs
 
 IMAGES, MASKS = "images", "masks"
-MIN_VOXELS = 50  # smaller specks are not a hippocampus
+MIN_VOXELS = 100  # less is not a hippocampus
+MIN_GAP = 8  # mm of empty planes between the two hippocampi
+OFF_CENTRE = 10  # mm that the right hippocampus may lie left of the volume's middle, in a head off its centre
 
 
 def is_pairs(directory: Path) -> bool:
@@ -31,18 +33,22 @@ def read(directory: Path, *, box: Box = HIPPOCAMPUS_BOX) -> Cohort:
 
 
 def locate_right(mask: np.ndarray) -> tuple[tuple[int, ...], np.ndarray]:
-    """Find the right hippocampus in a RAS mask: the rightmost large piece, or the only one.
+    """Find the right hippocampus in a RAS mask at 1 mm of a whole head.
 
-    mask: uint8 (X, Y, Z). Returns the middle of its bounding box and the mask of that piece alone.
+    A mask of both sides is split at the gap between them; x grows to the patient's right. mask: uint8 (X, Y, Z).
+    Returns the middle of the bounding box and the mask of the right side. Raises ScanError for the left alone.
     """
-    pieces, _ = ndimage.label(mask, structure=np.ones((3, 3, 3)))
-    sizes = np.bincount(pieces.ravel())[1:]
-    large = [k + 1 for k, size in enumerate(sizes) if size >= MIN_VOXELS]
-    if not large:
-        raise ScanError(f"mask has no piece of at least {MIN_VOXELS} voxels")
-    centres = ndimage.center_of_mass(mask, pieces, large)
-    rightmost = large[int(np.argmax([centre[0] for centre in centres]))]  # x grows to the patient's right
-    kept = (pieces == rightmost).astype(np.uint8)
+    planes = np.nonzero(mask.any(axis=(1, 2)))[0]
+    gaps = np.diff(planes)
+    kept = mask.copy()
+    if len(gaps) and gaps.max() >= MIN_GAP:
+        widest = int(gaps.argmax())
+        kept[: planes[widest] + 1] = 0
+        if np.count_nonzero(kept) < MIN_VOXELS or np.count_nonzero(mask) - np.count_nonzero(kept) < MIN_VOXELS:
+            kept = mask.copy()  # a speck, not the other side
+    centre = np.argwhere(kept).mean(axis=0)
+    if centre[0] < mask.shape[0] / 2 - OFF_CENTRE:
+        raise ScanError(f"mask holds the left hippocampus alone (centre at x = {centre[0]:.0f} of {mask.shape[0]})")
     window = ndimage.find_objects(kept)[0]
     return tuple((axis.start + axis.stop) // 2 for axis in window), kept
 

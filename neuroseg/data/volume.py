@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ import nibabel as nib
 import nibabel.processing
 import numpy as np
 import torch
+from nibabel.spatialimages import HeaderDataError
 
 log = logging.getLogger(__name__)
 
@@ -64,14 +67,17 @@ def load_nifti(path: Path) -> nib.Nifti1Image:
     Trailing axes of length 1 are dropped. Raises ScanError naming the file, what was found, what is allowed.
     """
     try:
+        if path.suffix == ".gz":
+            _check_gzip(path)
         image = nib.squeeze_image(nib.load(path))
         data = np.asanyarray(image.dataobj)
     except FileNotFoundError:
         raise ScanError(f"{path}: no such file") from None
-    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
+    except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError, HeaderDataError) as error:
         raise ScanError(f"{path}: cannot be read as NIfTI ({error})") from error
-    if data.ndim != 3:
-        raise ScanError(f"{path}: {data.ndim}D image of shape {data.shape}; a 3D volume is needed")
+    if data.ndim != 3 or min(data.shape) < 2:
+        axes = sum(n > 1 for n in data.shape)
+        raise ScanError(f"{path}: {axes}D image of shape {data.shape}; a 3D volume is needed")
     if data.dtype.kind not in "uif":
         raise ScanError(f"{path}: voxels are {data.dtype}; real numbers are needed")
     if not np.isfinite(data).all():
@@ -81,6 +87,13 @@ def load_nifti(path: Path) -> nib.Nifti1Image:
     if not np.isfinite(image.affine).all() or ((spacing < low) | (spacing > high)).any():
         raise ScanError(f"{path}: voxel size {np.round(spacing, 4).tolist()} mm; {low} to {high} mm is allowed")
     return image
+
+
+def _check_gzip(path: Path) -> None:
+    """Read to the end, where the checksum is; nibabel stops before it and would not see damaged voxels."""
+    with gzip.open(path) as file:
+        while file.read(1 << 20):
+            continue
 
 
 def to_ras(image: nib.Nifti1Image, *, order: int) -> nib.Nifti1Image:
@@ -179,7 +192,12 @@ def read_pairs(
     check_box(box)
     subjects: list[Subject] = []
     rejects: list[Reject] = []
+    seen: set[str] = set()
     for subject_id, image_path, mask_path in pairs:
+        if subject_id in seen:
+            rejects.append(Reject(subject_id, f"the name is used twice ({image_path.name})"))
+            continue
+        seen.add(subject_id)
         if mask_path is None:
             rejects.append(Reject(subject_id, "no label"))
             continue

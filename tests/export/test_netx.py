@@ -88,6 +88,9 @@ BROKEN = {
     "sigma-delta": ("layer/1/neuron/type", b"SDNN", "layer 1: neuron: type is 'SDNN'; CUBA, LOIHI"),
     "resonator": ("layer/1/neuron/type", b"RF_PHASE", "layer 1: neuron: type is 'RF_PHASE'"),
     "no threshold": ("layer/1/neuron/vThMant", None, "layer 1: neuron: field 'vThMant' is missing"),
+    "a delay of its own": ("layer/1/delay", np.zeros(2), "layer 1: field 'delay' is not read"),
+    "refractory": ("layer/1/neuron/refDelay", 2, r"layer 1: neuron: refDelay is \[2.*\]; integers from 1 to 1"),
+    "graded": ("layer/1/neuron/gradedSpike", True, "layer 1: neuron: gradedSpike is"),
     "reset unlike type": (
         "layer/1/neuron/reset",
         b"zero",

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import example, given, settings
 
 import hardware_sim
@@ -21,6 +24,8 @@ from export.passes import align_delays
 from hardware_sim import Record, SimulationError
 from hardware_sim.compare import compare
 from hardware_sim.lava_backend import launch
+from neuroseg.cli import software_trace
+from neuroseg.spiking import SpikingNetwork
 from tests.export.test_graph import chain
 from tests.networks import Case, build, cases
 
@@ -28,12 +33,18 @@ FIDELITIES = ("fused", "stock")
 EXCITED = Case((9, 11), (5, 5), 5, False, 12, "subtract", 0.5, "excited", 1, 1.0, 0)
 
 
-def assert_equal_runs(graph: Graph, spikes: np.ndarray, fidelity: str) -> hardware_sim.Trace:
+def assert_equal_runs(
+    graph: Graph, spikes: np.ndarray, fidelity: str, network: SpikingNetwork | None = None
+) -> hardware_sim.Trace:
+    """Reference = Lava in spikes, potentials and outputs; and PyTorch, where the network is given."""
     everything = Record(potentials="all")
     ours = hardware_sim.run(graph, spikes, record=everything)
     lavas = hardware_sim.run(graph, spikes, backend="lava", fidelity=fidelity, record=everything)
     comparison = compare(ours, lavas)
-    assert comparison.equal, str(comparison.first)
+    assert comparison.equal, comparison.cause
+    if network is not None:
+        time_major = torch.from_numpy(spikes).transpose(0, 1).float()
+        assert compare(software_trace(network, time_major), lavas).equal
     for name in ours.potentials:
         np.testing.assert_array_equal(lavas.potentials[name], ours.potentials[name], err_msg=name)
     return ours
@@ -44,8 +55,8 @@ def assert_equal_runs(graph: Graph, spikes: np.ndarray, fidelity: str) -> hardwa
 @example(case=EXCITED)
 @settings(max_examples=25)
 def test_random_networks_do_the_same_in_lava(case, fidelity):
-    _, graph, spikes = build(case)
-    assert_equal_runs(graph, spikes, fidelity)
+    network, graph, spikes = build(case)
+    assert_equal_runs(graph, spikes, fidelity, network)
 
 
 @pytest.mark.parametrize("fidelity", FIDELITIES)
@@ -170,14 +181,15 @@ def left_behind() -> tuple[set[str], set[str], set[str]]:
                 workers.add(entry.parent.name)
         except OSError:
             continue
-    import tempfile
-
     folders = {p.name for p in Path(tempfile.gettempdir()).glob("neuroseg-*")}
     return set(os.listdir("/dev/shm")), workers, folders
 
 
 @pytest.fixture
-def clean():
+def clean(tmp_path, monkeypatch):
+    """Nothing that was not there before is there afterwards; job folders go to a place of the test's own."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = left_behind()
     yield
     deadline = time.monotonic() + 10
@@ -224,7 +236,7 @@ def when_running(act) -> threading.Thread:
     def wait() -> None:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
-            progress = [p for p in left_behind()[2] for p in [Path("/tmp") / p / "progress.npy"] if p.exists()]
+            progress = list(Path(tempfile.gettempdir()).glob("neuroseg-*/progress.npy"))
             if any(np.load(p).max() > 10 for p in progress if p.stat().st_size > 128):
                 act(actors()[-2])
                 return
@@ -271,9 +283,7 @@ def test_interrupting_or_killing_the_program_leaves_nothing(clean, how):
     else:  # its job folder cannot be removed by a program that is gone
         time.sleep(2)
         for folder in left_behind()[2]:
-            import shutil
-
-            shutil.rmtree(Path("/tmp") / folder)
+            shutil.rmtree(Path(tempfile.gettempdir()) / folder)
 
 
 def test_a_missing_lava_is_one_clear_error(monkeypatch):

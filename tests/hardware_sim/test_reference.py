@@ -201,10 +201,14 @@ def test_outputs_are_compared_too(run):
     output[1, 0, 2, 2] += 1
     comparison = compare(trace, dataclasses.replace(trace, output=output))
     assert comparison.mismatched == 0 and comparison.output_mismatched == 1 and not comparison.equal
+    assert "sample 1, output head, neuron (0, 2, 2)" in comparison.cause
 
 
 def test_unlike_runs_are_not_compared(run):
     graph, spikes, trace = run
+    outputs_only = hardware_sim.run(graph, spikes, record=Record(spikes=()))
+    with pytest.raises(TraceError, match="nothing to compare"):
+        compare(outputs_only, outputs_only)
     with pytest.raises(TraceError, match="populations differ"):
         compare(trace, hardware_sim.run(graph, spikes, record=Record(spikes=())))
     with pytest.raises(TraceError, match="numbers of samples"):

@@ -68,6 +68,26 @@ def test_sums_of_currents_are_two_synapses(images):
     assert max(len(p.synapses) for p in network.spec.populations) == 2
 
 
+def test_a_shared_layer_becomes_two_populations(images):
+    """The same convolution read twice: names stay unique, and so do weights."""
+
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Conv2d(1, 2, 3, padding=1, bias=False)
+            self.b, self.head = nn.Conv2d(2, 2, 1, bias=False), nn.Conv2d(2, 1, 1, bias=False)
+
+        def forward(self, x):
+            p, q = self.a(x), self.b(torch.relu(self.a(x)))
+            return self.head(torch.relu(p + q))
+
+    model = Shared()
+    network = convert(model, SHAPE)
+    torch.testing.assert_close(network.analog(images)["head"], model(images))
+    assert len({layer.name for layer in network.spec.layers}) == len(network.spec.layers)
+    assert model.training
+
+
 def sequential(*layers: nn.Module) -> nn.Module:
     return nn.Sequential(*layers, nn.Conv2d(4, 1, 1, bias=False))
 

@@ -156,11 +156,31 @@ def test_pairs_crop_the_right_hippocampus(write_nifti, tmp_path):
     assert [(r.id, r.reason) for r in cohort.rejects] == [("b", "no label")]
 
 
-def test_mirrored_axis_does_not_swap_sides():
-    mask = np.zeros((40, 30, 30), np.uint8)
-    mask[5:12, 5:20, 5:12] = 1  # the only piece, wherever it lies
+def test_a_broken_up_right_side_is_kept_whole():
+    mask = np.zeros((80, 30, 30), np.uint8)
+    mask[15:25, 5:20, 5:12] = 1
+    mask[50:58, 5:20, 5:12], mask[59:62, 5:20, 5:12] = 1, 1  # two pieces
     centre, kept = pairs.locate_right(mask)
-    assert centre == (8, 12, 8) and (kept == mask).all()
+    assert centre == (56, 12, 8) and kept.sum() == mask[40:].sum()
+
+
+def test_one_side_alone():
+    mask = np.zeros((80, 30, 30), np.uint8)
+    mask[50:58, 5:20, 5:12] = 1
+    assert pairs.locate_right(mask)[1].sum() == mask.sum()
+    with pytest.raises(ScanError, match="the left hippocampus alone"):
+        pairs.locate_right(mask[::-1])
+
+
+def test_flat_and_damaged_files_are_refused(write_nifti):
+    with pytest.raises(ScanError, match="2D image"):
+        load_nifti(write_nifti("flat.nii", IMAGE[:, :, :1]))
+    path = write_nifti("damaged.nii.gz", IMAGE)
+    content = bytearray(path.read_bytes())
+    content[3000:3400] = bytes(400)
+    path.write_bytes(content)
+    with pytest.raises(ScanError, match=r"damaged\.nii\.gz: cannot be read"):
+        load_nifti(path)
 
 
 def test_unknown_sources_are_named(tmp_path):
