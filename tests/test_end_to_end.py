@@ -113,26 +113,19 @@ def test_a_changed_file_makes_validate_fail(run, tmp_path):
 
 
 def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path):
+    new = ("train", "--data", "template:4", "--out", tmp_path / "r")
     for arguments, message in (
         (("train", "--data", tmp_path / "nowhere", "--out", tmp_path / "r"), "no such folder"),
-        (
-            ("train", "--data", "template:4", "--out", tmp_path / "r", "--channels", "a,b"),
-            (("train", "--data", "template:4", "--out", tmp_path / "r", "--channels", "2,2,2,2,2,2"), "divide by 32"),
-            (("train", "--data", "template:4", "--out", tmp_path / "r", "--channels", "2,-2"), "positive widths"),
-            (("train", "--data", "template:4", "--out", tmp_path / "r", "--box", "24,56"), "24,56,48 or all,56,48"),
-            (("train", "--data", "template:4", "--out", tmp_path / "r", "--box", "24,55,48"), "must divide by 4"),
-            "16,32,64, are allowed",
-        ),
+        ((*new, "--channels", "a,b"), "16,32,64, are allowed"),
+        ((*new, "--channels", "2,2,2,2,2,2"), "divide by 32"),
+        ((*new, "--channels", "2,-2"), "positive widths"),
+        ((*new, "--box", "24,56"), "24,56,48 or all,56,48"),
+        ((*new, "--box", "24,55,48"), "must divide by 4"),
         (("convert", tmp_path), "run.json: no such file"),
-        (
-            ("validate", run, "--data", "mni152", "--fidelity", "stock", "--backend", "loihi"),
-            "needs a Loihi chip",
-        ),
-        (
-            ("simulate", run / "run.json", "--data", "mni152", "--out", tmp_path / "t"),
-            "cannot be read as NetX",
-        ),
+        (("validate", run, "--data", "mni152", "--backend", "loihi"), "needs a Loihi chip"),
+        (("simulate", run / "run.json", "--data", "mni152", "--out", tmp_path / "t"), "cannot be read as NetX"),
         (("compare", run / "network.net", run / "network.net"), "not a trace"),
+        (("data", "check", tmp_path / "[old]"), "[old]: no such folder"),
         (("data", "fetch", "adni"), "'msd' is allowed"),
     ):
         output = call(*arguments, code=2)
@@ -166,3 +159,11 @@ def test_every_command_explains_itself_with_an_example():
     ):
         assert "Example: neuroseg" in call(*command.split(), "--help")
     assert "Exit codes: 0 done or equal, 1 different, 2 bad input" in call("--help")
+
+
+def test_the_readme_example_runs(tmp_path, monkeypatch, capsys):
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+    example = readme.split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "README.md", "exec"), {"__name__": "readme"})
+    assert capsys.readouterr().out.strip() == "True"
