@@ -8,14 +8,8 @@ from export.graph import Concat, Conv, ConvT, Edge, Graph, Input, Meta, Neuron, 
 from export.limits import check
 from export.passes import align_delays, fold_pool, split_concat
 from export.quantize import largest_scale, quantize
-from neuroseg.spiking import (
-    ConcatSpec,
-    DropoutSpec,
-    InputSpec,
-    PoolSpec,
-    PopulationSpec,
-    SpikingNetwork,
-)
+from neuroseg.spec import ConcatSpec, DropoutSpec, InputSpec, PoolSpec, PopulationSpec
+from neuroseg.spiking import SpikingNetwork
 
 
 def lower(

@@ -16,13 +16,8 @@ import torch
 from neuroseg.encode import encode
 from neuroseg.metrics import dice
 from neuroseg.neuron import integrate_fire
-from neuroseg.spiking import (
-    InputSpec,
-    PopulationSpec,
-    SpikingNetwork,
-    channel_values,
-    per_input_channel,
-)
+from neuroseg.spec import InputSpec, PopulationSpec, channel_values, per_input_channel
+from neuroseg.spiking import SpikingNetwork
 
 log = logging.getLogger(__name__)
 

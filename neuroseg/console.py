@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -122,3 +124,45 @@ def rates_table(before: Mapping[str, float], after: Mapping[str, float]) -> Tabl
     for name, rate in before.items():
         table.add_row(name, f"{rate:.3f}", f"{after[name]:.3f}")
     return table
+
+
+class Verdict(Protocol):
+    """What `show_verdict` needs of a comparison."""
+
+    @property
+    def equal(self) -> bool: ...
+    @property
+    def total(self) -> int: ...
+    @property
+    def mismatched(self) -> int: ...
+    @property
+    def output_mismatched(self) -> int: ...
+    @property
+    def cause(self) -> str | None: ...
+
+
+def show_report(report: Mapping[str, Any], file: Path) -> None:
+    """The tables of a report.json, its verdict, and where it lies."""
+    engine = f"{report['backend']} ({report['fidelity']})"
+    console.print(spikes_table(report["spikes"]["layers"], title=f"Spikes, PyTorch against {engine}"))
+    console.print(dice_table(report["dice"], title=f"Dice, {len(report['subjects'])} subject(s)"))
+    spikes = report["spikes"]
+    if spikes["equal"]:
+        console.print(f"[green]equal:[/green] {spikes['total']:,} spikes, none differs")
+    else:
+        console.print(
+            f"[red]different:[/red] {spikes['mismatched']:,} spikes; first: {escape(str(spikes['first_divergence']))}"
+        )
+    console.print(escape(str(file)))
+
+
+def show_verdict(comparison: Verdict) -> None:
+    """Whether two traces are equal, and if not where they part."""
+    if comparison.equal:
+        console.print(f"[green]equal:[/green] {comparison.total:,} spikes, none differs")
+        return
+    console.print(
+        f"[red]different:[/red] {comparison.mismatched:,} of {comparison.total:,} spikes and "
+        f"{comparison.output_mismatched:,} output potentials"
+    )
+    console.print(f"first: {comparison.cause}", highlight=False, soft_wrap=True, markup=False)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
-from neuroseg.spiking import (
+from neuroseg.spec import (
     ConcatSpec,
     DropoutSpec,
     InputSpec,
@@ -24,9 +24,9 @@ from neuroseg.spiking import (
     PoolSpec,
     PopulationSpec,
     Shape,
-    SpikingNetwork,
     SynapseSpec,
 )
+from neuroseg.spiking import SpikingNetwork
 
 INPUT = "input"
 

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from neuroseg.data.volume import Box
-from neuroseg.spiking import LAYER_KINDS, LayerSpec, NetworkSpec, SpikingNetwork, SynapseSpec
+from neuroseg.spec import LAYER_KINDS, LayerSpec, NetworkSpec, SynapseSpec
+from neuroseg.spiking import SpikingNetwork
 from neuroseg.train import Epoch, TrainConfig, save_atomically
 from neuroseg.unet import UNet, UNetConfig
 

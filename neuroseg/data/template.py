@@ -114,7 +114,7 @@ def _crop(box: Box) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         index = {row["name"]: int(row["index"]) for row in csv.DictReader(file)}[REGION]
     region = nib.Nifti1Image(np.asarray(atlas.dataobj[..., index], np.float32), atlas.affine)
     probability = np.asarray(nib.processing.resample_from_to(region, brain, order=1).dataobj)
-    window = ndimage.find_objects(probability >= PROBABILITY)[0]
+    window = ndimage.find_objects((probability >= PROBABILITY).astype(np.uint8))[0]
     centre = [(axis.start + axis.stop) // 2 for axis in window]
     sides = (
         (brain.shape[0] if box[0] is None else box[0]) + 2 * MARGIN,

@@ -16,7 +16,8 @@ from neuroseg.data import stack_slices
 from neuroseg.encode import encode
 from neuroseg.finetune import FinetuneConfig, finetune
 from neuroseg.metrics import mean_dice
-from neuroseg.spiking import DropoutSpec, SpikingNetwork, SynapseSpec, apply_synapse
+from neuroseg.spec import DropoutSpec, SynapseSpec
+from neuroseg.spiking import SpikingNetwork, apply_synapse
 from neuroseg.train import TrainConfig, predict, train
 from neuroseg.unet import UNet, UNetConfig
 from tests.neuroseg.test_training import Killed, blobs
