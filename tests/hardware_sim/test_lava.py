@@ -198,7 +198,7 @@ def clean(tmp_path, monkeypatch):
     assert left_behind() == before
 
 
-LONG = (chain(), np.ones((20_000, 4, 1, 4, 4), np.uint8))  # half a minute, far longer than any test waits
+LONG = (chain(), np.ones((20_000, 4, 1, 4, 4), np.uint8))  # longer than any test waits
 
 
 def test_a_normal_end_leaves_nothing(clean):
