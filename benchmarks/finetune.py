@@ -2,7 +2,8 @@
 
 The same U-Net (16-32-64, no bias, no dropout), batch 26, T = 8, soft reset, Adam, Dice loss, each in a process of its
 own, one after the other, in turns; ours is quantisation-aware, theirs is not. Memory is the peak of the process over
-what it held before the first step. The convolutions are those of our step, forward and backward, in our memory layout.
+what it held before the first step. The convolutions are those of our step, forward and backward, in our memory layout:
+once in float32, as the peers compute them, and once in bytes and bfloat16, as we do where the processor can.
 """
 
 from __future__ import annotations
@@ -20,7 +21,14 @@ from typing import Any
 import torch
 
 from benchmarks.common import SHAPE, TIMESTEPS, machine
+from export.lower import integer_scales
+from neuroseg.convert import convert
 from neuroseg.losses import dice_loss
+from neuroseg.memory import keep_freed_memory
+from neuroseg.spec import SynapseSpec
+from neuroseg.spiking import SpikingNetwork
+from neuroseg.synapse import apply_synapse, apply_to_counts, gradients, spike_dtype, to_bytes
+from neuroseg.unet import UNet, UNetConfig
 
 PEERS_FOLDER = Path(__file__).with_name(".peers")  # pip install --no-deps --target, see the Makefile
 BATCH, WARM_UP, STEPS, ROUNDS = 26, 2, 5, 3
@@ -38,10 +46,11 @@ def run() -> dict[str, Any]:
     ours = best["neuroseg"]
     return {
         "step_seconds": {name: value["seconds"] for name, value in best.items()},
-        "peak_megabytes": {name: value["bytes"] / 1e6 for name, value in best.items() if name != "convolutions"},
+        "peak_megabytes": {name: value["bytes"] / 1e6 for name, value in best.items() if "convolutions" not in name},
         "spikingjelly_over_neuroseg": best["spikingjelly"]["seconds"] / ours["seconds"],
         "snntorch_over_neuroseg": best["snntorch"]["seconds"] / ours["seconds"],
-        "neuroseg_over_convolutions": ours["seconds"] / best["convolutions"]["seconds"],
+        "neuroseg_over_float32_convolutions": ours["seconds"] / best["float32 convolutions"]["seconds"],
+        "neuroseg_over_own_convolutions": ours["seconds"] / best["own convolutions"]["seconds"],
         "memory_of_spikingjelly": ours["bytes"] / best["spikingjelly"]["bytes"],
         "memory_of_snntorch": ours["bytes"] / best["snntorch"]["bytes"],
         "machine": machine(),
@@ -55,42 +64,48 @@ def _in_a_process(name: str) -> dict[str, float]:
 
 
 def neuroseg_step(spikes: torch.Tensor, masks: torch.Tensor) -> Callable[[], None]:
-    from export.lower import integer_scales
-    from neuroseg.convert import convert
-    from neuroseg.memory import keep_freed_memory
-    from neuroseg.unet import UNet, UNetConfig
-
-    keep_freed_memory()
-    network = convert(UNet(UNetConfig(channels=WIDTHS, dropout=0.0)), SHAPE, timesteps=TIMESTEPS)
-    network = network.with_scales(integer_scales(network)).train()
+    network = _network().train()
     return _stepper(network, lambda: network(spikes, quantized=True), masks)
 
 
-def convolutions_step(spikes: torch.Tensor, masks: torch.Tensor) -> Callable[[], None]:
-    from neuroseg.convert import convert
-    from neuroseg.memory import keep_freed_memory
-    from neuroseg.spiking import _convolution
-    from neuroseg.unet import UNet, UNetConfig
-
+def _network() -> SpikingNetwork:
     keep_freed_memory()
     network = convert(UNet(UNetConfig(channels=WIDTHS, dropout=0.0)), SHAPE, timesteps=TIMESTEPS)
-    values = network.walk(spikes, lambda _, currents: (currents > 1).float())
+    return network.with_scales(integer_scales(network))
+
+
+def convolutions_step(spikes: torch.Tensor, masks: torch.Tensor) -> Callable[[], None]:
+    """The convolutions of the step in float32, as the peers have them."""
+
+    def step(x: torch.Tensor, weight: torch.Tensor, synapse: SynapseSpec, up: torch.Tensor) -> None:
+        apply_synapse(x, weight, synapse)
+        gradients(up, x, weight, synapse, wanted=(synapse.source != "input", True))
+
+    return _convolutions(spikes, step, precision=torch.float32)
+
+
+def own_convolutions_step(spikes: torch.Tensor, masks: torch.Tensor) -> Callable[[], None]:
+    """The convolutions of the step as we have them: bytes forward, bfloat16 backward, where the processor can."""
+
+    def step(x: torch.Tensor, weight: torch.Tensor, synapse: SynapseSpec, up: torch.Tensor) -> None:
+        apply_to_counts(x, weight, synapse, whole=True)
+        gradients(up, x, weight, synapse, wanted=(synapse.source != "input", True))
+
+    return _convolutions(spikes, step, precision=spike_dtype(spikes.device))
+
+
+def _convolutions(spikes: torch.Tensor, step: Callable[..., None], *, precision: torch.dtype) -> Callable[[], None]:
+    network = _network()
+    values = network.walk(spikes, lambda p, values: (network.currents(p, values) > 1).float())
     jobs = []
-    for population in network.spec.populations:
-        for k, synapse in enumerate(population.synapses):
-            x = values[synapse.source].detach().flatten(0, 1).contiguous(memory_format=torch.channels_last)
-            x.requires_grad_(synapse.source != "input")
-            weight = network.weights[f"{population.name}:{k}"].detach().requires_grad_()
-            with torch.no_grad():
-                up = torch.ones_like(_convolution(x, weight, synapse))
-            jobs.append((x, weight, synapse, up))
-
-    def step() -> None:
-        for x, weight, synapse, up in jobs:
-            wanted = [tensor for tensor in (x, weight) if tensor.requires_grad]
-            torch.autograd.grad(_convolution(x, weight, synapse), wanted, up)
-
-    return step
+    with torch.no_grad():
+        for population in network.spec.populations:
+            for k, synapse in enumerate(population.synapses):
+                x = values[synapse.source].flatten(0, 1).contiguous(memory_format=torch.channels_last)
+                weight = network.integer_weight(population, k).float()
+                up = torch.ones_like(apply_synapse(x, weight, synapse)).to(precision)
+                jobs.append((x if precision == torch.float32 else to_bytes(x), weight, synapse, up))
+    return lambda: [step(*job) for job in jobs] and None
 
 
 def spikingjelly_step(spikes: torch.Tensor, masks: torch.Tensor) -> Callable[[], None]:
@@ -168,7 +183,8 @@ def _stepper(network: torch.nn.Module, forward: Callable[[], torch.Tensor], mask
 
 CONTENDERS = {
     "neuroseg": neuroseg_step,
-    "convolutions": convolutions_step,
+    "float32 convolutions": convolutions_step,
+    "own convolutions": own_convolutions_step,
     "spikingjelly": spikingjelly_step,
     "snntorch": snntorch_step,
 }

@@ -133,7 +133,8 @@ def _by_population(
 ) -> None:
     """Scale the populations' weights in topological order, each driven by the ones already scaled."""
 
-    def respond(population: PopulationSpec, currents: torch.Tensor) -> torch.Tensor:
+    def respond(population: PopulationSpec, values: dict[str, torch.Tensor]) -> torch.Tensor:
+        currents = network.currents(population, values)
         factor = gain(population, currents)
         for k in range(len(population.synapses)):
             network.weights[f"{population.name}:{k}"].mul_(factor)

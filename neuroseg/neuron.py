@@ -15,6 +15,7 @@ from neuroseg.scan_kernels import STEPS
 
 RESETS = ("subtract", "zero")
 NO_LIMIT = float("inf")
+COMPILED = (torch.float32, torch.bfloat16)  # dtypes of spikes and gradients that have a kernel
 
 
 def step(
@@ -50,42 +51,61 @@ def scan(
 
 
 def scan_torch(
-    currents: torch.Tensor, *, threshold: float, reset: str, u0: float, limit: float
+    currents: torch.Tensor, *, threshold: float, reset: str, u0: float, limit: float, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Spikes, and what their gradient needs of the potentials: int16, 1 + surrogate * STEPS, negative where fired."""
+    """Spikes, and what their gradient needs of the potentials: int8, 1 + surrogate * STEPS, negative where fired."""
     charged, spikes, _ = scan(currents, threshold=threshold, reset=reset, u0=u0, limit=limit)
-    steps = (surrogate(charged, threshold=threshold) * STEPS).round().to(torch.int16) + 1
-    return spikes, torch.where(spikes > 0, -steps, steps)
+    steps = (surrogate(charged, threshold=threshold) * STEPS).round().to(torch.int8) + 1
+    return spikes.to(dtype), torch.where(spikes > 0, -steps, steps)
 
 
 def backward_torch(grad_spikes: torch.Tensor, trace: torch.Tensor, *, reset: str, height: float) -> torch.Tensor:
     """dL/dcurrents through time; the reset is detached, the clip passes gradients. height: slope of one of STEPS."""
     grad = torch.empty_like(grad_spikes)
-    carried = torch.zeros_like(grad_spikes[0])  # dL/du of the step after
+    wide = torch.promote_types(grad.dtype, torch.float32)
+    carried = torch.zeros_like(grad_spikes[0], dtype=wide)  # dL/du of the step after
     for t in range(len(grad) - 1, -1, -1):
         if reset == "zero":
             carried = carried * (trace[t] > 0)
-        carried = carried + grad_spikes[t] * ((trace[t].abs() - 1).to(grad.dtype) * height)
+        carried = carried + grad_spikes[t].to(wide) * ((trace[t].abs() - 1).to(wide) * height)
         grad[t] = carried
     return grad
 
 
-class _IntegrateFire(torch.autograd.Function):
-    """The scan with its gradient: one compiled pass on the CPU, the torch twins elsewhere."""
+def scan_forward(
+    currents: torch.Tensor, *, threshold: float, reset: str, u0: float, limit: float, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`scan_torch`, in one compiled pass on the CPU."""
+    if not (currents.device.type == "cpu" and currents.dtype == torch.float32 and dtype in COMPILED):
+        return scan_torch(currents, threshold=threshold, reset=reset, u0=u0, limit=limit, dtype=dtype)
+    currents = currents if _dense(currents) else currents.contiguous()
+    spikes = torch.empty_like(currents, dtype=dtype)
+    trace = torch.empty_like(currents, dtype=torch.int8)
+    fired = _flat(spikes)
+    one = scan_kernels.ONE[fired.dtype]
+    scan_kernels.forward(_flat(currents), threshold, reset == "subtract", u0, limit, fired, one, _flat(trace))
+    return spikes, trace
 
+
+def scan_backward(grad_spikes: torch.Tensor, trace: torch.Tensor, *, reset: str, height: float) -> torch.Tensor:
+    """`backward_torch`, in one compiled pass on the CPU."""
+    if not (grad_spikes.device.type == "cpu" and grad_spikes.dtype in COMPILED):
+        return backward_torch(grad_spikes, trace, reset=reset, height=height)
+    if grad_spikes.stride() != trace.stride():
+        grad_spikes = torch.empty_like(trace, dtype=grad_spikes.dtype).copy_(grad_spikes)
+    grad = torch.empty_like(grad_spikes)
+    scan_kernels.backward(_flat(grad_spikes), _flat(trace), reset == "subtract", height, _flat(grad))
+    return grad
+
+
+class _IntegrateFire(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, currents: torch.Tensor, threshold: float, reset: str, u0: float, limit: float, alpha: float
     ) -> torch.Tensor:
-        if _compiled(currents):
-            currents = currents if _dense(currents) else currents.contiguous()
-            spikes = torch.empty_like(currents)
-            trace = torch.empty_like(currents, dtype=torch.int16)
-            scan_kernels.forward(
-                _flat(currents), threshold, reset == "subtract", u0, limit, _flat(spikes), _flat(trace)
-            )
-        else:
-            spikes, trace = scan_torch(currents, threshold=threshold, reset=reset, u0=u0, limit=limit)
+        spikes, trace = scan_forward(
+            currents, threshold=threshold, reset=reset, u0=u0, limit=limit, dtype=currents.dtype
+        )
         ctx.save_for_backward(trace)
         ctx.settings = reset, alpha / threshold / STEPS
         return spikes
@@ -94,18 +114,7 @@ class _IntegrateFire(torch.autograd.Function):
     def backward(ctx: Any, grad_spikes: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (trace,) = ctx.saved_tensors
         reset, height = ctx.settings
-        if _compiled(grad_spikes):
-            if grad_spikes.stride() != trace.stride():
-                grad_spikes = torch.empty_like(trace, dtype=grad_spikes.dtype).copy_(grad_spikes)
-            grad = torch.empty_like(grad_spikes)
-            scan_kernels.backward(_flat(grad_spikes), _flat(trace), reset == "subtract", height, _flat(grad))
-        else:
-            grad = backward_torch(grad_spikes, trace, reset=reset, height=height)
-        return grad, None, None, None, None, None
-
-
-def _compiled(x: torch.Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype == torch.float32
+        return scan_backward(grad_spikes, trace, reset=reset, height=height), None, None, None, None, None
 
 
 def _dense(x: torch.Tensor) -> bool:
@@ -120,9 +129,10 @@ def _dense(x: torch.Tensor) -> bool:
 
 
 def _flat(x: torch.Tensor) -> np.ndarray:
-    """A dense tensor's memory as (T, N)."""
+    """A dense tensor's memory as (T, N); bfloat16 as its bits."""
     n = x[0].numel()
-    return x.as_strided((len(x), n), (n, 1)).numpy()
+    flat = x.as_strided((len(x), n), (n, 1))
+    return flat.view(torch.int16).numpy().view(np.uint16) if x.dtype == torch.bfloat16 else flat.numpy()
 
 
 def integrate_fire(

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from neuroseg.encode import encode
-from neuroseg.neuron import NO_LIMIT, check_neuron, integrate_fire, scan
+from neuroseg.neuron import NO_LIMIT, STEPS, check_neuron, integrate_fire, scan, scan_backward, scan_forward
 from neuroseg.spec import (
     ConcatSpec,
     DropoutSpec,
@@ -27,20 +27,27 @@ from neuroseg.spec import (
     NetworkSpec,
     PoolSpec,
     PopulationSpec,
-    Shape,
     SynapseSpec,
     last_reads,
     per_input_channel,
     pool_sizes,
     survival_rates,
 )
+from neuroseg.synapse import (
+    COUNT_MAX,
+    apply_synapse,
+    apply_to_counts,
+    gradients,
+    spike_dtype,
+    to_bytes,
+    weight_shape,
+)
 
 WEIGHT_MIN, WEIGHT_MAX = -256, 254  # Loihi's signed 8-bit mantissa in mixed mode: even integers
 POTENTIAL_SHIFT = 6  # Loihi compares and stores potentials times 2^6
-BYTE_MAX = 255
 POTENTIAL_LIMIT = (2**23 - 1) / 2**POTENTIAL_SHIFT  # 24-bit potentials, in the units of weights
 
-Respond = Callable[[PopulationSpec, torch.Tensor], torch.Tensor]
+Respond = Callable[[PopulationSpec, dict[str, torch.Tensor]], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,7 @@ class SpikingNetwork(nn.Module):
         self.weights = nn.ParameterDict()
         for population in spec.populations:
             for k, synapse in enumerate(population.synapses):
-                self.weights[_key(population, k)] = nn.Parameter(torch.zeros(_weight_shape(synapse)))
+                self.weights[_key(population, k)] = nn.Parameter(torch.zeros(weight_shape(synapse)))
         # Threshold in integer weight units, per population; 0 until chosen (see export.quantize).
         self.scales: torch.Tensor
         self.register_buffer("scales", torch.zeros(len(spec.populations), dtype=torch.float64))
@@ -81,7 +88,8 @@ class SpikingNetwork(nn.Module):
     def analog(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Run as the ANN: images (B, C, H, W) to every layer's activation (B, C, H, W); output = logits."""
 
-        def respond(population: PopulationSpec, currents: torch.Tensor) -> torch.Tensor:
+        def respond(population: PopulationSpec, values: dict[str, torch.Tensor]) -> torch.Tensor:
+            currents = self.currents(population, values)
             return F.relu(currents) if population.fires else currents
 
         return {name: value[0] for name, value in self.walk(images[None], respond).items()}
@@ -106,24 +114,26 @@ class SpikingNetwork(nn.Module):
         return self(spikes, quantized=quantized)
 
     def currents(
-        self,
-        population: PopulationSpec,
-        values: dict[str, torch.Tensor],
-        *,
-        quantized: bool = False,
-        counts: bool = False,
+        self, population: PopulationSpec, values: dict[str, torch.Tensor], *, quantized: bool = False
     ) -> torch.Tensor:
         """Input (T, B, C, H, W) of a population, given the values of the layers before it."""
         total = None
         for k, synapse in enumerate(population.synapses):
             x = values[synapse.source]
-            weight = self.integer_weight(population, k) if quantized else self.folded_weight(population, k)
-            if self.training:
-                weight = weight / per_input_channel(self.survival[synapse.source], synapse)
-            y = apply_synapse(x.flatten(0, 1), weight.to(x.dtype), synapse, counts=counts).unflatten(0, x.shape[:2])
+            x = x.to(torch.promote_types(x.dtype, torch.float32))
+            weight = self.effective_weight(population, k, quantized=quantized).to(x.dtype)
+            y = apply_synapse(x.flatten(0, 1), weight, synapse).unflatten(0, x.shape[:2])
             total = y if total is None else total + y
         assert total is not None
         return total
+
+    def effective_weight(self, population: PopulationSpec, k: int, *, quantized: bool) -> torch.Tensor:
+        """The weight that a synapse runs with: integer or folded, with the gain of dropout in training."""
+        weight = self.integer_weight(population, k) if quantized else self.folded_weight(population, k)
+        if not self.training:
+            return weight
+        synapse = population.synapses[k]
+        return weight / per_input_channel(self.survival[synapse.source], synapse)
 
     def folded_weight(self, population: PopulationSpec, k: int) -> torch.Tensor:
         """Weight of a synapse on pooled sums instead of pooled means: w / pool size, in float64."""
@@ -158,14 +168,11 @@ class SpikingNetwork(nn.Module):
         x: torch.Tensor,
         respond: Respond,
         *,
-        quantized: bool = False,
         keep_all: bool = True,
-        counts: bool = False,
     ) -> dict[str, torch.Tensor]:
-        """Evaluate every layer in order; `respond` turns a population and its currents into its value.
+        """Evaluate every layer in order; `respond` turns a population and the values before it into its value.
 
-        Without keep_all, values are dropped once nothing reads them any more; the output's is left. counts: every
-        value is a small whole number, so that synapses may keep it as bytes for their gradient.
+        Without keep_all, values are dropped once nothing reads them any more; the output's is left.
         """
         values: dict[str, torch.Tensor] = {}  # T, B, C, H, W (T = 1 for the ANN and for output potentials)
         for layer in self.spec.layers:
@@ -173,13 +180,15 @@ class SpikingNetwork(nn.Module):
                 case InputSpec():
                     value = x
                 case PopulationSpec():
-                    value = respond(layer, self.currents(layer, values, quantized=quantized, counts=counts))
+                    value = respond(layer, values)
                 case PoolSpec():  # sums; the mean's divisor is folded into the weights that read it
                     source = values[layer.source]
                     pooled = F.avg_pool2d(source.flatten(0, 1), layer.kernel, divisor_override=1)
                     value = pooled.unflatten(0, source.shape[:2])
                 case ConcatSpec():
-                    value = torch.cat([values[name] for name in layer.sources], dim=2)
+                    parts = [values[name] for name in layer.sources]
+                    joined = torch.cat([part.flatten(0, 1) for part in parts], dim=1)  # 4-D keeps channels last
+                    value = joined.unflatten(0, parts[0].shape[:2])
                 case DropoutSpec():  # the survivors' gain 1/(1-p) is in the weights that read them
                     value = values[layer.source]
                     if self.training and layer.p:
@@ -191,15 +200,36 @@ class SpikingNetwork(nn.Module):
         return values
 
     def _spiking(self, x: torch.Tensor, *, quantized: bool, keep_all: bool) -> dict[str, torch.Tensor]:
-        def respond(population: PopulationSpec, currents: torch.Tensor) -> torch.Tensor:
+        def respond(population: PopulationSpec, values: dict[str, torch.Tensor]) -> torch.Tensor:
+            if counts:
+                return self._respond_to_counts(population, values, quantized=quantized)
+            currents = self.currents(population, values, quantized=quantized)
             if not population.fires:
                 return currents.sum(0, keepdim=True)
             return integrate_fire(currents, alpha=self.spec.alpha, **self._neuron(population, quantized))
 
         if not torch.equal(x, x.clamp(0, 1).round()):
             raise ValueError(f"spikes range from {float(x.min()):g} to {float(x.max()):g}; 0 and 1 are allowed")
-        counts = max(float(sizes.max()) for sizes in self.pooled.values()) <= BYTE_MAX
-        return self.walk(x, respond, quantized=quantized, keep_all=keep_all, counts=counts)
+        counts = x.dtype == torch.float32 and max(float(sizes.max()) for sizes in self.pooled.values()) <= COUNT_MAX
+        return self.walk(x.to(spike_dtype(x.device)) if counts else x, respond, keep_all=keep_all)
+
+    def _respond_to_counts(
+        self, population: PopulationSpec, values: dict[str, torch.Tensor], *, quantized: bool
+    ) -> torch.Tensor:
+        settings = _Settings(
+            synapses=population.synapses,
+            whole=tuple(
+                quantized and not (self.training and bool((self.survival[s.source] < 1).any()))
+                for s in population.synapses
+            ),
+            alpha=self.spec.alpha if population.fires else None,
+            **self._neuron(population, quantized),
+        )
+        inputs = [values[synapse.source] for synapse in population.synapses]
+        weights = [
+            self.effective_weight(population, k, quantized=quantized).float() for k in range(len(population.synapses))
+        ]
+        return _Population.apply(settings, *inputs, *weights)
 
     def _neuron(self, population: PopulationSpec, quantized: bool) -> dict[str, Any]:
         threshold = self.scale(population) if quantized else 1.0
@@ -215,6 +245,71 @@ class SpikingNetwork(nn.Module):
         return potential[-1] * (float(self.logit_scale) / units)
 
 
+@dataclass(frozen=True)
+class _Settings:
+    """How a population responds to counts. whole: whose weights are even integers; alpha: None for an output."""
+
+    synapses: tuple[SynapseSpec, ...]
+    whole: tuple[bool, ...]
+    alpha: float | None
+    threshold: float
+    reset: str
+    u0: float
+    limit: float
+
+
+class _Population(torch.autograd.Function):
+    """A population's synapses and neurons in one: the float32 currents between them are never kept.
+
+    Inputs are whole numbers up to 127, kept as bytes; spikes and all gradients have the inputs' dtype.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, settings: _Settings, *tensors: torch.Tensor) -> torch.Tensor:
+        n = len(settings.synapses)
+        counts, weights = [to_bytes(x.flatten(0, 1)) for x in tensors[:n]], tensors[n:]
+        currents = None
+        for x, weight, synapse, whole in zip(counts, weights, settings.synapses, settings.whole, strict=True):
+            y = apply_to_counts(x, weight, synapse, whole=whole)
+            currents = y if currents is None else currents.add_(y)
+        assert currents is not None
+        ctx.settings, ctx.steps, ctx.dtype = settings, len(tensors[0]), tensors[0].dtype
+        currents = currents.unflatten(0, tensors[0].shape[:2])
+        if settings.alpha is None:
+            ctx.save_for_backward(*counts, *weights)
+            return currents.sum(0, keepdim=True)
+        spikes, trace = scan_forward(
+            currents,
+            threshold=settings.threshold,
+            reset=settings.reset,
+            u0=settings.u0,
+            limit=settings.limit,
+            dtype=ctx.dtype,
+        )
+        ctx.save_for_backward(*counts, *weights, trace)
+        return spikes
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        settings: _Settings = ctx.settings
+        n = len(settings.synapses)
+        counts, weights = ctx.saved_tensors[:n], ctx.saved_tensors[n : 2 * n]
+        if settings.alpha is None:
+            grad = grad.to(ctx.dtype).expand(ctx.steps, *grad.shape[1:])
+        else:
+            height = settings.alpha / settings.threshold / STEPS
+            grad = scan_backward(grad, ctx.saved_tensors[-1], reset=settings.reset, height=height)
+        wanted = ctx.needs_input_grad[1:]
+        grads = [
+            gradients(
+                grad.flatten(0, 1), counts[k], weights[k], settings.synapses[k], wanted=(wanted[k], wanted[n + k])
+            )
+            for k in range(n)
+        ]
+        inputs = (None if x is None else x.unflatten(0, grad.shape[:2]) for x, _ in grads)
+        return None, *inputs, *(weight for _, weight in grads)
+
+
 class _EvenInteger(torch.autograd.Function):
     """Half weights to even integers within Loihi's range; the gradient passes where nothing is clipped."""
 
@@ -228,60 +323,6 @@ class _EvenInteger(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
         (inside,) = ctx.saved_tensors
         return 2 * grad * inside
-
-
-def apply_synapse(x: torch.Tensor, weight: torch.Tensor, synapse: SynapseSpec, *, counts: bool = False) -> torch.Tensor:
-    """The synapse's convolution on (N, C, H, W), channels last in memory on the CPU, where that is faster.
-
-    counts: x holds whole numbers up to 255 (spikes or sums of them); they are kept as bytes for the gradient.
-    """
-    return _Convolution.apply(x, weight, synapse, counts)
-
-
-class _Convolution(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, synapse: SynapseSpec, counts: bool) -> torch.Tensor:
-        ctx.synapse = synapse
-        ctx.save_for_backward(x.to(torch.uint8) if counts else x, weight)
-        return _convolution(x, weight, synapse)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        kept, weight = ctx.saved_tensors
-        s: SynapseSpec = ctx.synapse
-        grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
-            _channels_last(grad),
-            kept.to(grad.dtype),
-            weight,
-            None,
-            s.stride,
-            s.padding,
-            s.dilation,
-            s.kind == "convT",
-            s.output_padding,
-            s.groups,
-            (ctx.needs_input_grad[0], ctx.needs_input_grad[1], False),
-        )
-        return grad_x, grad_weight, None, None
-
-
-def _convolution(x: torch.Tensor, weight: torch.Tensor, s: SynapseSpec) -> torch.Tensor:
-    x = _channels_last(x)
-    if s.kind == "conv":
-        y = F.conv2d(x, weight, None, s.stride, s.padding, s.dilation, s.groups)
-    else:
-        y = F.conv_transpose2d(x, weight, None, s.stride, s.padding, s.output_padding, s.groups, s.dilation)
-    return _channels_last(y)
-
-
-def _channels_last(x: torch.Tensor) -> torch.Tensor:
-    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
-
-
-def _weight_shape(s: SynapseSpec) -> Shape:
-    if s.kind == "convT":
-        return (s.in_channels, s.out_channels // s.groups, *s.kernel)
-    return (s.out_channels, s.in_channels // s.groups, *s.kernel)
 
 
 def _key(population: PopulationSpec, k: int) -> str:

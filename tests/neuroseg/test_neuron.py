@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuroseg.encode import encode
-from neuroseg.neuron import backward_torch, integrate_fire, scan, scan_torch
+from neuroseg.neuron import backward_torch, integrate_fire, scan, scan_backward, scan_forward, scan_torch
 from neuroseg.scan_kernels import STEPS
 
 
@@ -92,20 +92,21 @@ def test_gradient_against_autograd_step_by_step(seed, timesteps, reset, v, alpha
     st.sampled_from([0.0, 0.5]),
     st.sampled_from([math.inf, 2.0]),
     st.booleans(),
+    st.sampled_from([torch.float32, torch.bfloat16]),
 )
-def test_compiled_scan_equals_its_readable_twin(seed, shape, reset, v, start, limit, channels_last):
-    """Bit for bit, forward and backward, in both memory layouts."""
+def test_compiled_scan_equals_its_readable_twin(seed, shape, reset, v, start, limit, channels_last, dtype):
+    """Bit for bit, forward and backward, in both memory layouts and precisions."""
     generator = torch.Generator().manual_seed(seed)
     x, weights = (torch.randn(shape, generator=generator) * v for _ in range(2))
     if channels_last:
         x = x.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
-    settings = {"threshold": v, "reset": reset, "u0": start * v, "limit": limit * v}
+    settings = {"threshold": v, "reset": reset, "u0": start * v, "limit": limit * v, "dtype": dtype}
     spikes, trace = scan_torch(x, **settings)
-    ours = x.clone().requires_grad_()
-    fired = integrate_fire(ours, alpha=0.7, **settings)
-    fired.backward(weights)
-    assert torch.equal(fired, spikes)
-    assert torch.equal(ours.grad, backward_torch(weights, trace, reset=reset, height=0.7 / v / STEPS))
+    fired, kept = scan_forward(x, **settings)
+    assert fired.dtype == dtype and torch.equal(fired, spikes) and torch.equal(kept, trace)
+    gradient = {"reset": reset, "height": 0.7 / v / STEPS}
+    expected = backward_torch(weights.to(dtype), trace, **gradient)
+    assert torch.equal(scan_backward(weights.to(dtype), kept, **gradient), expected)
 
 
 @given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=8), st.integers(1, 32))
