@@ -87,16 +87,6 @@ def _at_rates(network: SpikingNetwork, spikes: torch.Tensor, rates: Rates) -> Sp
     return scaled
 
 
-@torch.no_grad()
-def firing_rates(
-    network: SpikingNetwork, images: torch.Tensor, *, quantized: bool = False, seed: int = 0
-) -> dict[str, float]:
-    """Mean spikes per neuron and step of each firing population, over images (B, C, H, W)."""
-    spikes = encode(images, timesteps=network.spec.timesteps, encoder=network.spec.encoder, seed=seed)
-    activity = network.record(spikes, quantized=quantized)
-    return {name: float(fired.mean()) for name, fired in activity.spikes.items()}
-
-
 def _largest_input(population: PopulationSpec, currents: torch.Tensor) -> float:
     """The paper's threshold, the largest net input seen; dividing by it makes the threshold 1."""
     top = float(currents.max())

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import typer
 from rich.logging import RichHandler
+from rich.markdown import Markdown
 from rich.markup import escape
 from typer.core import TyperGroup
 
@@ -28,7 +29,8 @@ from hardware_sim.compare import compare as compare_traces
 from hardware_sim.report import build_report
 from hardware_sim.trace import Trace, TraceError
 from neuroseg import runs
-from neuroseg.balance import balance, firing_rates
+from neuroseg.activity import measure
+from neuroseg.balance import balance
 from neuroseg.cli_data import data_app
 from neuroseg.cli_subjects import parse_box, place, run_subjects, usable_subjects
 from neuroseg.console import (
@@ -43,6 +45,7 @@ from neuroseg.console import (
 )
 from neuroseg.convert import ConversionError
 from neuroseg.convert import convert as convert_network
+from neuroseg.crossval import make_folds, run_fold, write_tables
 from neuroseg.data import ScanError, Subject, stack_slices
 from neuroseg.encode import encode
 from neuroseg.finetune import FinetuneConfig
@@ -283,7 +286,7 @@ def finetune(
     images, _ = stack_slices(training)
     sample = images[np.random.default_rng(settings.seed).permutation(len(images))[:CALIBRATION_SLICES]]
     console.print(
-        rates_table(firing_rates(network, sample, quantized=True), firing_rates(tuned, sample, quantized=True))
+        rates_table(measure(network, sample, quantized=True).rates, measure(tuned, sample, quantized=True).rates)
     )
     run.forget_after(run.snn)
     notes = {**notes, "finetuned": json.dumps(dataclasses.asdict(config))}
@@ -326,8 +329,9 @@ def validate(
     run = Run(run_folder)
     settings = run.load_settings()
     usable = usable_subjects(data or settings.data, settings.seed, settings.box)
-    trained_on = settings.training if data is None or place(data) == settings.data else ()
-    chosen = [subject for subject in usable if subject.id not in trained_on][:subjects]
+    same = data is None or place(data) == settings.data
+    trained_on, test = (settings.training, settings.test) if same else ((), ())
+    chosen = [s for s in usable if (s.id in test if test else s.id not in trained_on)][:subjects]
     if not chosen:
         raise ScanError(f"{data or settings.data}: every subject was trained on; none is left to validate with")
     start = time.perf_counter()
@@ -359,6 +363,44 @@ def validate(
     show_report(report, run.report)
     if not report["spikes"]["equal"]:
         raise typer.Exit(EXIT_DIFFERENT)
+
+
+@app.command()
+def crossval(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder for the folds, their networks and the table.")],
+    folds: Annotated[int, typer.Option(min=2, help="Parts that the subjects are split into.")] = 5,
+    fold: Annotated[list[int] | None, typer.Option(help="Run this fold only (repeatable), from 1.")] = None,
+    loss: Annotated[Loss, typer.Option(help="Loss to minimise.")] = Loss.dice,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of the ANN.")] = TrainConfig.epochs,
+    subjects: Annotated[int | None, typer.Option(min=4, help="Use the first N subjects only.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of folds, weights and order.")] = 0,
+) -> None:
+    """Cross-validate the whole road: ANN, conversions, fine-tuned networks, each fold by itself.
+
+    Goes on where it was stopped. Makes OUT/foldN-LOSS.json, OUT/table.md and table.csv, and a run folder for every
+    network, which `neuroseg validate` takes to Lava.
+
+    Example: neuroseg crossval --data data/Task04_Hippocampus --out runs/crossval --folds 5
+    """
+    parts = make_folds(usable_subjects(data, seed)[:subjects], folds=folds, seed=seed)
+    wrong = [number for number in fold or () if not 1 <= number <= folds]
+    if wrong:
+        raise ValueError(f"--fold is {wrong[0]}; 1 to {folds} are allowed")
+    for part in parts:
+        if not fold or part.number in fold:
+            run_fold(
+                part,
+                out / f"fold{part.number}-{loss.value}",
+                data=place(data),
+                choose_scales=integer_scales,
+                bar=training_bar,
+                config=TrainConfig(epochs=epochs, loss=loss.value, seed=seed),
+            )
+    done = [json.loads(file.read_text()) for file in sorted(out.glob("fold*-*.json"))]
+    write_tables(done, out)
+    console.print(Markdown((out / "table.md").read_text()))
+    console.print(escape(str(out / "table.md")))
 
 
 @app.command()

@@ -7,20 +7,18 @@ up to the gain of dropout while it trains.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
 from neuroseg.data.volume import Subject
+from neuroseg.spec import DropoutSpec
 from neuroseg.spiking import SpikingNetwork
 from neuroseg.train import Epoch, OnStep, fit
 
 log = logging.getLogger(__name__)
-
-WARM_SHARE, START = 0.3, 1 / 25  # of the one-cycle schedule
 
 Scales = Callable[[SpikingNetwork], dict[str, float]]
 
@@ -29,12 +27,13 @@ Scales = Callable[[SpikingNetwork], dict[str, float]]
 class FinetuneConfig:
     """How the spiking network is fine-tuned."""
 
-    epochs: int = 4
+    epochs: int = 6
     batch: int = 26
     learning_rate: float = 2e-3  # peak of the one-cycle schedule
     loss: str = "dice"
     seed: int = 0
     quantized: bool = True
+    dropout: bool = False  # the ANN's, fixed over time; in few epochs it gains nothing
 
 
 def finetune(
@@ -56,12 +55,8 @@ def finetune(
     if config.quantized and choose_scales is None:
         raise ValueError("quantisation-aware fine-tuning needs choose_scales (export.lower.integer_scales)")
     torch.manual_seed(config.seed)
-    tuned = network.copy()
+    tuned = network.copy() if config.dropout else without_dropout(network)
     optimizer = torch.optim.Adam(tuned.parameters(), lr=config.learning_rate)
-    slices = sum(len(subject.image) for subject in training)
-    steps = config.epochs * -(-slices // config.batch)
-    # Not torch's OneCycleLR: its state holds a function, which a safe checkpoint cannot.
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step / steps))
 
     def rescale() -> None:
         if config.quantized and choose_scales is not None:
@@ -76,7 +71,6 @@ def finetune(
         training=training,
         validation=validation,
         optimizer=optimizer,
-        after_batch=schedule,
         before_epoch=rescale,
         epochs=config.epochs,
         batch=config.batch,
@@ -89,8 +83,7 @@ def finetune(
     return tuned.eval(), history
 
 
-def one_cycle(progress: float) -> float:
-    """Share of the peak learning rate: up a cosine from 1/25 in the first 30 %, down to 0 (Smith & Topin 2019)."""
-    if progress < WARM_SHARE:
-        return START + (1 - START) * (1 - math.cos(math.pi * progress / WARM_SHARE)) / 2
-    return (1 + math.cos(math.pi * min((progress - WARM_SHARE) / (1 - WARM_SHARE), 1))) / 2
+def without_dropout(network: SpikingNetwork) -> SpikingNetwork:
+    """A copy whose dropout layers let everything pass."""
+    layers = (replace(layer, p=0.0) if isinstance(layer, DropoutSpec) else layer for layer in network.spec.layers)
+    return network.copy(layers=tuple(layers))

@@ -27,7 +27,7 @@ class RunError(ValueError):
 
 @dataclass(frozen=True)
 class Settings:
-    """run.json: where the data came from and who was trained on."""
+    """run.json: where the data came from and who was trained on. test: subjects kept for the end, if any."""
 
     data: str
     seed: int
@@ -36,6 +36,7 @@ class Settings:
     model: UNetConfig
     train: TrainConfig
     box: Box | None = None
+    test: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class Run:
                 model=UNetConfig(**{**model, "channels": tuple(model["channels"])}),
                 train=TrainConfig(**train),
                 box=tuple(fields["box"]) if fields.get("box") else None,
+                test=tuple(fields.get("test", ())),
             )
         except FileNotFoundError:
             raise RunError(f"{self.settings_file}: no such file; `neuroseg train` makes a run folder") from None
@@ -151,10 +153,15 @@ def _layer(fields: dict[str, Any]) -> LayerSpec:
 
 def write_json(content: Any, path: Path) -> None:
     """Write JSON beside the place, then rename."""
+    write_text(json.dumps(content, indent=2) + "\n", path)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write text beside the place, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(path.name + ".part")
     try:
-        scratch.write_text(json.dumps(content, indent=2) + "\n")
+        scratch.write_text(text)
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)

@@ -45,6 +45,7 @@ from neuroseg.synapse import (
 
 WEIGHT_MIN, WEIGHT_MAX = -256, 254  # Loihi's signed 8-bit mantissa in mixed mode: even integers
 POTENTIAL_SHIFT = 6  # Loihi compares and stores potentials times 2^6
+FRAMES = 128  # slices times time steps at once where no gradient is needed: what the caches hold
 POTENTIAL_LIMIT = (2**23 - 1) / 2**POTENTIAL_SHIFT  # 24-bit potentials, in the units of weights
 
 Respond = Callable[[PopulationSpec, dict[str, torch.Tensor]], torch.Tensor]
@@ -82,7 +83,7 @@ class SpikingNetwork(nn.Module):
         self.register_buffer("logit_scale", torch.ones((), dtype=torch.float64))
 
     def forward(self, spikes: torch.Tensor, *, quantized: bool = False) -> torch.Tensor:
-        values = self._spiking(spikes, quantized=quantized, keep_all=False)
+        values = self.propagate(spikes, quantized=quantized, keep_all=False)
         return self._logits(values[self.spec.output.name], quantized=quantized)
 
     def analog(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -97,21 +98,22 @@ class SpikingNetwork(nn.Module):
     @torch.no_grad()
     def record(self, spikes: torch.Tensor, *, quantized: bool) -> Activity:
         """Run and keep every spike and potential (in thresholds, or integer weight units when quantized)."""
-        values = self._spiking(spikes, quantized=quantized, keep_all=True)
+        values = self.propagate(spikes, quantized=quantized, keep_all=True)
         potentials, fired = {}, {}
         for population in self.spec.populations:
             currents = self.currents(population, values, quantized=quantized)
             if population.fires:
-                fired[population.name] = values[population.name]
+                fired[population.name] = values[population.name].to(currents.dtype)
                 *_, potentials[population.name] = scan(currents, **self._neuron(population, quantized))
             else:
                 potentials[population.name] = currents.cumsum(0)
         return Activity(fired, potentials, self._logits(values[self.spec.output.name], quantized=quantized))
 
     def predict(self, images: torch.Tensor, *, quantized: bool = False, seed: int = 0) -> torch.Tensor:
-        """Encode images (B, C, H, W) in [0, 1] and run; returns logits."""
+        """Encode images (B, C, H, W) in [0, 1] and run; returns logits. A few slices at a time if without gradient."""
         spikes = encode(images, timesteps=self.spec.timesteps, encoder=self.spec.encoder, seed=seed)
-        return self(spikes, quantized=quantized)
+        slices = len(images) if torch.is_grad_enabled() else max(1, FRAMES // self.spec.timesteps)
+        return torch.cat([self(part, quantized=quantized) for part in spikes.split(slices, dim=1)])
 
     def currents(
         self, population: PopulationSpec, values: dict[str, torch.Tensor], *, quantized: bool = False
@@ -199,7 +201,12 @@ class SpikingNetwork(nn.Module):
                     del values[name]
         return values
 
-    def _spiking(self, x: torch.Tensor, *, quantized: bool, keep_all: bool) -> dict[str, torch.Tensor]:
+    def propagate(self, x: torch.Tensor, *, quantized: bool = False, keep_all: bool = True) -> dict[str, torch.Tensor]:
+        """Run on spikes (T, B, C, H, W); every layer's spikes, or sums of them, and the output's potential.
+
+        Raises ValueError where x holds anything but 0 and 1.
+        """
+
         def respond(population: PopulationSpec, values: dict[str, torch.Tensor]) -> torch.Tensor:
             if counts:
                 return self._respond_to_counts(population, values, quantized=quantized)

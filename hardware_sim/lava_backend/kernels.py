@@ -191,31 +191,53 @@ def integrate_fire(total, potential, fired, threshold, subtract, fires):
         total[k] = 0
 
 
+@numba.njit(inline="always")
+def _leak_and_add(current, potential, arriving, bias, current_decay, voltage_decay):
+    """Current and potential after one step, in the arithmetic of lava-nc's AbstractPyLifModelFixed."""
+    left = (abs(current) * (DECAY_MAX - current_decay)) >> 12
+    u = (left if current >= 0 else -left) + (arriving << POTENTIAL_SHIFT)
+    if u > WRAP:
+        u -= 2 * WRAP
+    elif u <= -WRAP:
+        u += 2 * WRAP
+    left = (abs(potential) * (DECAY_MAX - voltage_decay)) >> 12
+    v = (left if potential >= 0 else -left) + u + bias
+    return u, min(max(v, np.int64(-POTENTIAL_MAX)), np.int64(POTENTIAL_MAX))
+
+
+@numba.njit(numba.void(_I32, _I32, _I32, _I32, _INT, _INT), cache=True, nogil=True)
+def subthreshold(arriving, current, potential, bias, current_decay, voltage_decay):
+    """One step of leaky neurons up to their firing, in place. All int32, potentials and bias << 6."""
+    for k in range(arriving.shape[0]):
+        current[k], potential[k] = _leak_and_add(
+            np.int64(current[k]), np.int64(potential[k]), np.int64(arriving[k]), bias[k], current_decay, voltage_decay
+        )
+
+
 @numba.njit(
-    numba.void(_I16, _I32, _I32, _I32, _U8, numba.int64, numba.int64, numba.int32, numba.boolean, numba.boolean),
+    numba.void(_I16, _I32, _I32, _I32, _U8, _INT, _INT, numba.int32, numba.boolean, numba.boolean),
     cache=True,
     nogil=True,
 )
 def cuba(total, current, potential, bias, fired, current_decay, voltage_decay, threshold, subtract, fires):
-    """One step of leaky neurons with bias, in the arithmetic of lava-nc's AbstractPyLifModelFixed."""
+    """One step of leaky neurons with bias; takes the inputs and leaves them zero."""
     for k in range(total.shape[0]):
-        u = np.int64(current[k])
-        left = (abs(u) * (DECAY_MAX - current_decay)) >> 12
-        u = (left if u >= 0 else -left) + (np.int64(total[k]) << POTENTIAL_SHIFT)
-        if u > WRAP:
-            u -= 2 * WRAP
-        elif u <= -WRAP:
-            u += 2 * WRAP
-        current[k] = u
-        v = np.int64(potential[k])
-        left = (abs(v) * (DECAY_MAX - voltage_decay)) >> 12
-        v = (left if v >= 0 else -left) + u + bias[k]
-        v = min(max(v, np.int64(-POTENTIAL_MAX)), np.int64(POTENTIAL_MAX))
+        current[k], v = _leak_and_add(
+            np.int64(current[k]), np.int64(potential[k]), np.int64(total[k]), bias[k], current_decay, voltage_decay
+        )
         spike = fires and v > threshold
         after = v - threshold if subtract else np.int64(0)
         potential[k] = after if spike else v
         fired[k] = spike
         total[k] = 0
+
+
+@numba.njit(numba.void(_I32, _I32, _I32, numba.int64[::1], _I32), cache=True, nogil=True)
+def add_columns(starts, rows, values, active, total):
+    """Add the active columns of a sparse matrix (CSC) to int32 totals."""
+    for column in active:
+        for k in range(starts[column], starts[column + 1]):
+            total[rows[k]] += values[k]
 
 
 @numba.njit(numba.void(_U8, _INT, _INT, _INT, _U8), cache=True, nogil=True)

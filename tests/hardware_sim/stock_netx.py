@@ -1,7 +1,7 @@
-"""Run a file in unmodified lava.lib.dl.netx.hdf5.Network: FILE INPUT.npy OUTPUT.npz. A process of its own.
+"""Run a file in unmodified lava.lib.dl.netx.hdf5.Network: FILE INPUT.npy OUTPUT.npz [fast]. A process of its own.
 
 INPUT: uint8 (samples, T, C, H, W). OUTPUT: layer k's spikes as arrays (steps, C, H, W) or (steps, C),
-as they come.
+as they come. fast: with our models of its processes.
 """
 
 import sys
@@ -12,6 +12,8 @@ from lava.magma.core.run_conditions import RunSteps
 from lava.magma.core.run_configs import Loihi2SimCfg
 from lava.proc.io.sink import RingBuffer as Sink
 from lava.proc.io.source import RingBuffer as Source
+
+from hardware_sim.lava_backend.fast import fast_run_config
 
 if __name__ == "__main__":
     spikes = np.load(sys.argv[2])
@@ -27,7 +29,8 @@ if __name__ == "__main__":
     for layer, sink in zip(network.layers, sinks, strict=True):
         layer.out.connect(sink.a_in)
     try:
-        network.run(condition=RunSteps(num_steps=steps), run_cfg=Loihi2SimCfg(select_tag="fixed_pt"))
+        config = fast_run_config() if sys.argv[4:] == ["fast"] else Loihi2SimCfg(select_tag="fixed_pt")
+        network.run(condition=RunSteps(num_steps=steps), run_cfg=config)
         np.savez(sys.argv[3], **{str(k): sink.data.get().T for k, sink in enumerate(sinks)})  # axes reversed
     finally:
         network.stop()

@@ -110,11 +110,11 @@ def test_recording_is_what_was_asked_for():
     assert not trace.packed and list(trace.potentials) == ["hidden"] and trace.output.any()
 
 
-def run_stock(path: Path, spikes: np.ndarray, tmp_path: Path) -> subprocess.CompletedProcess:
+def run_stock(path: Path, spikes: np.ndarray, tmp_path: Path, *options: str) -> subprocess.CompletedProcess:
     np.save(tmp_path / "in.npy", spikes)
     script = Path(__file__).with_name("stock_netx.py")
     return subprocess.run(
-        [sys.executable, script, path, tmp_path / "in.npy", tmp_path / "out.npz"],
+        [sys.executable, script, path, tmp_path / "in.npy", tmp_path / "out.npz", *options],
         capture_output=True,
         text=True,
         timeout=120,
@@ -143,9 +143,22 @@ def hard_reset_chain() -> tuple[Graph, np.ndarray]:
     return graph, (rng.random((3, 6, 2, 7, 6)) < 0.5).astype(np.uint8)
 
 
-def test_a_hard_reset_chain_runs_alike_in_unmodified_netx(tmp_path):
+@pytest.mark.parametrize("seed", [0, 1])
+def test_fast_models_of_stock_processes_spike_alike(seed, tmp_path):
+    script, out = Path(__file__).with_name("fast_parts.py"), tmp_path / "out.npz"
+    result = subprocess.run([sys.executable, script, str(seed), out], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    with np.load(out) as recorded:
+        assert all(name.partition(":")[2].startswith("Fast") for name in recorded["models"])
+        for k in range(3):
+            assert recorded[f"stock{k}"].any() and not recorded[f"stock{k}"].all()
+            assert (recorded[f"fast{k}"] == recorded[f"stock{k}"]).all()
+
+
+@pytest.mark.parametrize("options", [(), ("fast",)])
+def test_a_hard_reset_chain_runs_alike_in_unmodified_netx(options, tmp_path):
     graph, spikes = hard_reset_chain()
-    result = run_stock(netx.write(graph, tmp_path / "chain.net"), spikes, tmp_path)
+    result = run_stock(netx.write(graph, tmp_path / "chain.net"), spikes, tmp_path, *options)
     assert result.returncode == 0, result.stderr
     trace = hardware_sim.run(graph, spikes)
     steps = len(spikes) * 6

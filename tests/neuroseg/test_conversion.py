@@ -10,7 +10,8 @@ from torch import nn
 
 from export.lower import integer_scales
 from neuroseg import runs, spiking, synapse
-from neuroseg.balance import Rates, balance, firing_rates
+from neuroseg.activity import measure
+from neuroseg.balance import Rates, balance
 from neuroseg.convert import ConversionError, convert
 from neuroseg.data import stack_slices
 from neuroseg.encode import encode
@@ -142,7 +143,7 @@ def test_activation_balancing_approaches_the_ann_with_time(unet, images):
 
 def test_rate_balancing_reaches_its_rates(unet, images):
     network = balance(convert(unet, SHAPE), images, rates=[Rates(0.15, (0.2, 0.25))])
-    rates = list(firing_rates(network, images).values())
+    rates = list(measure(network, images).rates.values())
     np.testing.assert_allclose(rates, [0.15] * 10 + [0.2, 0.25], atol=0.01)
 
 

@@ -1,0 +1,298 @@
+"""Cross-validation: the paper's table (Yue et al., arXiv 2302.07328), fold by fold, and a better one beside it.
+
+Every network of a fold is a run folder of its own, so that `neuroseg validate` can take it to Lava.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from neuroseg import runs
+from neuroseg.activity import ann_operations, measure
+from neuroseg.balance import balance
+from neuroseg.convert import convert
+from neuroseg.data.volume import Subject, stack_slices
+from neuroseg.finetune import FinetuneConfig, Scales, finetune
+from neuroseg.metrics import dice, dice_2d
+from neuroseg.runs import Run, Settings
+from neuroseg.spiking import SpikingNetwork
+from neuroseg.train import Epoch, OnStep, TrainConfig, predict, train
+from neuroseg.unet import UNet, UNetConfig
+
+VALIDATION_SUBJECTS = 16  # of a fold's training subjects, to choose the best epoch on
+CALIBRATION_SLICES = 25
+SAMPLE_SLICES = 100  # test slices whose spikes are counted
+CONVERGED = 0.002  # within this of the best validation Dice
+
+ROWS = "rows.json"
+
+Bar = Callable[[str], AbstractContextManager[OnStep]]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One spiking network of the table. epochs: of fine-tuning, 0 for none; deployed: scored in int8 too."""
+
+    name: str
+    timesteps: int
+    balance: str = "rate"
+    encoder: str = "rate"
+    reset: str = "subtract"
+    epochs: int = 0
+    deployed: bool = True
+
+
+FINETUNED = "finetuned-T8"
+VARIANTS = (
+    Variant("paper-T200", 200, balance="threshold", encoder="poisson", deployed=False),
+    Variant("converted-T128", 128, balance="activation", deployed=False),
+    Variant("converted-T8", 8),
+    Variant(FINETUNED, 8, epochs=FinetuneConfig.epochs),
+    Variant("finetuned-T4", 4, epochs=FinetuneConfig.epochs),
+    Variant("finetuned-T8-zero", 8, reset="zero", epochs=FinetuneConfig.epochs),
+)
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Whose subjects do what. number counts from 1."""
+
+    number: int
+    training: tuple[Subject, ...]
+    validation: tuple[Subject, ...]
+    test: tuple[Subject, ...]
+
+
+def make_folds(subjects: Sequence[Subject], *, folds: int, seed: int) -> tuple[Fold, ...]:
+    """Split by subject, seeded: each subject is tested on once. Raises ValueError for too few subjects."""
+    if not 2 <= folds <= len(subjects) // 2:
+        raise ValueError(f"{folds} folds of {len(subjects)} subjects; 2 to {len(subjects) // 2} are possible")
+    order = np.random.default_rng(seed).permutation(len(subjects))
+    parts = np.array_split(order, folds)
+    made = []
+    for number, part in enumerate(parts, start=1):
+        rest = [subjects[i] for other in parts if other is not part for i in other]
+        held_out = max(1, min(VALIDATION_SUBJECTS, len(rest) // 5))
+        test = tuple(subjects[i] for i in part)
+        made.append(Fold(number, tuple(rest[held_out:]), tuple(rest[:held_out]), test))
+    return tuple(made)
+
+
+def run_fold(
+    fold: Fold,
+    folder: Path,
+    *,
+    data: str,
+    choose_scales: Scales,
+    bar: Bar,
+    model: UNetConfig = UNetConfig(),
+    config: TrainConfig = TrainConfig(),
+    variants: Sequence[Variant] = VARIANTS,
+) -> dict[str, Any]:
+    """Train the ANN and every variant of a fold; returns and stores the fold's rows.
+
+    What is done already is read from `folder`, what was interrupted goes on. `bar` makes a progress bar.
+    """
+    settings = Settings(
+        data=data,
+        seed=config.seed,
+        training=tuple(s.id for s in fold.training),
+        validation=tuple(s.id for s in fold.validation),
+        test=tuple(s.id for s in fold.test),
+        model=model,
+        train=config,
+    )
+    ann = Run(folder / "ann")
+    _enter(ann, settings)
+    rows = _stored(ann) or _store([_train_ann(fold, ann, model, config, bar)], ann)
+    for variant in variants:
+        run = Run(folder / variant.name)
+        _enter(run, settings)
+        rows += _stored(run) or _store(_make_variant(fold, variant, ann, run, config, choose_scales, bar), run)
+    result = {"fold": fold.number, "loss": config.loss, "settings": asdict(settings), "rows": rows}
+    runs.write_json(result, folder.with_suffix(".json"))
+    return result
+
+
+def _enter(run: Run, settings: Settings) -> None:
+    if run.settings_file.exists() and run.load_settings() != settings:
+        raise runs.RunError(f"{run.folder} holds a run with other settings; delete it or choose another folder")
+    run.save_settings(settings)
+
+
+def _stored(run: Run) -> list[dict[str, Any]]:
+    """The rows that an earlier call left, if it came to the end."""
+    file = run.folder / ROWS
+    return json.loads(file.read_text()) if file.exists() else []
+
+
+def _store(rows: list[dict[str, Any]], run: Run) -> list[dict[str, Any]]:
+    runs.write_json(rows, run.folder / ROWS)
+    return rows
+
+
+def _train_ann(fold: Fold, run: Run, model: UNetConfig, config: TrainConfig, bar: Bar) -> dict[str, Any]:
+    start = time.perf_counter()
+    with bar(f"fold {fold.number} ANN") as show:
+        network, history = train(
+            fold.training,
+            fold.validation,
+            model=model,
+            config=config,
+            checkpoint=run.checkpoint(run.ann),
+            on_step=show,
+        )
+    runs.save_ann(network, history, run.ann)
+    images, _ = stack_slices(fold.test)
+    return {
+        "method": "ann",
+        **_scores(predict(network, fold.test), fold.test),
+        "epochs": converged(history),
+        "operations": ann_operations(convert(network, tuple(images.shape[1:]))),
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def _make_variant(
+    fold: Fold, variant: Variant, ann: Run, run: Run, config: TrainConfig, choose_scales: Scales, bar: Bar
+) -> list[dict[str, Any]]:
+    start = time.perf_counter()
+    network = runs.load_ann(ann.ann)
+    runs.save_ann(network, [], run.ann)
+    spiking = calibrated(network, fold.training, variant, seed=config.seed)
+    spiking = spiking.with_scales(choose_scales(spiking))
+    notes = {"balance": variant.balance}
+    runs.save_snn(spiking, run.converted, notes=notes)
+    epochs = 0
+    if variant.epochs:
+        tuning = FinetuneConfig(epochs=variant.epochs, loss=config.loss, seed=config.seed)
+        with bar(f"fold {fold.number} {variant.name}") as show:
+            spiking, history = finetune(
+                spiking,
+                fold.training,
+                fold.validation,
+                choose_scales=choose_scales,
+                config=tuning,
+                checkpoint=run.checkpoint(run.snn),
+                on_step=show,
+            )
+        epochs = converged(history)
+        runs.save_snn(spiking, run.snn, notes={**notes, "finetuned": json.dumps(asdict(tuning))})
+    row = {**asdict(variant), "epochs": epochs, "seconds": time.perf_counter() - start}
+    modes = {"float": False, "int8": True} if variant.deployed else {"float": False}
+    return [
+        {"method": variant.name, "weights": weights, **row, **_measure(spiking, fold, quantized=quantized)}
+        for weights, quantized in modes.items()
+    ]
+
+
+def calibrated(network: UNet, training: Sequence[Subject], variant: Variant, *, seed: int) -> SpikingNetwork:
+    """Convert an ANN and balance its thresholds on a few training slices."""
+    images, _ = stack_slices(training)
+    chosen = np.random.default_rng(seed).permutation(len(images))[:CALIBRATION_SLICES]
+    spiking = convert(
+        network,
+        tuple(images.shape[1:]),
+        timesteps=variant.timesteps,
+        reset=variant.reset,
+        encoder=variant.encoder,
+    )
+    return balance(spiking, images[chosen], method=variant.balance, seed=seed)
+
+
+def _measure(network: SpikingNetwork, fold: Fold, *, quantized: bool) -> dict[str, Any]:
+    """Dice on the test subjects; firing rate and synaptic operations a slice on a sample of their slices."""
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        return network.predict(images, quantized=quantized)
+
+    images, _ = stack_slices(fold.test)
+    sample = images[np.random.default_rng(0).permutation(len(images))[:SAMPLE_SLICES]]
+    activity = measure(network, sample, quantized=quantized)
+    return {
+        **_scores(predict(forward, fold.test), fold.test),
+        "rate": activity.rate,
+        "rates": activity.rates,
+        "operations": activity.operations,
+    }
+
+
+def _scores(masks: Sequence[np.ndarray], subjects: Sequence[Subject]) -> dict[str, Any]:
+    each = {
+        subject.id: {"3d": dice(mask, subject.mask), "2d": dice_2d(mask, subject.mask)}
+        for mask, subject in zip(masks, subjects, strict=True)
+    }
+    return {
+        "dice": {key: float(np.mean([row[key] for row in each.values()])) for key in ("3d", "2d")},
+        "subjects": each,
+    }
+
+
+def converged(history: Sequence[Epoch]) -> int:
+    """The first epoch within 0.2 points of the best validation Dice."""
+    best = max(row.validation_dice for row in history)
+    return next(row.epoch for row in history if row.validation_dice >= best - CONVERGED)
+
+
+def summary(folds: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each loss and method: mean and standard deviation over folds, in percent and points."""
+    grouped: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for fold in folds:
+        for row in fold["rows"]:
+            grouped.setdefault((fold["loss"], row["method"], row.get("weights", "float")), []).append(row)
+    rows = []
+    for (loss, method, weights), found in grouped.items():
+        total: dict[str, Any] = {"loss": loss, "method": method, "weights": weights, "folds": len(found)}
+        for key in ("3d", "2d"):
+            scores = 100 * np.array([one["dice"][key] for one in found])
+            total |= {
+                f"dice_{key}": float(scores.mean()),
+                f"sd_{key}": float(scores.std(ddof=1)) if len(found) > 1 else 0.0,
+            }
+        for key in ("epochs", "rate", "operations"):
+            total[key] = float(np.mean([one[key] for one in found])) if key in found[0] else None
+        rows.append(total)
+    return rows
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """The summary as a Markdown table; Dice in percent, mean and standard deviation over folds."""
+    head = ("loss", "network", "weights", "folds", "3D Dice", "2D Dice", "epochs", "firing rate", "Mops a slice")
+    lines = ["| " + " | ".join(head) + " |", "|---|---|---|" + "---:|" * (len(head) - 3)]
+    for row in rows:
+        cells = (
+            row["loss"],
+            row["method"],
+            row["weights"],
+            str(row["folds"]),
+            f"{row['dice_3d']:.2f} ± {row['sd_3d']:.2f}",
+            f"{row['dice_2d']:.2f} ± {row['sd_2d']:.2f}",
+            f"{row['epochs']:.1f}" if row["epochs"] else "",
+            f"{row['rate']:.3f}" if row["rate"] is not None else "",
+            f"{row['operations'] / 1e6:.2f}",
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def write_tables(folds: Sequence[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
+    """Write table.md and table.csv; returns the summary."""
+    rows = summary(folds)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    runs.write_text(text.getvalue(), folder / "table.csv")
+    runs.write_text(markdown(rows), folder / "table.md")
+    return rows
