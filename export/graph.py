@@ -176,9 +176,9 @@ class Graph:
 
     @property
     def output(self) -> Population:
-        """The last population that only integrates, or the last of all."""
+        """The first population that only integrates, or the last of all."""
         integrators = [p for p in self.populations if p.neuron.threshold is None]
-        return (integrators or self.populations)[-1]
+        return integrators[0] if integrators else self.populations[-1]
 
 
 def sources(node: Node) -> tuple[str, ...]:

@@ -20,7 +20,11 @@ POTENTIAL_MAX = 2**23 - 1  # 24-bit state, clipped at both ends: AbstractPyLifMo
 INPUT_MIN, INPUT_MAX = -(2**15), 2**15 - 1  # a_in is int16: AbstractPyLifModelFixed.a_in
 DELAY_MAX = 62  # lava/lib/dl/netx/hdf5.py, create_dense; 6 bits on Loihi 2
 DECAY_MAX = 4096  # 12 bits, 4096 with the offset bit: AbstractPyLifModelFixed.ds_offset
-BIAS_MAX = (2**12 - 1) << 7  # 13-bit signed mantissa, 3-bit exponent: AbstractPyLifModelFixed.bias_mant, bias_exp
+BIAS_MANTISSA_MAX, BIAS_EXPONENT_MAX = (
+    2**12 - 1,
+    7,
+)  # 13 bits signed, 3 bits: AbstractPyLifModelFixed.bias_mant, bias_exp
+BIAS_MAX = BIAS_MANTISSA_MAX << BIAS_EXPONENT_MAX
 GEOMETRY_MAX = 127  # kernel, stride, padding are int8: lava/proc/conv/models.py
 RESETS = ("subtract", "zero")
 
@@ -133,17 +137,7 @@ def _check_input(population: Population) -> None:
 def _check_readout(population: Population, timesteps: int) -> None:
     """An output integrates T steps; at the top of its range a Loihi neuron would fire and its potential clip."""
     low, high = input_bound(population)
-    _within(
-        population,
-        f"potential after {timesteps} steps, >> 6,",
-        timesteps * high,
-        -THRESHOLD_MAX,
-        THRESHOLD_MAX,
-    )
-    _within(
-        population,
-        f"potential after {timesteps} steps, >> 6,",
-        timesteps * low,
-        -THRESHOLD_MAX,
-        THRESHOLD_MAX,
-    )
+    bias = np.zeros(1) if population.neuron.bias is None else population.neuron.bias / 2**POTENTIAL_SHIFT
+    for bound in (low + float(bias.min()), high + float(bias.max())):
+        what = f"potential after {timesteps} steps, >> 6,"
+        _within(population, what, timesteps * bound, -THRESHOLD_MAX, THRESHOLD_MAX)

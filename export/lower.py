@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from export.graph import Concat, Conv, ConvT, Edge, Graph, Input, Meta, Neuron, Node, Pool, Population
+from export.graph import (
+    Concat,
+    Conv,
+    ConvT,
+    Dense,
+    Edge,
+    Graph,
+    Input,
+    Meta,
+    Neuron,
+    Node,
+    Operator,
+    Pool,
+    Population,
+)
 from export.limits import check
 from export.passes import align_delays, fold_pool, split_concat
 from export.quantize import largest_scale, quantize
@@ -63,19 +77,24 @@ def integer_scales(network: SpikingNetwork) -> dict[str, float]:
 
 
 def _population(network: SpikingNetwork, spec: PopulationSpec, names: Mapping[str, str]) -> Population:
+    shapes = {layer.name: layer.shape for layer in network.spec.layers}
     edges = []
     for k, s in enumerate(spec.synapses):
         weight = network.weights[f"{spec.name}:{k}"].detach().double().numpy().copy()
-        op: Conv | ConvT
-        if s.kind == "conv":
+        op: Operator
+        if s.kind == "conv" and s.groups == 1 and s.padding == (0, 0) and s.kernel == shapes[s.source][1:]:
+            op = Dense(weight.reshape(len(weight), -1))  # one place for the kernel: all to all
+        elif s.kind == "conv":
             op = Conv(weight, s.stride, s.padding, s.dilation, s.groups)
         else:
             op = ConvT(weight, s.stride, s.padding, s.output_padding, s.dilation, s.groups)
         edges.append(Edge(names[s.source], op))
+    bias = network.bias(spec)
     neuron = Neuron(
         threshold=1.0 if spec.fires else None,
         reset=network.spec.reset,
         u0=network.spec.u0 if spec.fires else 0.0,
+        bias=None if bias is None else bias.detach().numpy().reshape(-1, 1, 1),
     )
     scale = network.scale(spec)
     return Population(spec.name, spec.shape, tuple(edges), neuron, scale=scale if scale > 0 else None)

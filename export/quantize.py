@@ -9,6 +9,9 @@ import numpy as np
 
 from export.graph import Graph, GraphError, Population
 from export.limits import (
+    BIAS_EXPONENT_MAX,
+    BIAS_MANTISSA_MAX,
+    BIAS_MAX,
     INPUT_MAX,
     POTENTIAL_SHIFT,
     THRESHOLD_MAX,
@@ -43,12 +46,13 @@ def largest_scale(population: Population, *, timesteps: int) -> float:
     where weights are so large beside the threshold that not even scale 1 fits.
     """
     heaviest = max(float(np.abs(edge.op.weight).max()) for edge in population.edges)
-    if heaviest == 0:
-        return 1.0
-    scale = WEIGHT_MAX / heaviest
+    scale = WEIGHT_MAX / heaviest if heaviest else 1.0
     threshold = population.neuron.threshold
     if threshold is not None:
         scale = min(scale, THRESHOLD_MAX / threshold)
+    bias = population.neuron.bias
+    if bias is not None and bias.any():
+        scale = min(scale, BIAS_MAX / 2**POTENTIAL_SHIFT / float(np.abs(bias).max()))
     while True:
         if threshold is not None:
             scale = math.floor(scale * threshold) / threshold
@@ -57,17 +61,18 @@ def largest_scale(population: Population, *, timesteps: int) -> float:
                 f"{population.name}: weight {heaviest:g} beside threshold {threshold}; "
                 f"at most {WEIGHT_MAX} thresholds fit 8 bits"
             )
-        excess = _excess(_with_integer_weights(population, scale), timesteps)
+        excess = _excess(_with_integer_weights(population, scale), timesteps, scale)
         if excess <= 1:
             return scale
         scale /= excess
 
 
-def _excess(population: Population, timesteps: int) -> float:
+def _excess(population: Population, timesteps: int, scale: float) -> float:
     """How many times over its limit the input (or the readout) of an integer population may be."""
     worst = max(abs(bound) for bound in input_bound(population))
+    bias = 0.0 if population.neuron.bias is None else float(np.abs(population.neuron.bias).max()) * scale
     if population.neuron.threshold is None:
-        return max(worst / INPUT_MAX, worst * timesteps / THRESHOLD_MAX)
+        return max(worst / INPUT_MAX, (worst + bias) * timesteps / THRESHOLD_MAX)
     return worst / INPUT_MAX
 
 
@@ -84,10 +89,20 @@ def _quantize(population: Population, timesteps: int) -> Population:
     neuron = population.neuron
     threshold = None if neuron.threshold is None else round(neuron.threshold * scale)
     u0 = round(neuron.u0 * scale * 2**POTENTIAL_SHIFT)
-    bias = None if neuron.bias is None else np.round(neuron.bias * scale * 2**POTENTIAL_SHIFT).astype(np.int32)
+    bias = None if neuron.bias is None else integer_bias(population.name, neuron.bias, scale)
     return dataclasses.replace(
         integer, neuron=dataclasses.replace(neuron, threshold=threshold, u0=u0, bias=bias), scale=scale
     )
+
+
+def integer_bias(name: str, bias: np.ndarray, scale: float) -> np.ndarray:
+    """Biases << 6 that a 13-bit mantissa with one exponent for all can say. Raises GraphError beyond."""
+    shifted = bias.astype(np.float64) * (scale * 2**POTENTIAL_SHIFT)
+    for exponent in range(BIAS_EXPONENT_MAX + 1):
+        mantissa = np.round(shifted / 2**exponent)
+        if np.abs(mantissa).max() <= BIAS_MANTISSA_MAX:
+            return (mantissa * 2**exponent).astype(np.int32)
+    raise GraphError(f"{name}: bias reaches {np.abs(shifted).max():g} at scale {scale:g}; {BIAS_MAX} is allowed")
 
 
 def _with_integer_weights(population: Population, scale: float) -> Population:

@@ -128,6 +128,8 @@ def _by_population(
         factor = gain(population, currents)
         for k in range(len(population.synapses)):
             network.weights[f"{population.name}:{k}"].mul_(factor)
+        if population.biased:
+            network.biases[population.name].mul_(factor)
         return integrate_fire(currents * factor, reset=network.spec.reset, u0=network.spec.u0)
 
     network.walk(spikes, respond)
@@ -150,3 +152,5 @@ def _scale_by_activation(network: SpikingNetwork, images: torch.Tensor, percenti
         for k, synapse in enumerate(population.synapses):
             scale = per_input_channel(lambdas[synapse.source], synapse) / out
             network.weights[f"{population.name}:{k}"].mul_(scale.float())
+        if population.biased:
+            network.biases[population.name].div_(out)

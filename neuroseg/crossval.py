@@ -6,6 +6,7 @@ Every network of a fold is a run folder of its own, so that `neuroseg validate` 
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import time
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from neuroseg import runs
 from neuroseg.activity import ann_operations, measure
@@ -213,15 +213,11 @@ def calibrated(network: UNet, training: Sequence[Subject], variant: Variant, *, 
 
 def _measure(network: SpikingNetwork, fold: Fold, *, quantized: bool) -> dict[str, Any]:
     """Dice on the test subjects; firing rate and synaptic operations a slice on a sample of their slices."""
-
-    def forward(images: torch.Tensor) -> torch.Tensor:
-        return network.predict(images, quantized=quantized)
-
     images, _ = stack_slices(fold.test)
     sample = images[np.random.default_rng(0).permutation(len(images))[:SAMPLE_SLICES]]
     activity = measure(network, sample, quantized=quantized)
     return {
-        **_scores(predict(forward, fold.test), fold.test),
+        **_scores(predict(functools.partial(network.predict, quantized=quantized), fold.test), fold.test),
         "rate": activity.rate,
         "rates": activity.rates,
         "operations": activity.operations,

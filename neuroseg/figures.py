@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ import numpy as np
 
 matplotlib.use("Agg")  # files only: no display is needed
 from matplotlib import pyplot as plt
+
+from neuroseg.data.volume import Subject
 
 # Okabe and Ito's palette: told apart by colour-blind readers.
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
@@ -49,6 +52,16 @@ def draw_masks(rows: Sequence[Mapping[str, np.ndarray]], path: Path) -> None:
             axis.set_title(name, fontsize=9)
         figure.text(0.5, 0.005, "green: as the ground truth; blue: missed; orange: too much", ha="center", fontsize=8)
         _save(figure, path)
+
+
+def mask_rows(subject: Subject, masks: Mapping[str, np.ndarray], *, slices: int = 4) -> list[dict[str, np.ndarray]]:
+    """Rows for `draw_masks`: sagittal slices spread over a subject's hippocampus, with the truth and each mask."""
+    inside = np.flatnonzero(subject.mask.any(axis=(1, 2)))
+    chosen = inside[np.linspace(0, len(inside) - 1, slices + 2)[1:-1].round().astype(int)]
+    return [
+        {"image": subject.image[x], "ground truth": subject.mask[x], **{name: m[x] for name, m in masks.items()}}
+        for x in chosen
+    ]
 
 
 def _overlay(mask: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -108,6 +121,12 @@ def draw_curves(curves: Sequence[Curve], *, ann: float, path: Path) -> None:
 
 
 def _save(figure: plt.Figure, path: Path) -> None:
+    """Write beside the place, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, bbox_inches="tight")
-    plt.close(figure)
+    scratch = path.with_name(path.name + ".part")
+    try:
+        figure.savefig(scratch, format=path.suffix[1:], bbox_inches="tight")
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+        plt.close(figure)

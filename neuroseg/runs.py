@@ -69,13 +69,17 @@ class Run:
     def report(self) -> Path:
         return self.folder / "report.json"
 
+    @property
+    def picture(self) -> Path:
+        return self.folder / "segmentation.png"
+
     def checkpoint(self, step: Path) -> Path:
         """State of a training that may be killed."""
         return step.with_suffix(".ckpt")
 
     def forget_after(self, step: Path) -> None:
         """Delete what later steps made: it does not belong to what `step` will hold now."""
-        made = (self.ann, self.converted, self.snn, self.network, self.report)
+        made = (self.ann, self.converted, self.snn, self.network, self.report, self.picture)
         for file in made[made.index(step) + 1 :]:
             file.unlink(missing_ok=True)
         if step in (self.ann, self.converted):

@@ -35,12 +35,16 @@ class SynapseSpec:
 
 @dataclass(frozen=True)
 class PopulationSpec:
-    """Neurons driven by the sum of their synapses. fires=False: an output, which only integrates."""
+    """Neurons driven by the sum of their synapses, and by a constant current per channel if biased.
+
+    fires=False: an output, which only integrates.
+    """
 
     name: str
     shape: Shape
     synapses: tuple[SynapseSpec, ...]
     fires: bool = True
+    biased: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,8 +104,13 @@ class NetworkSpec:
         return tuple(layer for layer in self.layers if isinstance(layer, PopulationSpec))
 
     @property
+    def outputs(self) -> tuple[PopulationSpec, ...]:
+        return tuple(p for p in self.populations if not p.fires)
+
+    @property
     def output(self) -> PopulationSpec:
-        return next(p for p in self.populations if not p.fires)
+        """The first output, whose potential is read as logits."""
+        return self.outputs[0]
 
 
 def per_input_channel(vector: torch.Tensor, synapse: SynapseSpec) -> torch.Tensor:
@@ -111,6 +120,14 @@ def per_input_channel(vector: torch.Tensor, synapse: SynapseSpec) -> torch.Tenso
     grouped = vector.view(synapse.groups, 1, -1)  # groups, 1, Cin/groups
     rows = grouped.expand(-1, synapse.out_channels // synapse.groups, -1)
     return rows.reshape(synapse.out_channels, -1, 1, 1)
+
+
+def per_output_channel(vector: torch.Tensor, s: SynapseSpec) -> torch.Tensor:
+    """Shape a value per output channel (Cout,) so that it broadcasts against the synapse's weight."""
+    if s.kind == "conv":
+        return vector.view(-1, 1, 1, 1)
+    grouped = vector.view(s.groups, 1, -1).expand(-1, s.in_channels // s.groups, -1)
+    return grouped.reshape(s.in_channels, -1, 1, 1)
 
 
 def channel_values(

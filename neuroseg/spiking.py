@@ -19,7 +19,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from neuroseg.encode import encode
-from neuroseg.neuron import NO_LIMIT, STEPS, check_neuron, integrate_fire, scan, scan_backward, scan_forward
+from neuroseg.integers import POTENTIAL_LIMIT, POTENTIAL_SHIFT, even_integers, loihi_bias
+from neuroseg.neuron import NO_LIMIT, check_neuron, integrate_fire, scan
+from neuroseg.population import Response, respond_to_counts
 from neuroseg.spec import (
     ConcatSpec,
     DropoutSpec,
@@ -27,26 +29,14 @@ from neuroseg.spec import (
     NetworkSpec,
     PoolSpec,
     PopulationSpec,
-    SynapseSpec,
     last_reads,
     per_input_channel,
     pool_sizes,
     survival_rates,
 )
-from neuroseg.synapse import (
-    COUNT_MAX,
-    apply_synapse,
-    apply_to_counts,
-    gradients,
-    spike_dtype,
-    to_bytes,
-    weight_shape,
-)
+from neuroseg.synapse import COUNT_MAX, apply_synapse, spike_dtype, weight_shape
 
-WEIGHT_MIN, WEIGHT_MAX = -256, 254  # Loihi's signed 8-bit mantissa in mixed mode: even integers
-POTENTIAL_SHIFT = 6  # Loihi compares and stores potentials times 2^6
 FRAMES = 128  # slices times time steps at once where no gradient is needed: what the caches hold
-POTENTIAL_LIMIT = (2**23 - 1) / 2**POTENTIAL_SHIFT  # 24-bit potentials, in the units of weights
 
 Respond = Callable[[PopulationSpec, dict[str, torch.Tensor]], torch.Tensor]
 
@@ -76,6 +66,9 @@ class SpikingNetwork(nn.Module):
         for population in spec.populations:
             for k, synapse in enumerate(population.synapses):
                 self.weights[_key(population, k)] = nn.Parameter(torch.zeros(weight_shape(synapse)))
+        self.biases = nn.ParameterDict(
+            {p.name: nn.Parameter(torch.zeros(p.shape[0])) for p in spec.populations if p.biased}
+        )
         # Threshold in integer weight units, per population; 0 until chosen (see export.quantize).
         self.scales: torch.Tensor
         self.register_buffer("scales", torch.zeros(len(spec.populations), dtype=torch.float64))
@@ -87,7 +80,7 @@ class SpikingNetwork(nn.Module):
         return self._logits(values[self.spec.output.name], quantized=quantized)
 
     def analog(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Run as the ANN: images (B, C, H, W) to every layer's activation (B, C, H, W); output = logits."""
+        """Run as the ANN: images (B, C, H, W) to every layer's activation (B, C, H, W); outputs = logits."""
 
         def respond(population: PopulationSpec, values: dict[str, torch.Tensor]) -> torch.Tensor:
             currents = self.currents(population, values)
@@ -127,7 +120,18 @@ class SpikingNetwork(nn.Module):
             y = apply_synapse(x.flatten(0, 1), weight, synapse).unflatten(0, x.shape[:2])
             total = y if total is None else total + y
         assert total is not None
-        return total
+        bias = self.bias(population, quantized=quantized)
+        return total if bias is None else total + bias.to(total.dtype).view(-1, 1, 1)
+
+    def bias(self, population: PopulationSpec, *, quantized: bool = False) -> torch.Tensor | None:
+        """Constant current per channel (C,), in thresholds, or in integer weight units when quantized."""
+        if not population.biased:
+            return None
+        bias = self.biases[population.name].double()
+        if not quantized:
+            return bias
+        units = 2**POTENTIAL_SHIFT
+        return loihi_bias(bias * (self._chosen_scale(population) * units)) / units
 
     def effective_weight(self, population: PopulationSpec, k: int, *, quantized: bool) -> torch.Tensor:
         """The weight that a synapse runs with: integer or folded, with the gain of dropout in training."""
@@ -144,10 +148,13 @@ class SpikingNetwork(nn.Module):
 
     def integer_weight(self, population: PopulationSpec, k: int) -> torch.Tensor:
         """Even integer weights in [-256, 254], with a straight-through gradient. Raises ValueError unscaled."""
+        return even_integers(self.folded_weight(population, k) * (self._chosen_scale(population) / 2))
+
+    def _chosen_scale(self, population: PopulationSpec) -> float:
         scale = self.scale(population)
         if not scale > 0:
             raise ValueError(f"population {population.name} has no integer scale; choose scales first")
-        return _EvenInteger.apply(self.folded_weight(population, k) * (scale / 2))
+        return scale
 
     def scale(self, population: PopulationSpec) -> float:
         """Integer weight units per threshold."""
@@ -223,7 +230,7 @@ class SpikingNetwork(nn.Module):
     def _respond_to_counts(
         self, population: PopulationSpec, values: dict[str, torch.Tensor], *, quantized: bool
     ) -> torch.Tensor:
-        settings = _Settings(
+        response = Response(
             synapses=population.synapses,
             whole=tuple(
                 quantized and not (self.training and bool((self.survival[s.source] < 1).any()))
@@ -236,7 +243,8 @@ class SpikingNetwork(nn.Module):
         weights = [
             self.effective_weight(population, k, quantized=quantized).float() for k in range(len(population.synapses))
         ]
-        return _Population.apply(settings, *inputs, *weights)
+        bias = self.bias(population, quantized=quantized)
+        return respond_to_counts(response, inputs, weights, None if bias is None else bias.float())
 
     def _neuron(self, population: PopulationSpec, quantized: bool) -> dict[str, Any]:
         threshold = self.scale(population) if quantized else 1.0
@@ -250,86 +258,6 @@ class SpikingNetwork(nn.Module):
     def _logits(self, potential: torch.Tensor, *, quantized: bool) -> torch.Tensor:
         units = self.scale(self.spec.output) if quantized else 1.0
         return potential[-1] * (float(self.logit_scale) / units)
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """How a population responds to counts. whole: whose weights are even integers; alpha: None for an output."""
-
-    synapses: tuple[SynapseSpec, ...]
-    whole: tuple[bool, ...]
-    alpha: float | None
-    threshold: float
-    reset: str
-    u0: float
-    limit: float
-
-
-class _Population(torch.autograd.Function):
-    """A population's synapses and neurons in one: the float32 currents between them are never kept.
-
-    Inputs are whole numbers up to 127, kept as bytes; spikes and all gradients have the inputs' dtype.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, settings: _Settings, *tensors: torch.Tensor) -> torch.Tensor:
-        n = len(settings.synapses)
-        counts, weights = [to_bytes(x.flatten(0, 1)) for x in tensors[:n]], tensors[n:]
-        currents = None
-        for x, weight, synapse, whole in zip(counts, weights, settings.synapses, settings.whole, strict=True):
-            y = apply_to_counts(x, weight, synapse, whole=whole)
-            currents = y if currents is None else currents.add_(y)
-        assert currents is not None
-        ctx.settings, ctx.steps, ctx.dtype = settings, len(tensors[0]), tensors[0].dtype
-        currents = currents.unflatten(0, tensors[0].shape[:2])
-        if settings.alpha is None:
-            ctx.save_for_backward(*counts, *weights)
-            return currents.sum(0, keepdim=True)
-        spikes, trace = scan_forward(
-            currents,
-            threshold=settings.threshold,
-            reset=settings.reset,
-            u0=settings.u0,
-            limit=settings.limit,
-            dtype=ctx.dtype,
-        )
-        ctx.save_for_backward(*counts, *weights, trace)
-        return spikes
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        settings: _Settings = ctx.settings
-        n = len(settings.synapses)
-        counts, weights = ctx.saved_tensors[:n], ctx.saved_tensors[n : 2 * n]
-        if settings.alpha is None:
-            grad = grad.to(ctx.dtype).expand(ctx.steps, *grad.shape[1:])
-        else:
-            height = settings.alpha / settings.threshold / STEPS
-            grad = scan_backward(grad, ctx.saved_tensors[-1], reset=settings.reset, height=height)
-        wanted = ctx.needs_input_grad[1:]
-        grads = [
-            gradients(
-                grad.flatten(0, 1), counts[k], weights[k], settings.synapses[k], wanted=(wanted[k], wanted[n + k])
-            )
-            for k in range(n)
-        ]
-        inputs = (None if x is None else x.unflatten(0, grad.shape[:2]) for x, _ in grads)
-        return None, *inputs, *(weight for _, weight in grads)
-
-
-class _EvenInteger(torch.autograd.Function):
-    """Half weights to even integers within Loihi's range; the gradient passes where nothing is clipped."""
-
-    @staticmethod
-    def forward(ctx: Any, half: torch.Tensor) -> torch.Tensor:
-        rounded = half.round() * 2
-        ctx.save_for_backward((rounded >= WEIGHT_MIN) & (rounded <= WEIGHT_MAX))
-        return rounded.clamp(WEIGHT_MIN, WEIGHT_MAX)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
-        (inside,) = ctx.saved_tensors
-        return 2 * grad * inside
 
 
 def _key(population: PopulationSpec, k: int) -> str:

@@ -7,6 +7,7 @@ sums), bfloat16 operands backward. Which of the two this processor runs fast is 
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,31 @@ def apply_synapse(x: torch.Tensor, weight: torch.Tensor, s: SynapseSpec) -> torc
     else:
         y = F.conv_transpose2d(x, weight, None, s.stride, s.padding, s.output_padding, s.groups, s.dilation)
     return _channels_last(y)
+
+
+def after_enlarging(s: SynapseSpec, weight: torch.Tensor, factor: int) -> tuple[SynapseSpec, torch.Tensor]:
+    """conv(enlarge(x)) as one transposed convolution of stride `factor`, exact also at the borders.
+
+    A pixel m reaches y[factor * m + r - j + p] for every copy r and tap j: kernel factor + k - 1, padding k - 1 - p.
+    """
+    (kh, kw), (ph, pw) = s.kernel, s.padding
+    if ph >= kh or pw >= kw:
+        raise ValueError(
+            f"padding {s.padding} of a kernel {s.kernel} after Upsample; less than the kernel is supported"
+        )
+    spread = torch.zeros(s.in_channels, s.out_channels, factor + kh - 1, factor + kw - 1, dtype=weight.dtype)
+    flipped = weight.transpose(0, 1).flip(2, 3)
+    for r in range(factor):
+        for q in range(factor):
+            spread[:, :, r : r + kh, q : q + kw] += flipped
+    synapse = replace(
+        s,
+        kind="convT",
+        kernel=(factor + kh - 1, factor + kw - 1),
+        stride=(factor, factor),
+        padding=(kh - 1 - ph, kw - 1 - pw),
+    )
+    return synapse, spread
 
 
 def to_bytes(x: torch.Tensor) -> torch.Tensor:

@@ -20,14 +20,13 @@ from lava.utils.weightutils import SignMode
 from scipy import sparse
 
 from export.graph import Conv, Edge, GraphError, Neuron, Population, Shape
-from export.limits import THRESHOLD_MAX
+from export.limits import BIAS_EXPONENT_MAX, BIAS_MANTISSA_MAX, THRESHOLD_MAX
 from hardware_sim.lava_backend.layout import Window, whc
 from hardware_sim.lava_backend.parts.processes import IF, Layer1, Layer2, Layer3, Layer4
 from hardware_sim.lava_backend.synapses import to_sparse
 
 RELAY_WEIGHT, RELAY_THRESHOLD = 2, 1  # one spike lifts a relay over its threshold
 NO_CURRENT_DECAY_LEFT = 4095  # du of 4095 and the offset bit: the current lasts one step
-BIAS_MANTISSA_MAX, BIAS_EXPONENT_MAX = 4095, 7
 
 
 class StockLayer(AbstractSubProcessModel):

@@ -1,0 +1,96 @@
+"""What each choice of the fine-tuning is worth: one change a row, T = 8, one fold, int8, 3D Dice on its test subjects.
+
+    python -m benchmarks.ablation CROSSVAL_FOLDER --data DIR
+
+Starts from the ANN of fold 1 of `neuroseg crossval`, in CROSSVAL_FOLDER. Every row is fine-tuned for as many epochs,
+with the same seed. Goes on where it was stopped: rows that are in the result file already are not run again.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from export.lower import integer_scales
+from neuroseg import runs
+from neuroseg.cli_subjects import run_subjects, usable_subjects
+from neuroseg.console import console, training_bar
+from neuroseg.crossval import Variant, calibrated
+from neuroseg.finetune import FinetuneConfig, finetune
+from neuroseg.memory import keep_freed_memory
+from neuroseg.metrics import mean_dice
+from neuroseg.runs import Run
+from neuroseg.train import predict
+
+RESULT = Path(__file__).with_name("results") / "ablation.json"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A network and its fine-tuning. u0: start potential in thresholds; alpha: height of the surrogate gradient."""
+
+    change: str
+    variant: Variant
+    tuning: FinetuneConfig
+    u0: float = 0.0
+    alpha: float = 1.0
+
+
+def rows(epochs: int) -> list[Row]:
+    base = Row("none", Variant("ablation", 8), FinetuneConfig(epochs=epochs))
+    variant, tuning = base.variant, base.tuning
+    return [
+        base,
+        replace(base, change="dropout of the ANN", tuning=replace(tuning, dropout=True)),
+        replace(base, change="start potential half a threshold", u0=0.5),
+        replace(base, change="surrogate half as high", alpha=0.5),
+        replace(base, change="surrogate twice as high", alpha=2.0),
+        replace(base, change="learning rate 1e-3", tuning=replace(tuning, learning_rate=1e-3)),
+        replace(base, change="learning rate 4e-3", tuning=replace(tuning, learning_rate=4e-3)),
+        replace(base, change="quantised after the last epoch", tuning=replace(tuning, quantized=False)),
+        replace(base, change="Poisson code", variant=replace(variant, encoder="poisson")),
+        replace(base, change="balanced by activation", variant=replace(variant, balance="activation")),
+        replace(base, change="balanced as published", variant=replace(variant, balance="threshold")),
+    ]
+
+
+def main(
+    crossval: Annotated[Path, typer.Argument(help="Folder that `neuroseg crossval` made.")],
+    data: Annotated[str, typer.Option(help="The data set that it was made on.")],
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each row.")] = 3,
+    out: Annotated[Path, typer.Option(help="Result file.")] = RESULT,
+) -> None:
+    keep_freed_memory()
+    run = Run(crossval / "fold1-dice" / "ann")
+    settings = run.load_settings()
+    training, validation = run_subjects(settings, data)
+    test = [subject for subject in usable_subjects(data, settings.seed) if subject.id in settings.test]
+    ann = runs.load_ann(run.ann)
+    found = json.loads(out.read_text()) if out.exists() else {"epochs": epochs, "rows": []}
+    if found["epochs"] != epochs:
+        raise SystemExit(f"{out} has rows of {found['epochs']} epochs, not {epochs}; delete it or choose another file")
+    done = {row["change"] for row in found["rows"]}
+    for row in rows(epochs):
+        if row.change in done:
+            continue
+        network = calibrated(ann, training, row.variant, seed=settings.seed).copy(u0=row.u0, alpha=row.alpha)
+        network = network.with_scales(integer_scales(network))
+        with training_bar(row.change) as show:
+            tuned, history = finetune(
+                network, training, validation, choose_scales=integer_scales, config=row.tuning, on_step=show
+            )
+        tuned = tuned.with_scales(integer_scales(tuned))
+        masks = predict(functools.partial(tuned.predict, quantized=True), test)
+        dice = mean_dice(masks, [subject.mask for subject in test])
+        found["rows"].append({**asdict(row), "dice": dice, "validation": [epoch.validation_dice for epoch in history]})
+        runs.write_json(found, out)
+        console.print(f"{row.change}: 3D Dice {100 * dice['3d']:.2f} %")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,389 @@
+"""What each of PyTorch's operations becomes in a spiking network: one rule each. `convert` walks them."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import fx
+
+from neuroseg.spec import (
+    ConcatSpec,
+    DropoutSpec,
+    InputSpec,
+    LayerSpec,
+    PoolSpec,
+    PopulationSpec,
+    Shape,
+    SynapseSpec,
+    per_output_channel,
+)
+from neuroseg.synapse import after_enlarging
+from neuroseg.tracing import ConversionError, results, shape_of
+
+INPUT = "input"
+aten = torch.ops.aten
+
+HINTS = {
+    "max_pool2d": "use AvgPool2d",
+    **dict.fromkeys(("leaky_relu", "elu", "gelu", "silu", "hardtanh", "prelu", "celu"), "use ReLU"),
+    **dict.fromkeys(("sigmoid", "_softmax", "softmax", "_log_softmax"), "end with the logits"),
+    **dict.fromkeys(("native_group_norm", "native_layer_norm"), "use BatchNorm2d, or no norm"),
+    **dict.fromkeys(("upsample_bilinear2d", "upsample_bicubic2d"), "use mode='nearest', or ConvTranspose2d"),
+    **dict.fromkeys(
+        ("constant_pad_nd", "replication_pad2d", "reflection_pad2d"),
+        "use the convolution's zero padding, and sides that every pooling divides",
+    ),
+}
+SUPPORTED = (
+    "Conv2d, ConvTranspose2d, Linear, BatchNorm2d, AvgPool2d, nearest Upsample, ReLU, Dropout, Flatten, torch.cat and "
+    "addition are supported"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Current:
+    """The membrane current that linear operations produce, waiting for a ReLU (or for the output).
+
+    bias: (C,). rectified: a sum of spikes alone, which a ReLU leaves as it is.
+    """
+
+    name: str
+    shape: Shape
+    synapses: tuple[tuple[SynapseSpec, torch.Tensor], ...]
+    bias: torch.Tensor | None = None
+    rectified: bool = False
+
+
+@dataclass(frozen=True)
+class Enlarged:
+    """Spikes of layers joined by their channels, each pixel repeated `factor` times in both directions."""
+
+    parts: tuple[tuple[str, int], ...]  # layer, factor
+
+
+@dataclass(frozen=True)
+class Mask:
+    """What dropout multiplies with: kept with this probability."""
+
+    keep: float
+
+
+Value = Current | Enlarged | Mask | str | None  # a string: the name of a layer that emits spikes
+
+
+class Builder:
+    """Walks the traced operations once; `values` maps each to what it yields."""
+
+    def __init__(self, graph: fx.GraphModule, names: dict[int, str]) -> None:
+        self.graph, self.names = graph, names
+        self.values: dict[fx.Node, Value] = {}
+        self.tensors: dict[fx.Node, torch.Tensor] = {}  # parameters and buffers
+        self.shapes: dict[str, Shape] = {}
+        self.layers: list[LayerSpec] = []
+        self.weights: dict[str, torch.Tensor] = {}
+        self.biases: dict[str, torch.Tensor] = {}
+
+    def visit(self, node: fx.Node) -> None:
+        match node.op:
+            case "placeholder":
+                self.values[node] = self._add(InputSpec(INPUT, shape_of(node)))
+            case "get_attr":
+                self.tensors[node] = getattr(self.graph, str(node.target))
+            case "output":
+                for result in results(node.args[0]):
+                    self._output(result)
+            case _:
+                self._operation(node)
+
+    def _operation(self, node: fx.Node) -> None:
+        rules: dict[Any, Callable[..., Value]] = {  # an operation's node, and its arguments
+            aten.convolution: self._convolution,
+            **dict.fromkeys((aten.mm, aten.addmm), self._linear),
+            aten._native_batch_norm_legit_no_training: self._batch_norm,
+            aten.relu: self._relu,
+            aten.avg_pool2d: self._pool,
+            aten.mean: self._global_pool,
+            aten._adaptive_avg_pool2d: self._adaptive_pool,
+            aten.upsample_nearest2d: self._upsample,
+            aten.cat: self._concat,
+            aten.add: self._sum,
+            aten.bernoulli: lambda _, x, keep: Mask(keep),
+            aten.div: self._rescaling,
+            aten.mul: self._dropout,
+            **dict.fromkeys((aten.view, aten._unsafe_view, aten.reshape), self._flatten),
+            **dict.fromkeys((aten.alias, aten.detach, aten.clone), lambda _, x, *options: self.values[x]),
+            **dict.fromkeys((aten.empty, aten.expand, aten.empty_like, aten.new_empty), lambda *_: None),  # dropout's
+        }
+        arguments: Any = node.args
+        if node.target is operator.getitem:
+            source, index = arguments
+            self.values[node] = self.values[source] if index == 0 else None
+            return
+        kind = getattr(node.target, "overloadpacket", node.target)
+        if kind is aten.t:  # a Linear's weight
+            self.tensors[node] = self.tensors[arguments[0]].t()
+            return
+        if kind not in rules:
+            name = getattr(kind, "__name__", str(kind))
+            hint = next((text for key, text in HINTS.items() if name.startswith(key)), SUPPORTED)
+            raise ConversionError(f"{self._place(node)}: {name} has no spiking counterpart; {hint}")
+        self.values[node] = rules[kind](node, *arguments)
+
+    def _convolution(
+        self,
+        node: fx.Node,
+        x: Any,
+        weight: Any,
+        bias: Any,
+        stride: Any,
+        padding: Any,
+        dilation: Any,
+        transposed: bool,
+        output_padding: Any,
+        groups: int,
+    ) -> Value:
+        w = self.tensors[weight]
+        name = self._name(weight)
+        channels = (w.shape[0], w.shape[1] * groups) if transposed else (w.shape[1] * groups, w.shape[0])
+        synapse = SynapseSpec(
+            source="",
+            kind="convT" if transposed else "conv",
+            in_channels=channels[0],
+            out_channels=channels[1],
+            kernel=_pair(w.shape[2:]),
+            stride=_pair(stride),
+            padding=_pair(padding),
+            output_padding=_pair(output_padding),
+            dilation=_pair(dilation),
+            groups=groups,
+        )
+        source = self._spikes(x, node, f"{name} takes spikes; put a ReLU before it")
+        synapses = self._synapses(source, synapse, w, name)
+        return Current(name, shape_of(node), synapses, self.tensors.get(bias))
+
+    def _synapses(
+        self, source: str | Enlarged, synapse: SynapseSpec, weight: torch.Tensor, name: str
+    ) -> tuple[tuple[SynapseSpec, torch.Tensor], ...]:
+        """A convolution on a layer, or on enlarged layers: one synapse for each of those."""
+        if isinstance(source, str):
+            return ((replace(synapse, source=source), weight),)
+        plain = synapse.kind == "conv" and synapse.groups == 1
+        if not (plain and synapse.stride == synapse.dilation == (1, 1)):
+            raise ConversionError(f"{name}: reads an Upsample; stride 1, dilation 1 and groups 1 are supported there")
+        made, start = [], 0
+        for layer, factor in source.parts:
+            channels = self.shapes[layer][0]
+            part = weight[:, start : start + channels]
+            start += channels
+            own = replace(synapse, source=layer, in_channels=channels)
+            try:
+                made.append((own, part) if factor == 1 else after_enlarging(own, part, factor))
+            except ValueError as error:
+                raise ConversionError(f"{name}: {error}") from None
+        return tuple(made)
+
+    def _linear(self, node: fx.Node, *arguments: Any) -> Value:
+        """mm(x, w) or addmm(bias, x, w): a dense layer is a convolution over the whole of its source."""
+        *bias, x, transposed = arguments
+        weight = self.tensors[transposed].t()
+        name = self._name(transposed.args[0])
+        source = self._spikes(x, node, f"{name} takes spikes; put a ReLU before it")
+        if not isinstance(source, str) or math.prod(self.shapes[source]) != weight.shape[1]:
+            raise ConversionError(f"{name}: reads something else than a flattened layer")
+        shape = self.shapes[source]
+        synapse = SynapseSpec(source, "conv", shape[0], len(weight), _pair(shape[1:]))
+        return Current(
+            name,
+            (len(weight), 1, 1),
+            ((synapse, weight.reshape(len(weight), *shape)),),
+            self.tensors[bias[0]] if bias else None,
+        )
+
+    def _batch_norm(
+        self, node: fx.Node, x: Any, weight: Any, offset: Any, mean: Any, variance: Any, momentum: float, eps: float
+    ) -> Value:
+        """y = x * gain + offset, folded into the current's weights and bias."""
+        current = self.values[x]
+        if not isinstance(current, Current):
+            raise ConversionError(f"{self._place(node)}: BatchNorm2d on spikes; put it after a convolution")
+        gain = torch.rsqrt(self.tensors[variance].double() + eps)
+        gain = gain * self.tensors[weight].double() if weight else gain
+        bias = torch.zeros_like(gain) if current.bias is None else current.bias.double()
+        bias = (bias - self.tensors[mean].double()) * gain
+        bias = bias + self.tensors[offset].double() if offset else bias
+        synapses = tuple((s, weight.double() * per_output_channel(gain, s)) for s, weight in current.synapses)
+        return replace(current, synapses=synapses, bias=bias, rectified=False)
+
+    def _relu(self, node: fx.Node, x: Any) -> Value:
+        value = self.values[x]
+        return self._population(value, fires=True) if isinstance(value, Current) else value
+
+    def _pool(
+        self,
+        node: fx.Node,
+        x: Any,
+        kernel: Any,
+        stride: Any = (),
+        padding: Any = (0, 0),
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor: int | None = None,
+    ) -> Value:
+        kernel, padding = _pair(kernel), _pair(padding)
+        stride = _pair(stride) if stride else kernel
+        if stride != kernel or padding != (0, 0) or ceil_mode or divisor:
+            raise ConversionError(
+                f"{self._place(node)}: average pooling of kernel {kernel}, stride {stride}, padding {padding}; "
+                "stride = kernel without padding, ceil_mode or divisor_override is supported"
+            )
+        return self._pooled(node, x, kernel)
+
+    def _adaptive_pool(self, node: fx.Node, x: Any, size: Any) -> Value:
+        (height, width), (rows, columns) = shape_of(x)[1:], _pair(size)
+        if height % rows or width % columns:
+            raise ConversionError(f"{self._place(node)}: pooling {(height, width)} to {(rows, columns)} is uneven")
+        return self._pooled(node, x, (height // rows, width // columns))
+
+    def _global_pool(self, node: fx.Node, x: Any, axes: Any, keepdim: bool = False) -> Value:
+        if sorted(axis % 4 for axis in axes) != [2, 3]:
+            raise ConversionError(f"{self._place(node)}: mean over axes {axes}; over height and width is supported")
+        return self._pooled(node, x, _pair(shape_of(x)[1:]))
+
+    def _pooled(self, node: fx.Node, x: Any, kernel: tuple[int, int]) -> Value:
+        source = self._layer(x, node, "pools spikes; put it after the ReLU")
+        channels, height, width = self.shapes[source]
+        if height % kernel[0] or width % kernel[1]:
+            raise ConversionError(f"{self._place(node)}: pooling {kernel} does not divide its input {(height, width)}")
+        shape = (channels, height // kernel[0], width // kernel[1])
+        return self._add(PoolSpec(self._unique(node.name), shape, source, kernel))
+
+    def _upsample(self, node: fx.Node, x: Any, size: Any, *scales: Any) -> Value:
+        source = self._layer(x, node, "enlarges spikes; put it after the ReLU")
+        before, after = self.shapes[source][1:], shape_of(node)[1:]
+        factor = after[0] // before[0]
+        if tuple(side * factor for side in before) != after:
+            raise ConversionError(f"{self._place(node)}: enlarges {before} to {after}; one whole factor is supported")
+        return Enlarged(((source, factor),))
+
+    def _rescaling(self, node: fx.Node, x: Any, divisor: Any) -> Value:
+        mask = self.values.get(x)
+        if not isinstance(mask, Mask):
+            raise ConversionError(f"{self._place(node)}: a quotient has no spiking counterpart; {SUPPORTED}")
+        return mask
+
+    def _dropout(self, node: fx.Node, x: Any, factor: Any) -> Value:
+        mask = self.values.get(factor) if isinstance(factor, fx.Node) else None
+        if not isinstance(mask, Mask):
+            raise ConversionError(f"{self._place(node)}: a product has no spiking counterpart; {SUPPORTED}")
+        if mask.keep == 1:
+            return self.values[x]
+        source = self._layer(x, node, "drops spikes; put it after the ReLU")
+        return self._add(DropoutSpec(self._unique("dropout"), self.shapes[source], source, 1 - mask.keep))
+
+    def _concat(self, node: fx.Node, tensors: Any, dim: int = 0) -> Value:
+        if dim not in (1, -3):
+            raise ConversionError(f"{self._place(node)}: concatenates along axis {dim}; channels (1) are supported")
+        sources = [self._spikes(x, node, "joins spikes; put a ReLU before it") for x in tensors]
+        plain = tuple(source for source in sources if isinstance(source, str))
+        if len(plain) == len(sources):
+            return self._add(ConcatSpec(self._unique(node.name), shape_of(node), plain))
+        parts = (source.parts if isinstance(source, Enlarged) else ((source, 1),) for source in sources)
+        return Enlarged(tuple(part for some in parts for part in some))
+
+    def _sum(self, node: fx.Node, *terms: Any) -> Value:
+        if node.kwargs or len(terms) != 2 or any(self.values.get(term) is None for term in terms):
+            raise ConversionError(f"{self._place(node)}: adds something else than two layers")
+        if len({shape_of(term) for term in terms}) > 1:
+            raise ConversionError(f"{self._place(node)}: broadcasts; only equal shapes can be added")
+        currents = [self._as_current(term, node) for term in terms]
+        named = next((c for c in reversed(currents) if not c.rectified), currents[0])
+        biases = [current.bias for current in currents if current.bias is not None]
+        return replace(
+            named,
+            synapses=tuple(s for current in currents for s in current.synapses),
+            bias=sum(biases[1:], biases[0]) if biases else None,
+            rectified=all(current.rectified for current in currents),
+        )
+
+    def _as_current(self, arg: fx.Node, node: fx.Node) -> Current:
+        """A current as it is; spikes through identity synapses."""
+        value = self.values[arg]
+        if isinstance(value, Current):
+            return value
+        source = self._spikes(arg, node, "adds something else than layers")
+        shape = shape_of(arg)
+        parts = source.parts if isinstance(source, Enlarged) else ((source, 1),)
+        synapses, start = [], 0
+        for layer, factor in parts:
+            channels = self.shapes[layer][0]
+            weight = torch.zeros(channels, shape[0], factor, factor)
+            weight[torch.arange(channels), start + torch.arange(channels)] = 1
+            start += channels
+            pair = (factor, factor)
+            synapses.append((SynapseSpec(layer, "convT", channels, shape[0], pair, stride=pair), weight))
+        return Current("sum", shape, tuple(synapses), rectified=True)
+
+    def _flatten(self, node: fx.Node, x: Any, size: Any) -> Value:
+        """Seen through: a layer keeps its shape, and what reads it flattened is a dense synapse."""
+        before, after = (tuple(n.meta["tensor_meta"].shape) for n in (x, node))
+        if after != before and (len(after) != 2 or after[0] != before[0]):
+            raise ConversionError(f"{self._place(node)}: reshapes {before} to {after}; flattening is supported")
+        return self.values[x]
+
+    def _output(self, node: fx.Node) -> None:
+        value = self.values[node]
+        if not isinstance(value, Current):
+            raise ConversionError(f"output: {value} emits spikes; end with a convolution without ReLU")
+        self._population(value, fires=False)
+
+    def _population(self, current: Current, *, fires: bool) -> str:
+        name = self._unique(current.name)
+        synapses = tuple(synapse for synapse, _ in current.synapses)
+        for k, (_, weight) in enumerate(current.synapses):
+            self.weights[f"{name}:{k}"] = weight
+        if current.bias is not None:
+            self.biases[name] = current.bias
+        return self._add(PopulationSpec(name, current.shape, synapses, fires, biased=current.bias is not None))
+
+    def _spikes(self, arg: Any, node: fx.Node, hint: str) -> str | Enlarged:
+        value = self.values.get(arg)
+        if isinstance(value, Current) and value.rectified:  # spikes added to spikes: a ReLU changes nothing
+            value = self.values[arg] = self._population(value, fires=True)
+        if not isinstance(value, str | Enlarged):
+            raise ConversionError(f"{self._place(node)}: {hint}")
+        return value
+
+    def _layer(self, arg: Any, node: fx.Node, hint: str) -> str:
+        value = self._spikes(arg, node, hint)
+        if not isinstance(value, str):
+            raise ConversionError(f"{self._place(node)}: reads an Upsample; only a convolution or an addition may")
+        return value
+
+    def _add(self, layer: LayerSpec) -> str:
+        self.layers.append(layer)
+        self.shapes[layer.name] = layer.shape
+        return layer.name
+
+    def _unique(self, name: str) -> str:
+        candidate, k = name, 1
+        while candidate in self.shapes:
+            candidate, k = f"{name}_{k}", k + 1
+        return candidate
+
+    def _name(self, parameter: Any) -> str:
+        """A layer's name: its module's path."""
+        return self.names.get(id(self.tensors[parameter]), str(parameter.name))
+
+    def _place(self, node: fx.Node) -> str:
+        """Where an operation is: its name, and the last layer with weights before it."""
+        before = [self._name(n) for n in self.tensors if n.op == "get_attr" and id(self.tensors[n]) in self.names]
+        return f"{node.name} (after {before[-1]})" if before else node.name
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (int(value), int(value)) if isinstance(value, int) else (int(value[0]), int(value[-1]))
