@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 #   make demo PIP_ARGS="--extra-index-url URL"
 PIP_ARGS ?=
 
-.PHONY: demo test lint format bench clean setup
+.PHONY: demo test lint format bench pretrained clean setup
 
 demo: setup
 	$(BIN)/neuroseg demo
@@ -34,6 +34,15 @@ bench: setup benchmarks/.peers
 benchmarks/.peers: benchmarks/peers.txt
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $@ -r $<
 	@touch $@
+
+# Trains the network that ships, on all subjects of a Decathlon folder: make pretrained DATA=DIR. Resumes.
+pretrained: setup
+	test -d "$(DATA)"
+	$(BIN)/neuroseg train --data "$(DATA)" --out runs/pretrained --validation 0
+	test -f runs/pretrained/converted.pt || $(BIN)/neuroseg convert runs/pretrained
+	$(BIN)/neuroseg finetune runs/pretrained
+	cp runs/pretrained/ann.pt runs/pretrained/snn.pt neuroseg/pretrained/
+	sed 's|"data": ".*/|"data": "|' runs/pretrained/run.json > neuroseg/pretrained/run.json
 
 clean:
 	rm -rf $(VENV) benchmarks/.peers runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -132,7 +132,7 @@ def _by_population(
             network.biases[population.name].mul_(factor)
         return integrate_fire(currents * factor, reset=network.spec.reset, u0=network.spec.u0)
 
-    network.walk(spikes, respond)
+    network.walk(spikes, respond, keep_all=False)
 
 
 def _scale_by_activation(network: SpikingNetwork, images: torch.Tensor, percentile: float) -> None:

@@ -38,13 +38,13 @@ def convert(
     for node in graph.graph.nodes:
         builder.visit(node)
     spec = NetworkSpec(
-        layers=tuple(builder.layers), timesteps=timesteps, reset=reset, u0=u0, encoder=encoder, alpha=alpha
+        layers=tuple(builder.draft.layers), timesteps=timesteps, reset=reset, u0=u0, encoder=encoder, alpha=alpha
     )
     network = SpikingNetwork(spec)
     with torch.no_grad():
-        for key, weight in builder.weights.items():
+        for key, weight in builder.draft.weights.items():
             network.weights[key].copy_(weight)
-        for key, bias in builder.biases.items():
+        for key, bias in builder.draft.biases.items():
             network.biases[key].copy_(bias)
     _check_against(model, network.eval(), input_shape)
     return network

@@ -5,75 +5,19 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import fx
 
-from neuroseg.spec import (
-    ConcatSpec,
-    DropoutSpec,
-    InputSpec,
-    LayerSpec,
-    PoolSpec,
-    PopulationSpec,
-    Shape,
-    SynapseSpec,
-    per_output_channel,
-)
+from neuroseg.draft import Current, Draft, Enlarged, Mask, Value
+from neuroseg.spec import ConcatSpec, DropoutSpec, InputSpec, PoolSpec, SynapseSpec, per_output_channel
 from neuroseg.synapse import after_enlarging
-from neuroseg.tracing import ConversionError, results, shape_of
+from neuroseg.tracing import ConversionError, refusal, results, shape_of
 
 INPUT = "input"
 aten = torch.ops.aten
-
-HINTS = {
-    "max_pool2d": "use AvgPool2d",
-    **dict.fromkeys(("leaky_relu", "elu", "gelu", "silu", "hardtanh", "prelu", "celu"), "use ReLU"),
-    **dict.fromkeys(("sigmoid", "_softmax", "softmax", "_log_softmax"), "end with the logits"),
-    **dict.fromkeys(("native_group_norm", "native_layer_norm"), "use BatchNorm2d, or no norm"),
-    **dict.fromkeys(("upsample_bilinear2d", "upsample_bicubic2d"), "use mode='nearest', or ConvTranspose2d"),
-    **dict.fromkeys(
-        ("constant_pad_nd", "replication_pad2d", "reflection_pad2d"),
-        "use the convolution's zero padding, and sides that every pooling divides",
-    ),
-}
-SUPPORTED = (
-    "Conv2d, ConvTranspose2d, Linear, BatchNorm2d, AvgPool2d, nearest Upsample, ReLU, Dropout, Flatten, torch.cat and "
-    "addition are supported"
-)
-
-
-@dataclass(frozen=True, eq=False)
-class Current:
-    """The membrane current that linear operations produce, waiting for a ReLU (or for the output).
-
-    bias: (C,). rectified: a sum of spikes alone, which a ReLU leaves as it is.
-    """
-
-    name: str
-    shape: Shape
-    synapses: tuple[tuple[SynapseSpec, torch.Tensor], ...]
-    bias: torch.Tensor | None = None
-    rectified: bool = False
-
-
-@dataclass(frozen=True)
-class Enlarged:
-    """Spikes of layers joined by their channels, each pixel repeated `factor` times in both directions."""
-
-    parts: tuple[tuple[str, int], ...]  # layer, factor
-
-
-@dataclass(frozen=True)
-class Mask:
-    """What dropout multiplies with: kept with this probability."""
-
-    keep: float
-
-
-Value = Current | Enlarged | Mask | str | None  # a string: the name of a layer that emits spikes
 
 
 class Builder:
@@ -83,15 +27,12 @@ class Builder:
         self.graph, self.names = graph, names
         self.values: dict[fx.Node, Value] = {}
         self.tensors: dict[fx.Node, torch.Tensor] = {}  # parameters and buffers
-        self.shapes: dict[str, Shape] = {}
-        self.layers: list[LayerSpec] = []
-        self.weights: dict[str, torch.Tensor] = {}
-        self.biases: dict[str, torch.Tensor] = {}
+        self.draft = Draft()
 
     def visit(self, node: fx.Node) -> None:
         match node.op:
             case "placeholder":
-                self.values[node] = self._add(InputSpec(INPUT, shape_of(node)))
+                self.values[node] = self.draft.add(InputSpec(INPUT, shape_of(node)))
             case "get_attr":
                 self.tensors[node] = getattr(self.graph, str(node.target))
             case "output":
@@ -129,9 +70,7 @@ class Builder:
             self.tensors[node] = self.tensors[arguments[0]].t()
             return
         if kind not in rules:
-            name = getattr(kind, "__name__", str(kind))
-            hint = next((text for key, text in HINTS.items() if name.startswith(key)), SUPPORTED)
-            raise ConversionError(f"{self._place(node)}: {name} has no spiking counterpart; {hint}")
+            raise ConversionError(f"{self._place(node)}: {refusal(getattr(kind, '__name__', str(kind)))}")
         self.values[node] = rules[kind](node, *arguments)
 
     def _convolution(
@@ -177,7 +116,7 @@ class Builder:
             raise ConversionError(f"{name}: reads an Upsample; stride 1, dilation 1 and groups 1 are supported there")
         made, start = [], 0
         for layer, factor in source.parts:
-            channels = self.shapes[layer][0]
+            channels = self.draft.shapes[layer][0]
             part = weight[:, start : start + channels]
             start += channels
             own = replace(synapse, source=layer, in_channels=channels)
@@ -193,9 +132,9 @@ class Builder:
         weight = self.tensors[transposed].t()
         name = self._name(transposed.args[0])
         source = self._spikes(x, node, f"{name} takes spikes; put a ReLU before it")
-        if not isinstance(source, str) or math.prod(self.shapes[source]) != weight.shape[1]:
+        if not isinstance(source, str) or math.prod(self.draft.shapes[source]) != weight.shape[1]:
             raise ConversionError(f"{name}: reads something else than a flattened layer")
-        shape = self.shapes[source]
+        shape = self.draft.shapes[source]
         synapse = SynapseSpec(source, "conv", shape[0], len(weight), _pair(shape[1:]))
         return Current(
             name,
@@ -221,7 +160,7 @@ class Builder:
 
     def _relu(self, node: fx.Node, x: Any) -> Value:
         value = self.values[x]
-        return self._population(value, fires=True) if isinstance(value, Current) else value
+        return self.draft.population(value, fires=True) if isinstance(value, Current) else value
 
     def _pool(
         self,
@@ -256,15 +195,15 @@ class Builder:
 
     def _pooled(self, node: fx.Node, x: Any, kernel: tuple[int, int]) -> Value:
         source = self._layer(x, node, "pools spikes; put it after the ReLU")
-        channels, height, width = self.shapes[source]
+        channels, height, width = self.draft.shapes[source]
         if height % kernel[0] or width % kernel[1]:
             raise ConversionError(f"{self._place(node)}: pooling {kernel} does not divide its input {(height, width)}")
         shape = (channels, height // kernel[0], width // kernel[1])
-        return self._add(PoolSpec(self._unique(node.name), shape, source, kernel))
+        return self.draft.add(PoolSpec(self.draft.unique(node.name), shape, source, kernel))
 
     def _upsample(self, node: fx.Node, x: Any, size: Any, *scales: Any) -> Value:
         source = self._layer(x, node, "enlarges spikes; put it after the ReLU")
-        before, after = self.shapes[source][1:], shape_of(node)[1:]
+        before, after = self.draft.shapes[source][1:], shape_of(node)[1:]
         factor = after[0] // before[0]
         if tuple(side * factor for side in before) != after:
             raise ConversionError(f"{self._place(node)}: enlarges {before} to {after}; one whole factor is supported")
@@ -273,17 +212,19 @@ class Builder:
     def _rescaling(self, node: fx.Node, x: Any, divisor: Any) -> Value:
         mask = self.values.get(x)
         if not isinstance(mask, Mask):
-            raise ConversionError(f"{self._place(node)}: a quotient has no spiking counterpart; {SUPPORTED}")
+            raise ConversionError(f"{self._place(node)}: {refusal('a quotient')}")
         return mask
 
     def _dropout(self, node: fx.Node, x: Any, factor: Any) -> Value:
         mask = self.values.get(factor) if isinstance(factor, fx.Node) else None
         if not isinstance(mask, Mask):
-            raise ConversionError(f"{self._place(node)}: a product has no spiking counterpart; {SUPPORTED}")
+            raise ConversionError(f"{self._place(node)}: {refusal('a product')}")
         if mask.keep == 1:
             return self.values[x]
         source = self._layer(x, node, "drops spikes; put it after the ReLU")
-        return self._add(DropoutSpec(self._unique("dropout"), self.shapes[source], source, 1 - mask.keep))
+        return self.draft.add(
+            DropoutSpec(self.draft.unique("dropout"), self.draft.shapes[source], source, 1 - mask.keep)
+        )
 
     def _concat(self, node: fx.Node, tensors: Any, dim: int = 0) -> Value:
         if dim not in (1, -3):
@@ -291,7 +232,7 @@ class Builder:
         sources = [self._spikes(x, node, "joins spikes; put a ReLU before it") for x in tensors]
         plain = tuple(source for source in sources if isinstance(source, str))
         if len(plain) == len(sources):
-            return self._add(ConcatSpec(self._unique(node.name), shape_of(node), plain))
+            return self.draft.add(ConcatSpec(self.draft.unique(node.name), shape_of(node), plain))
         parts = (source.parts if isinstance(source, Enlarged) else ((source, 1),) for source in sources)
         return Enlarged(tuple(part for some in parts for part in some))
 
@@ -320,7 +261,7 @@ class Builder:
         parts = source.parts if isinstance(source, Enlarged) else ((source, 1),)
         synapses, start = [], 0
         for layer, factor in parts:
-            channels = self.shapes[layer][0]
+            channels = self.draft.shapes[layer][0]
             weight = torch.zeros(channels, shape[0], factor, factor)
             weight[torch.arange(channels), start + torch.arange(channels)] = 1
             start += channels
@@ -339,21 +280,12 @@ class Builder:
         value = self.values[node]
         if not isinstance(value, Current):
             raise ConversionError(f"output: {value} emits spikes; end with a convolution without ReLU")
-        self._population(value, fires=False)
-
-    def _population(self, current: Current, *, fires: bool) -> str:
-        name = self._unique(current.name)
-        synapses = tuple(synapse for synapse, _ in current.synapses)
-        for k, (_, weight) in enumerate(current.synapses):
-            self.weights[f"{name}:{k}"] = weight
-        if current.bias is not None:
-            self.biases[name] = current.bias
-        return self._add(PopulationSpec(name, current.shape, synapses, fires, biased=current.bias is not None))
+        self.draft.population(value, fires=False)
 
     def _spikes(self, arg: Any, node: fx.Node, hint: str) -> str | Enlarged:
         value = self.values.get(arg)
         if isinstance(value, Current) and value.rectified:  # spikes added to spikes: a ReLU changes nothing
-            value = self.values[arg] = self._population(value, fires=True)
+            value = self.values[arg] = self.draft.population(value, fires=True)
         if not isinstance(value, str | Enlarged):
             raise ConversionError(f"{self._place(node)}: {hint}")
         return value
@@ -363,17 +295,6 @@ class Builder:
         if not isinstance(value, str):
             raise ConversionError(f"{self._place(node)}: reads an Upsample; only a convolution or an addition may")
         return value
-
-    def _add(self, layer: LayerSpec) -> str:
-        self.layers.append(layer)
-        self.shapes[layer.name] = layer.shape
-        return layer.name
-
-    def _unique(self, name: str) -> str:
-        candidate, k = name, 1
-        while candidate in self.shapes:
-            candidate, k = f"{name}_{k}", k + 1
-        return candidate
 
     def _name(self, parameter: Any) -> str:
         """A layer's name: its module's path."""

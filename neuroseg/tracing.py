@@ -14,6 +14,23 @@ from neuroseg.spec import Shape
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 
+HINTS = {
+    "max_pool2d": "use AvgPool2d",
+    **dict.fromkeys(("leaky_relu", "elu", "gelu", "silu", "hardtanh", "prelu", "celu"), "use ReLU"),
+    **dict.fromkeys(("sigmoid", "_softmax", "softmax", "_log_softmax"), "end with the logits"),
+    **dict.fromkeys(("native_group_norm", "native_layer_norm"), "use BatchNorm2d, or no norm"),
+    **dict.fromkeys(("upsample_bilinear2d", "upsample_bicubic2d"), "use mode='nearest', or ConvTranspose2d"),
+    **dict.fromkeys(
+        ("constant_pad_nd", "replication_pad2d", "reflection_pad2d"),
+        "use the convolution's zero padding, and sides that every pooling divides",
+    ),
+}
+SUPPORTED = (
+    "Conv2d, ConvTranspose2d, Linear, BatchNorm2d, AvgPool2d, nearest Upsample, ReLU, Dropout, Flatten, torch.cat and "
+    "addition are supported"
+)
+
+
 class ConversionError(ValueError):
     """A module or an operation that cannot become spiking; the message names it and says what to do."""
 
@@ -57,3 +74,9 @@ def results(result: Any) -> list[Any]:
     if isinstance(result, list | tuple):
         return [tensor for item in result for tensor in results(item)]
     return [result]
+
+
+def refusal(operation: str) -> str:
+    """Why an operation is refused, and what to do."""
+    hint = next((text for key, text in HINTS.items() if operation.startswith(key)), SUPPORTED)
+    return f"{operation} has no spiking counterpart; {hint}"

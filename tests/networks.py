@@ -21,8 +21,14 @@ class Case:
 
     size: tuple[int, int]
     widths: tuple[int, ...]
-    kernel: int
+    kernel: tuple[int, int]
+    dilation: int
     pooled: bool
+    nearest: bool  # up by repeated pixels and a convolution, where the sides allow it
+    biased: bool
+    norm: bool
+    residual: bool
+    classifier: bool  # a second output: pooled, flattened, dense
     timesteps: int
     reset: str
     u0: float
@@ -43,8 +49,14 @@ def cases(draw, max_side: int = 13) -> Case:
     return Case(
         size=(draw(side), draw(side)),
         widths=tuple(draw(st.lists(st.integers(1, 5), min_size=depth + 1, max_size=depth + 1))),
-        kernel=draw(st.sampled_from([1, 3, 5])),
+        kernel=draw(st.sampled_from([(1, 1), (3, 3), (5, 5), (3, 1), (1, 5)])),
+        dilation=draw(st.sampled_from([1, 1, 2])),
         pooled=pooled,
+        nearest=pooled and draw(st.booleans()),
+        biased=draw(st.booleans()),
+        norm=draw(st.booleans()),
+        residual=draw(st.booleans()),
+        classifier=draw(st.booleans()),
         timesteps=draw(st.integers(1, 12)),
         reset=reset,
         u0=draw(st.sampled_from([0.0, 0.5])) if reset == "subtract" else 0.0,
@@ -56,54 +68,78 @@ def cases(draw, max_side: int = 13) -> Case:
 
 
 class RandomUNet(nn.Module):
-    """Encoder of convolutions, down by pooling or by a strided convolution, up by transposed ones, with skips."""
+    """Encoder of convolutions, down by pooling or by a strided convolution, up again, with skips."""
 
     def __init__(self, case: Case) -> None:
         super().__init__()
-        k, pad = case.kernel, case.kernel // 2
-        self.pooled = case.pooled
-        self.enc, self.down, self.up, self.dec = (nn.ModuleList() for _ in range(4))
+        self.case = case
+        self.enc, self.down, self.up, self.dec, self.extra = (nn.ModuleList() for _ in range(5))
         size, sizes, channels = case.size, [], 1
         for width in case.widths[:-1]:
-            self.enc.append(nn.Conv2d(channels, width, k, padding=pad, bias=False))
+            self.enc.append(self.block(channels, width))
             sizes.append(size)
             if case.pooled:
                 self.down.append(nn.AvgPool2d(2))
                 size = (size[0] // 2, size[1] // 2)
             else:
-                self.down.append(nn.Conv2d(width, width, 3, stride=2, padding=1, bias=False))
+                down = nn.Conv2d(width, width, 3, stride=2, padding=1, groups=width, bias=case.biased)
+                self.down.append(nn.Sequential(down, nn.ReLU()))
                 size = ((size[0] + 1) // 2, (size[1] + 1) // 2)
             channels = width
-        self.middle = nn.Conv2d(channels, case.widths[-1], k, padding=pad, bias=False)
+        self.middle = self.block(channels, case.widths[-1])
         channels = case.widths[-1]
         for width, (h, w) in zip(case.widths[-2::-1], sizes[::-1], strict=True):
-            extra = ((h + 1) % 2, (w + 1) % 2)
-            self.up.append(
-                nn.ConvTranspose2d(channels, width, 3, stride=2, padding=1, output_padding=extra, bias=False)
-            )
-            self.dec.append(nn.Conv2d(2 * width, width, k, padding=pad, bias=False))
+            outside = ((h + 1) % 2, (w + 1) % 2)
+            if case.nearest:
+                self.up.append(nn.Upsample(scale_factor=2))
+            else:
+                up = nn.ConvTranspose2d(
+                    channels, width, 3, stride=2, padding=1, output_padding=outside, bias=case.biased
+                )
+                self.up.append(nn.Sequential(up, nn.ReLU()))
+            joined = width + (channels if case.nearest else width)
+            self.dec.append(self.block(joined, width, plain=case.nearest))
+            self.extra.append(self.block(width, width))
             channels = width
-        self.head = nn.Conv2d(channels, 1, 1, bias=False)
+        self.head = nn.Conv2d(channels, 1, 1, bias=case.biased)
+        self.classify = nn.Linear(case.widths[-1], 3, bias=case.biased)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def block(self, channels: int, width: int, *, plain: bool = False) -> nn.Module:
+        """A convolution that keeps the sides, and its norm. plain: as repeated pixels need it."""
+        dilation = 1 if plain else self.case.dilation
+        pad = tuple(dilation * (k // 2) for k in self.case.kernel)
+        conv = nn.Conv2d(channels, width, self.case.kernel, padding=pad, dilation=dilation, bias=self.case.biased)
+        return nn.Sequential(conv, nn.BatchNorm2d(width)) if self.case.norm else conv
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         skips = []
         for conv, down in zip(self.enc, self.down):
             x = torch.relu(conv(x))
             skips.append(x)
-            x = down(x) if self.pooled else torch.relu(down(x))
-        x = torch.relu(self.middle(x))
-        for up, conv in zip(self.up, self.dec):
-            x = torch.relu(up(x))
-            x = torch.relu(conv(torch.cat([skips.pop(), x], dim=1)))
-        return self.head(x)
+            x = down(x)
+        x = coarse = torch.relu(self.middle(x))
+        for up, conv, extra in zip(self.up, self.dec, self.extra):
+            x = torch.relu(conv(torch.cat([skips.pop(), up(x)], dim=1)))
+            if self.case.residual:
+                x = torch.relu(extra(x) + x)
+        if not self.case.classifier:
+            return self.head(x)
+        return self.head(x), self.classify(coarse.mean((2, 3)))
 
 
 def build(case: Case) -> tuple[SpikingNetwork, Graph, np.ndarray]:
     """The network with integer scales, its exported graph, and input spikes uint8 (samples, T, 1, H, W)."""
     torch.manual_seed(case.seed)
     model = RandomUNet(case)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    norms = [p for m in model.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()]
     for parameter in model.parameters():
-        if case.drive == "balanced":
+        if any(parameter is one for one in norms):
+            nn.init.uniform_(parameter, 0.3, 1.2)
+        elif case.drive == "balanced":
             nn.init.normal_(parameter, std=0.8)
         else:
             sign = 1 if case.drive == "excited" else -1

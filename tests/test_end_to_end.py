@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from hardware_sim.trace import Trace
 from neuroseg.cli import app
+from neuroseg.pretrained import FOLDER as PRETRAINED
 
 runner = CliRunner()
 
@@ -58,6 +59,34 @@ def test_stock_lava_equals_pytorch_on_the_template(run):
     report = json.loads((run / "report.json").read_text())
     assert report["fidelity"] == "stock" and report["spikes"]["mismatched"] == 0
     assert report["dice"]["hardware"] == report["dice"]["quantized"]
+
+
+def test_the_demo_segments_the_template_with_the_shipped_network(tmp_path):
+    output = call("demo", "--out", tmp_path / "demo")
+    assert "none differs" in output and "CARD.md" not in output
+    report = json.loads((tmp_path / "demo" / "report.json").read_text())
+    assert report["spikes"]["equal"] and report["dice"]["hardware"]["3d"] > 0.8
+    assert (tmp_path / "demo" / "segmentation.png").stat().st_size > 10_000
+    call("demo", "--out", tmp_path / "demo")  # a demo's folder may be used again, another run's may not
+    assert "holds a run" in call("pretrained", tmp_path / "demo", code=2)
+
+
+def test_the_shipped_network_is_small_and_says_what_it_is():
+    assert sum(file.stat().st_size for file in PRETRAINED.iterdir() if file.is_file()) < 1_000_000
+    settings = json.loads((PRETRAINED / "run.json").read_text())
+    assert settings["data"] == "Task04_Hippocampus" and len(settings["training"]) == 200
+    card = (PRETRAINED / "CARD.md").read_text()
+    for word in ("CC BY-SA 4.0", "make pretrained", "not for", "3D Dice"):
+        assert word in card
+
+
+def test_training_on_all_subjects(tmp_path):
+    output = call(
+        "train", "--data", "template:4", "--out", tmp_path / "r", "--epochs", 1, "--channels", "2,3", "--validation", 0
+    )
+    assert "training on 4 subjects, 4 of them show how far it is" in output
+    settings = json.loads((tmp_path / "r" / "run.json").read_text())
+    assert len(settings["training"]) == 4 and set(settings["validation"]) <= set(settings["training"])
 
 
 def test_a_run_folder_does_not_mix_runs(run, tmp_path):
@@ -113,6 +142,7 @@ def test_a_changed_file_makes_validate_fail(run, tmp_path):
 
 
 def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path):
+    folds = ("crossval", "--data", "template:8", "--out", tmp_path / "r", "--folds")
     new = ("train", "--data", "template:4", "--out", tmp_path / "r")
     for arguments, message in (
         (("train", "--data", tmp_path / "nowhere", "--out", tmp_path / "r"), "no such folder"),
@@ -127,6 +157,8 @@ def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path):
         (("compare", run / "network.net", run / "network.net"), "not a trace"),
         (("data", "check", tmp_path / "[old]"), "[old]: no such folder"),
         (("data", "fetch", "adni"), "'msd' is allowed"),
+        ((*folds, 3, "--fold", 4), "1 to 3 are allowed"),
+        ((*folds, 5), "5 folds of 8 subjects; 2 to 4"),
     ):
         output = call(*arguments, code=2)
         assert message in output and output.count("error:") == 1, output
@@ -151,6 +183,9 @@ def test_every_command_explains_itself_with_an_example():
         "finetune",
         "export",
         "validate",
+        "crossval",
+        "pretrained",
+        "demo",
         "simulate",
         "compare",
         "bench",

@@ -169,7 +169,25 @@ def test_delays_make_paths_meet():
 def _case():
     from tests.networks import Case
 
-    return Case((8, 8), (2, 3, 4), 3, True, 4, "subtract", 0.0, "balanced", 1, 0.5, 0)
+    return Case(
+        size=(8, 8),
+        widths=(2, 3, 4),
+        kernel=(3, 3),
+        dilation=1,
+        pooled=True,
+        nearest=False,
+        biased=False,
+        norm=False,
+        residual=False,
+        classifier=False,
+        timesteps=4,
+        reset="subtract",
+        u0=0.0,
+        drive="balanced",
+        samples=1,
+        rate=0.5,
+        seed=0,
+    )
 
 
 @given(cases())

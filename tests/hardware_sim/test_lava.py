@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,28 @@ from tests.export.test_graph import chain
 from tests.networks import Case, build, cases
 
 FIDELITIES = ("fused", "stock")
-EXCITED = Case((9, 11), (5, 5), 5, False, 12, "subtract", 0.5, "excited", 1, 1.0, 0)
+EXCITED = Case(
+    size=(9, 11),
+    widths=(5, 5),
+    kernel=(5, 5),
+    dilation=1,
+    pooled=False,
+    nearest=False,
+    biased=False,
+    norm=False,
+    residual=False,
+    classifier=False,
+    timesteps=12,
+    reset="subtract",
+    u0=0.5,
+    drive="excited",
+    samples=1,
+    rate=1.0,
+    seed=0,
+)
+EVERYTHING = replace(
+    EXCITED, size=(8, 12), pooled=True, nearest=True, biased=True, norm=True, residual=True, classifier=True, rate=0.4
+)
 
 
 def assert_equal_runs(
@@ -53,6 +75,7 @@ def assert_equal_runs(
 @pytest.mark.parametrize("fidelity", FIDELITIES)
 @given(case=cases())
 @example(case=EXCITED)
+@example(case=replace(EVERYTHING, drive="balanced"))
 @settings(max_examples=25)
 def test_random_networks_do_the_same_in_lava(case, fidelity):
     network, graph, spikes = build(case)

@@ -45,7 +45,7 @@ class FusedLayer(PyLoihiProcessModel):
         self.current = np.zeros(n, np.int32)
         self.fired = np.zeros(whc(self.population.shape), np.uint8)
         bias = np.zeros(self.population.shape) if neuron.bias is None else neuron.bias
-        self.bias = np.ascontiguousarray(np.broadcast_to(bias, self.population.shape).T, np.int32).ravel()
+        self.bias = np.array(np.broadcast_to(bias, self.population.shape).T, np.int32, order="C").ravel()
         self.threshold = int(THRESHOLD_MAX if neuron.threshold is None else neuron.threshold) << POTENTIAL_SHIFT
         self.leaky = (
             neuron.current_decay != CURRENT_DECAY_NONE
