@@ -1,7 +1,8 @@
 """A fused Lava run against stock Lava, and against its own messaging floor.
 
-Same exported file, same spikes, one run after the other: Lava's own processes (`stock`), one event-driven process a
-layer (`fused`), and the same processes passing the same messages and computing nothing (`floor`). Then what tutorials
+Same exported file, same spikes, one run after the other: Lava's own processes (`stock`), those with our models of Conv,
+Sparse and LIF (`fast`), one event-driven process a layer (`fused`), and the same processes passing the same messages
+and computing nothing (`floor`). Then what tutorials
 teach, a RingBuffer sink read with Var.get, whose cost for one element is measured and multiplied.
 """
 
@@ -17,13 +18,14 @@ import hardware_sim
 from benchmarks.common import graph_and_spikes, machine
 from export.graph import Graph, depths
 from hardware_sim.compare import compare
-from hardware_sim.lava_backend.job import FLOOR
-from hardware_sim.lava_backend.launch import time_lava
+from hardware_sim.lava_backend.job import FAST, FLOOR
+from hardware_sim.lava_backend.launch import run_lava, time_lava
 from hardware_sim.trace import Trace
 
 SLICES = 40
 STOCK_SLICES = 2  # stock takes a fifth of a second a step
 ROUNDS = 7
+STALL_TIMEOUT = 120.0
 
 
 def run() -> dict[str, Any]:
@@ -31,12 +33,15 @@ def run() -> dict[str, Any]:
     graph, spikes = graph_and_spikes(SLICES)
     everything = hardware_sim.Record()
     stock = hardware_sim.run(graph, spikes[:STOCK_SLICES], backend="lava", fidelity="stock")
+    fast = run_lava(
+        graph, spikes[:STOCK_SLICES], backend="lava", fidelity=FAST, record=everything, stall_timeout=STALL_TIMEOUT
+    )
     start = time.perf_counter()
     fused = hardware_sim.run(graph, spikes, backend="lava", fidelity="fused")
     subject_seconds = time.perf_counter() - start
     reference = hardware_sim.run(graph, spikes)
     part = hardware_sim.run(graph, spikes[:STOCK_SLICES])
-    equal = compare(fused, reference).equal and compare(stock, part).equal
+    equal = all(compare(a, b).equal for a, b in ((fused, reference), (stock, part), (fast, part)))
     rounds = [
         (
             _per_step(time_lava(graph, spikes, fidelity="fused", record=everything)),
@@ -46,7 +51,9 @@ def run() -> dict[str, Any]:
     ]
     fused_step, floor_step = (statistics.median(values) for values in zip(*rounds, strict=True))
     depth = max(depths(graph).values())
-    stock_step = stock.seconds["run"] / (STOCK_SLICES * graph.meta.timesteps + depth)
+    stock_step, fast_step = (
+        trace.seconds["run"] / (STOCK_SLICES * graph.meta.timesteps + depth) for trace in (stock, fast)
+    )
     steps = SLICES * graph.meta.timesteps + depth
     element = var_get_seconds_per_element()
     tutorial = stock.seconds["build"] + steps * (stock_step + neurons(graph) * element)
@@ -55,6 +62,8 @@ def run() -> dict[str, Any]:
         "stock_ms_per_step": 1e3 * stock_step,
         "fused_ms_per_step": 1e3 * fused_step,
         "floor_ms_per_step": 1e3 * floor_step,
+        "fast_ms_per_step": 1e3 * fast_step,
+        "stock_over_fast": stock_step / fast_step,
         "stock_over_fused": stock_step / fused_step,
         "fused_over_floor": fused_step / floor_step,
         "subject_seconds_fused": subject_seconds,

@@ -10,7 +10,7 @@ population at depth d emits at t + d what it emits at t in PyTorch. `depths` che
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -62,11 +62,16 @@ Operator = Conv | ConvT | Dense
 
 @dataclass(frozen=True, eq=False)
 class Edge:
-    """A synapse from a named node into the population that holds it; delay in steps beyond the usual one."""
+    """A synapse from a named node into the population that holds it; delay in steps beyond the usual one.
+
+    target_delay: further steps for each target neuron, int (C, H, W), or None: what lava-dl exports as axonal delay.
+    They are no part of a population's depth.
+    """
 
     source: str
     op: Operator
     delay: int = 0
+    target_delay: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,10 +92,19 @@ class Neuron:
     bias: np.ndarray | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Input:
+    """Where spikes (C, H, W) come in.
+
+    neuron: None, or the neurons that turn an image into those spikes, driven at every step by a current of
+    gain * intensity + offset, in weight units (lava-dl's input block); see `hardware_sim.input_spikes`.
+    """
+
     name: str
-    shape: Shape  # C, H, W
+    shape: Shape
+    neuron: Neuron | None = None
+    gain: float = 1.0
+    offset: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,6 +234,11 @@ def output_shape(op: Operator, shape: Shape) -> Shape:
     return (out, *sides)
 
 
+def with_timesteps(graph: Graph, timesteps: int) -> Graph:
+    """The same network, run for another number of steps a sample."""
+    return replace(graph, meta=replace(graph.meta, timesteps=timesteps))
+
+
 def depths(graph: Graph) -> dict[str, int]:
     """Depth of every node in steps. Raises GraphError where edges into a population are not aligned.
 
@@ -252,6 +271,10 @@ def _check_shape(node: Node, nodes: Mapping[str, Node]) -> None:
                     raise GraphError(f"{node.name}: edge from {edge.source}: {error}") from None
                 if shape != node.shape:
                     raise GraphError(f"{node.name}: edge from {edge.source} makes {shape}; shape is {node.shape}")
+                if edge.target_delay is not None and edge.target_delay.shape != node.shape:
+                    raise GraphError(
+                        f"{node.name}: target delays have shape {edge.target_delay.shape}; {node.shape} is needed"
+                    )
         case Concat():
             parts = [nodes[name].shape for name in node.sources]
             joined = (sum(p[0] for p in parts), *parts[0][1:])

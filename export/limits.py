@@ -40,7 +40,7 @@ def check(graph: Graph) -> Graph:
     for population in graph.populations:
         for edge in population.edges:
             _check_weights(population, edge)
-            _within(population, f"delay from {edge.source}", edge.delay, 0, DELAY_MAX)
+            _check_delay(population, edge)
             _check_geometry(population, edge.op)
         _check_neuron(population)
         _check_input(population)
@@ -97,6 +97,14 @@ def _check_weights(population: Population, edge: Edge) -> None:
     if weight.size:
         _within(population, what, float(weight.min()), WEIGHT_MIN, WEIGHT_MAX)
         _within(population, what, float(weight.max()), WEIGHT_MIN, WEIGHT_MAX)
+
+
+def _check_delay(population: Population, edge: Edge) -> None:
+    further = np.zeros(1) if edge.target_delay is None else edge.target_delay
+    if edge.target_delay is not None and not isinstance(edge.op, Dense):
+        raise GraphError(f"{population.name}: delays by target neuron from {edge.source}; dense synapses may have them")
+    _within(population, f"delay from {edge.source}", edge.delay + float(further.max()), 0, DELAY_MAX)
+    _within(population, f"delay by target neuron from {edge.source}", float(further.min()), 0, DELAY_MAX)
 
 
 def _check_geometry(population: Population, op: Operator) -> None:

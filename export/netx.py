@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,9 @@ class _Writer:
                 case Input():
                     layer = self.layer("input", node.shape)
                     layer["name"] = node.name
+                    if node.neuron is not None:
+                        _write_neuron(layer.create_group("neuron"), node.neuron)
+                        layer["weight"], layer["bias"] = node.gain, node.offset
                 case Population():
                     layer = self.population(node)
                 case _:
@@ -87,16 +91,16 @@ class _Writer:
     def population(self, population: Population) -> h5py.Group:
         edges = population.edges
         if len(edges) == 1 and not edges[0].delay and self.index[edges[0].source] == len(self.group) - 1:
-            layer = self.synapse(edges[0].op, population.shape, self.shapes[edges[0].source])
+            layer = self.synapse(edges[0], population.shape, self.shapes[edges[0].source])
         elif (joined := _join(edges, self.shapes)) is not None:
             op, shape = joined
             self.concat(edges, shape)
-            layer = self.synapse(op, population.shape, shape)
+            layer = self.synapse(replace(edges[0], op=op), population.shape, shape)
         else:
             parts = []
             for edge in edges:
                 self.concat([edge], self.shapes[edge.source])
-                self.synapse(edge.op, population.shape, self.shapes[edge.source])
+                self.synapse(edge, population.shape, self.shapes[edge.source])
                 parts.append(len(self.group) - 1)
             layer = self.layer("add", population.shape)
             layer["inputs"] = np.array(parts, np.int64)
@@ -111,12 +115,15 @@ class _Writer:
         layer["inputs"] = np.array([self.index[edge.source] for edge in edges], np.int64)
         layer["delay"] = np.array([edge.delay for edge in edges], np.int64)
 
-    def synapse(self, op: Operator, shape: Sequence[int], source: Sequence[int]) -> h5py.Group:
+    def synapse(self, edge: Edge, shape: Sequence[int], source: Sequence[int]) -> h5py.Group:
+        op = edge.op
         if isinstance(op, Dense):
             if source[1:] != (1, 1):
                 self.layer("flatten", (int(np.prod(source)), 1, 1))
             layer = self.layer("dense", shape)
             layer["inFeatures"], layer["outFeatures"] = op.weight.shape[1], op.weight.shape[0]
+            if edge.target_delay is not None:
+                layer["delay"] = edge.target_delay.ravel().astype(np.int64)
         else:
             transposed = isinstance(op, ConvT)
             layer = self.layer("convT" if transposed else "conv", shape)
@@ -138,6 +145,8 @@ def _join(edges: Sequence[Edge], shapes: dict[str, tuple[int, ...]]) -> tuple[Op
     sides = {shapes[edge.source][1:] for edge in edges}
     if len(sides) > 1 or any(type(edge.op) is not type(first) for edge in edges):
         return None
+    if any(not _same(edge.target_delay, edges[0].target_delay) for edge in edges):
+        return None
     shape = (sum(shapes[edge.source][0] for edge in edges), *next(iter(sides)))
     if len(edges) == 1:
         return first, shape
@@ -157,6 +166,10 @@ def _join(edges: Sequence[Edge], shapes: dict[str, tuple[int, ...]]) -> tuple[Op
         )
     weight = np.concatenate([op.weight for op in ops], axis=1)
     return Conv(weight, first.stride, first.padding, first.dilation, first.groups), shape
+
+
+def _same(a: np.ndarray | None, b: np.ndarray | None) -> bool:
+    return (a is None and b is None) or (a is not None and b is not None and np.array_equal(a, b))
 
 
 def _write_neuron(group: h5py.Group, neuron: Neuron) -> None:

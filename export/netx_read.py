@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +26,22 @@ from export.graph import (
     Neuron,
     Node,
     Operator,
-    Pair,
     Population,
     Shape,
 )
+from export.limits import BIAS_MANTISSA_MAX, DELAY_MAX
+from export.netx_fields import Fields, sub_group
 from export.passes import slice_channels
 
-LAYER_TYPES = ("input", "conv", "convT", "dense", "concat", "flatten", "add")
+LAYER_TYPES = ("input", "conv", "convT", "dense", "concat", "flatten", "add", "average")
 FORMAT_VERSION = 1
 HARD_RESET, SOFT_RESET = "CUBA", "CUBA_SOFT_RESET"  # stock NetX knows the first only
 NEURON_TYPES = {HARD_RESET: "zero", "LOIHI": "zero", SOFT_RESET: "subtract"}
-MAX_ELEMENTS = 2**28  # of one dataset or one layer; more is a broken file, not a network
 MAX_LAYERS = 10_000
+INPUT_GAIN = 64.0  # of an input block that has none: lava/lib/dl/netx/hdf5.py, create_input
+NETX_BIAS_EXPONENT = 6  # lava/lib/dl/netx/hdf5.py, get_neuron_params
+# What NetX gives a dense layer without a neuron (create_dense): its current sums up, its voltage is its current.
+INTEGRATOR = Neuron(threshold=None, reset="zero", current_decay=0, voltage_decay=4096)
 
 
 @dataclass(frozen=True)
@@ -74,75 +78,13 @@ def _read(file: h5py.File) -> Graph:
         group = layers.get(str(k))
         if not isinstance(group, h5py.Group):
             raise GraphError(f"layer {k} is missing; {len(layers)} layers must be numbered from 0")
-        reader.layer(_Fields(group, f"layer {k}"))
-    for k, stream in enumerate(reader.streams):
-        if stream.edges and k not in reader.summed:
-            raise GraphError(f"layer {k}: has no neuron, and no add layer sums it")
-    graph = Graph(tuple(reader.nodes), integer=True, meta=_meta(file.get("meta")))
+        reader.layer(Fields(group, f"layer {k}"))
+    reader.finish(ours="meta" in file)
+    meta = _meta(file.get("meta")) if "meta" in file else Meta(timesteps=_sample_steps(file), notes=reader.notes)
+    graph = Graph(tuple(reader.nodes), integer=True, meta=meta)
     if not graph.populations:
         raise GraphError("no layer with neurons; at least one is needed")
     return graph
-
-
-class _Fields:
-    """Checked access to the datasets of one group."""
-
-    def __init__(self, group: h5py.Group, where: str) -> None:
-        self.group = group
-        self.where = where
-
-    def error(self, field: str, found: str, allowed: str) -> GraphError:
-        return GraphError(f"{self.where}: {field} is {found}; {allowed} is allowed")
-
-    def __contains__(self, field: str) -> bool:
-        return field in self.group
-
-    def array(self, field: str) -> np.ndarray:
-        dataset = self.group.get(field)
-        if not isinstance(dataset, h5py.Dataset):
-            raise GraphError(f"{self.where}: field {field!r} is missing")
-        if dataset.size is None or dataset.size > MAX_ELEMENTS:
-            raise self.error(field, f"{dataset.size} elements", f"1 to {MAX_ELEMENTS}")
-        return np.asarray(dataset[()])
-
-    def text(self, field: str) -> str:
-        value = self.array(field).ravel()
-        if value.size != 1 or not isinstance(value[0], bytes | str):
-            raise self.error(field, f"{value.dtype} of {value.size}", "one string")
-        return value[0].decode("ascii", "replace") if isinstance(value[0], bytes) else value[0]
-
-    def integers(self, field: str, low: int, high: int, counts: tuple[int, ...] = (1,)) -> tuple[int, ...]:
-        value = self.numbers(field).ravel()
-        if value.size not in counts:
-            raise self.error(field, f"{value.size} numbers", f"{min(counts)} to {max(counts)}")
-        if (value != np.round(value)).any() or (value < low).any() or (value > high).any():
-            raise self.error(field, str(value.tolist()[:8]), f"integers from {low} to {high}")
-        return tuple(int(v) for v in value)
-
-    def integer(self, field: str, low: int, high: int, default: int | None = None) -> int:
-        if default is not None and field not in self:
-            return default
-        return self.integers(field, low, high)[0]
-
-    def numbers(self, field: str) -> np.ndarray:
-        value = self.array(field)
-        if value.dtype.kind not in "biuf":
-            raise self.error(field, str(value.dtype), "real numbers")
-        if not np.isfinite(value).all():
-            raise self.error(field, "NaN or infinite", "finite numbers")
-        return value
-
-    def pair(self, field: str, low: int, high: int, default: Pair | None = None) -> Pair:
-        if default is not None and field not in self:
-            return default
-        value = self.integers(field, low, high, counts=(1, 2))
-        return (value[0], value[-1])
-
-    def shape(self) -> Shape:
-        sides = self.integers("shape", 1, MAX_ELEMENTS, counts=(1, 3))
-        if int(np.prod(sides, dtype=np.float64)) > MAX_ELEMENTS:
-            raise self.error("shape", str(sides), f"{MAX_ELEMENTS} neurons at most")
-        return sides if len(sides) == 3 else (sides[0], 1, 1)
 
 
 class _Reader:
@@ -150,10 +92,11 @@ class _Reader:
         self.nodes: list[Node] = []
         self.streams: list[_Stream] = []
         self.summed: set[int] = set()  # synapse layers that an add layer reads
+        self.notes: dict[str, str] = {}
 
-    def layer(self, fields: _Fields) -> None:
+    def layer(self, fields: Fields) -> None:
         kind = fields.text("type")
-        readers: dict[str, Callable[[_Fields], _Stream]] = {
+        readers: dict[str, Callable[[Fields], _Stream]] = {
             "input": self._input,
             "conv": lambda f: self._synapse(f, _conv),
             "convT": lambda f: self._synapse(f, _conv_transposed),
@@ -161,42 +104,71 @@ class _Reader:
             "concat": self._concat,
             "flatten": self._previous,
             "add": self._add,
+            "average": self._average,
         }
         if kind not in readers:
             raise fields.error("type", repr(kind), ", ".join(LAYER_TYPES))
+        if self.notes:
+            raise GraphError(f"{fields.where}: follows an average, which must be the last layer")
         self.streams.append(readers[kind](fields))
 
-    def _input(self, fields: _Fields) -> _Stream:
+    def _input(self, fields: Fields) -> _Stream:
         if self.streams:
             raise GraphError(f"{fields.where}: a second input; one, as layer 0, is allowed")
-        if "neuron" in fields:
-            raise GraphError(f"{fields.where}: the input has neurons; an input of spikes without neurons is allowed")
-        return self._node(Input(self._name(fields, "input"), fields.shape()))
+        shape, name = fields.shape(), self._name(fields, "input")
+        if "neuron" not in fields:
+            return self._node(Input(name, shape))
+        neuron = _neuron(Fields(sub_group(fields, "neuron"), f"{fields.where}: neuron"), shape)
+        gain, offset = (fields.number(field, default) for field, default in (("weight", INPUT_GAIN), ("bias", 0.0)))
+        return self._node(Input(name, shape, neuron, gain, offset))
 
-    def _synapse(self, fields: _Fields, build: Callable[[_Fields], Operator]) -> _Stream:
+    def _synapse(self, fields: Fields, build: Callable[[Fields], Operator]) -> _Stream:
         source = self._previous(fields)
         if not source.parts:
             raise GraphError(f"{fields.where}: reads a layer without neurons; an add layer must follow it")
-        for field in ("bias", "delay", "inputs"):
-            if field in fields:
-                raise GraphError(
-                    f"{fields.where}: field {field!r} is not read on synapse layers; see concat, neuron/bias"
-                )
+        if "inputs" in fields:
+            raise GraphError(f"{fields.where}: field 'inputs' is read on concat and add layers only")
         edges, start = [], 0
         op = build(fields)
+        target_delay = self._target_delay(fields, op)
         for name, delay in source.parts:
             shape = next(node.shape for node in self.nodes if node.name == name)
             try:
                 part = op if len(source.parts) == 1 else slice_channels(op, start, shape, source.shape)
             except (GraphError, ValueError) as error:
                 raise GraphError(f"{fields.where}: weight does not fit its inputs: {error}") from None
-            edges.append(Edge(name, part, delay))
+            edges.append(Edge(name, part, delay, target_delay))
             start += shape[0]
         if "neuron" not in fields:
             return _Stream((), fields.shape(), tuple(edges))
         return self._population(fields, tuple(edges))
 
-    def _concat(self, fields: _Fields) -> _Stream:
+    @staticmethod
+    def _target_delay(fields: Fields, op: Operator) -> np.ndarray | None:
+        """lava-dl's axonal delay, which its NetX applies to the synapses into each neuron: (C, 1, 1)."""
+        if "delay" not in fields:
+            return None
+        if not isinstance(op, Dense):
+            raise GraphError(f"{fields.where}: field 'delay' on a {fields.text('type')}; dense layers may have it")
+        delays = fields.integers("delay", 0, DELAY_MAX, counts=(1, len(op.weight)))
+        return np.broadcast_to(np.array(delays, np.int32).reshape(-1, 1, 1), (len(op.weight), 1, 1))
+
+    def _average(self, fields: Fields) -> _Stream:
+        """lava-dl's readout: the mean over groups of output neurons, which the host takes."""
+        source = self._previous(fields)
+        self.notes["average"] = str(int(np.prod(fields.shape())))
+        return source
+
+    def finish(self, *, ours: bool) -> None:
+        """What comes last without a neuron integrates in a file of lava-dl, as in NetX; else something must sum it."""
+        for k, stream in enumerate(self.streams):
+            if not stream.edges or k in self.summed:
+                continue
+            if ours or k < len(self.streams) - 1:
+                raise GraphError(f"layer {k}: has no neuron, and no add layer sums it")
+            self.nodes.append(Population(f"layer_{k}", stream.shape, stream.edges, INTEGRATOR))
+
+    def _concat(self, fields: Fields) -> _Stream:
         inputs = fields.integers("inputs", 0, len(self.streams) - 1, counts=tuple(range(1, MAX_LAYERS)))
         streams = [self.streams[k] for k in inputs]
         delays = fields.integers("delay", 0, 2**16, counts=(len(inputs),)) if "delay" in fields else (0,) * len(inputs)
@@ -208,16 +180,20 @@ class _Reader:
             raise fields.error("shape", str(fields.shape()), f"{shape}, of inputs with equal sides,")
         return _Stream(parts, shape)
 
-    def _add(self, fields: _Fields) -> _Stream:
+    def _add(self, fields: Fields) -> _Stream:
         inputs = fields.integers("inputs", 0, len(self.streams) - 1, counts=tuple(range(1, MAX_LAYERS)))
         if not all(self.streams[k].edges for k in inputs):
             raise GraphError(f"{fields.where}: inputs {inputs} are not all synapse layers without neurons")
         self.summed.update(inputs)
         return self._population(fields, tuple(edge for k in inputs for edge in self.streams[k].edges))
 
-    def _population(self, fields: _Fields, edges: tuple[Edge, ...]) -> _Stream:
+    def _population(self, fields: Fields, edges: tuple[Edge, ...]) -> _Stream:
         shape = fields.shape()
-        neuron = _neuron(_Fields(_group(fields, "neuron"), f"{fields.where}: neuron"), shape)
+        neuron = _neuron(Fields(sub_group(fields, "neuron"), f"{fields.where}: neuron"), shape)
+        if "bias" in fields:
+            mantissa = fields.integers("bias", -BIAS_MANTISSA_MAX, BIAS_MANTISSA_MAX, counts=(1, shape[0]))
+            bias = np.array(mantissa, np.int32).reshape(-1, 1, 1) << NETX_BIAS_EXPONENT
+            neuron = replace(neuron, bias=bias if neuron.bias is None else neuron.bias + bias)
         scale = float(fields.numbers("scale").ravel()[0]) if "scale" in fields else None
         name = self._name(fields, f"layer_{len(self.streams)}")
         return self._node(Population(name, shape, edges, neuron, scale=scale))
@@ -226,25 +202,21 @@ class _Reader:
         self.nodes.append(node)
         return _Stream(((node.name, 0),), node.shape)
 
-    def _previous(self, fields: _Fields) -> _Stream:
+    def _previous(self, fields: Fields) -> _Stream:
         if not self.streams:
             raise GraphError(f"{fields.where}: nothing comes before it; layer 0 must be the input")
         return self.streams[-1]
 
     @staticmethod
-    def _name(fields: _Fields, default: str) -> str:
+    def _name(fields: Fields, default: str) -> str:
         return fields.text("name") if "name" in fields else default
 
 
-def _group(fields: _Fields, name: str) -> h5py.Group:
-    group = fields.group.get(name)
-    if not isinstance(group, h5py.Group):
-        raise GraphError(f"{fields.where}: group {name!r} is missing")
-    return group
-
-
-def _weight(fields: _Fields, ndim: int) -> np.ndarray:
+def _weight(fields: Fields, ndim: int, flat: tuple[int, int] | None = None) -> np.ndarray:
+    """Integer weights with `ndim` axes; SLAYER writes a dense layer of one output flat."""
     weight = fields.numbers("weight")
+    if flat and weight.ndim == 1 and weight.size % flat[0] == 0:
+        weight = weight.reshape(flat)
     if ndim == 4 and weight.ndim == 5 and weight.shape[4] == 1:  # SLAYER keeps an axis for time
         weight = weight[..., 0]
     if weight.ndim != ndim or not weight.size:
@@ -254,16 +226,16 @@ def _weight(fields: _Fields, ndim: int) -> np.ndarray:
     return weight.astype(np.int32)
 
 
-def _conv(fields: _Fields) -> Conv:
+def _conv(fields: Fields) -> Conv:
     return Conv(_weight(fields, 4), **_geometry(fields))
 
 
-def _conv_transposed(fields: _Fields) -> ConvT:
+def _conv_transposed(fields: Fields) -> ConvT:
     padding = fields.pair("outputPadding", 0, 2**15, default=(0, 0))
     return ConvT(_weight(fields, 4), output_padding=padding, **_geometry(fields))
 
 
-def _geometry(fields: _Fields) -> dict[str, Any]:
+def _geometry(fields: Fields) -> dict[str, Any]:
     return {
         "stride": fields.pair("stride", 1, 2**15, default=(1, 1)),
         "padding": fields.pair("padding", 0, 2**15, default=(0, 0)),
@@ -272,11 +244,12 @@ def _geometry(fields: _Fields) -> dict[str, Any]:
     }
 
 
-def _dense(fields: _Fields) -> Dense:
-    return Dense(_weight(fields, 2))
+def _dense(fields: Fields) -> Dense:
+    outputs = fields.shape()[0]
+    return Dense(_weight(fields, 2, flat=(outputs, -1)))
 
 
-def _neuron(fields: _Fields, shape: Shape) -> Neuron:
+def _neuron(fields: Fields, shape: Shape) -> Neuron:
     kind = fields.text("type")
     if kind not in NEURON_TYPES:
         raise fields.error("type", repr(kind), ", ".join(NEURON_TYPES))
@@ -300,6 +273,14 @@ def _neuron(fields: _Fields, shape: Shape) -> Neuron:
         voltage_decay=fields.integer("vDecay", 0, 4096),
         bias=bias,
     )
+
+
+def _sample_steps(file: h5py.File) -> int:
+    """Steps a sample in a file of lava-dl, which SLAYER calls tSample; 8 where nothing says."""
+    simulation = file.get("simulation")
+    if not isinstance(simulation, h5py.Group) or "tSample" not in simulation:
+        return Meta().timesteps
+    return Fields(simulation, "simulation").integer("tSample", 1, 2**20)
 
 
 def _meta(group: Any) -> Meta:

@@ -78,6 +78,11 @@ def run(
         raise SimulationError(
             f"backend {backend!r} needs Lava, which is not installed: Python 3.10 and pip install 'neuroseg[lava]'"
         )
+    if len(spikes) > 1 and any(e.target_delay is not None for p in graph.populations for e in p.edges):
+        raise SimulationError(
+            f"{len(spikes)} samples of a network with delays by target neuron; run them one by one in Lava, where "
+            "spikes still under way would reach the next sample"
+        )
     from hardware_sim.lava_backend.launch import run_lava  # noqa: PLC0415 - Lava is loaded for it alone
 
     return run_lava(

@@ -7,6 +7,7 @@ PyLifModelBitAcc has them. Layers are simultaneous, which is what depth-shifted 
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 
@@ -21,6 +22,7 @@ from export.graph import (
     Conv,
     Dense,
     Graph,
+    GraphError,
     Input,
     Neuron,
     Operator,
@@ -108,9 +110,17 @@ def sum_inputs(population: Population, values: dict[str, torch.Tensor]) -> torch
     for edge in population.edges:
         x = values[edge.source]
         y = _apply(edge.op, x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        if edge.target_delay is not None:
+            y = _delayed(y, torch.from_numpy(edge.target_delay.astype(np.int64)))
         total = y if total is None else total + y
     assert total is not None
     return total
+
+
+def _delayed(y: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+    """Input (T, B, C, H, W) that reaches each neuron (C, H, W) some steps later; what falls behind the end is lost."""
+    when = torch.arange(len(y)).view(-1, 1, 1, 1, 1) - steps
+    return y.gather(0, when.clamp(min=0).expand_as(y)) * (when >= 0)
 
 
 def _apply(op: Operator, x: torch.Tensor) -> torch.Tensor:
@@ -121,6 +131,26 @@ def _apply(op: Operator, x: torch.Tensor) -> torch.Tensor:
         x = x.contiguous(memory_format=torch.channels_last)  # where the CPU's convolutions are faster
         return F.conv2d(x, weight, None, op.stride, op.padding, op.dilation, op.groups)
     return F.conv_transpose2d(x, weight, None, op.stride, op.padding, op.output_padding, op.groups, op.dilation)
+
+
+def input_spikes(graph: Graph, images: np.ndarray) -> np.ndarray:
+    """Spikes uint8 (samples, T, C, H, W) of a graph's input neurons, for intensities (samples, C, H, W).
+
+    Each neuron gets round(gain * intensity + offset) << 6 at every step. Raises GraphError without such neurons.
+    """
+    source = graph.input
+    if source.neuron is None:
+        raise GraphError(f"{source.name}: the input has no neurons; encode the images instead")
+    currents = np.round(images.astype(np.float64) * source.gain + source.offset)
+    return neuron_spikes(source.neuron, currents.astype(np.int32), timesteps=graph.meta.timesteps)
+
+
+def neuron_spikes(neuron: Neuron, currents: np.ndarray, *, timesteps: int) -> np.ndarray:
+    """Spikes uint8 (samples, T, ...) of neurons under constant currents int32 (samples, ...), in weight units."""
+    driven = dataclasses.replace(neuron, bias=currents.astype(np.int32) << POTENTIAL_SHIFT)
+    silence = torch.zeros(timesteps, *currents.shape)
+    spikes, _ = _integer_scan(silence, driven)
+    return spikes.transpose(0, 1).numpy().astype(np.uint8)
 
 
 def _integer_scan(currents: torch.Tensor, neuron: Neuron) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 FLOOR = "floor"  # fused layers that pass their messages and compute nothing; for benchmarks
+FAST = "stock-fast"  # stock parts with our models of Lava's own processes; for benchmarks
 
 
 @dataclass(frozen=True)
 class Job:
-    """One Lava run. spikes, counts, potentials: populations to record. fidelity: stock, fused or FLOOR."""
+    """One Lava run. spikes, counts, potentials: populations to record. fidelity: stock, fused, FLOOR or FAST."""
 
     backend: str
     fidelity: str

@@ -27,9 +27,10 @@ from lava.utils import loihi
 
 from export import netx
 from export.graph import Graph
-from hardware_sim.lava_backend.job import FLOOR, Files, Job
+from hardware_sim.lava_backend.job import FAST, FLOOR, Files, Job
 from hardware_sim.lava_backend.layout import LayerFiles
 from hardware_sim.lava_backend.network import LavaNetwork, build, file_source, ring_buffer
+from hardware_sim.lava_backend.parts.fast_models import FAST_MODELS
 from hardware_sim.lava_backend.parts.fused_layers import FUSED_MODELS, IDLE_MODELS
 from hardware_sim.lava_backend.parts.processes import PotentialRecorder, SpikeRecorder
 
@@ -45,7 +46,7 @@ def main(folder: Path, launcher: int) -> None:
     start = time.perf_counter()
     config = _run_config(job)
     graph = netx.read(files.network)
-    if job.fidelity == "stock":
+    if job.fidelity in ("stock", FAST):
         source = ring_buffer(graph, np.load(files.input, mmap_mode="r"))
         network = build(graph, source, samples=job.samples, timesteps=job.timesteps, files={})
         _attach_recorders(network, job, files, output=graph.output.name)
@@ -62,8 +63,9 @@ def main(folder: Path, launcher: int) -> None:
 
 
 def _run_config(job: Job) -> RunConfig:
-    if job.backend == "lava" and job.fidelity == "stock":
-        return Loihi2SimCfg(select_tag="fixed_pt", select_sub_proc_model=True)
+    if job.backend == "lava" and job.fidelity in ("stock", FAST):
+        models = FAST_MODELS if job.fidelity == FAST else None
+        return Loihi2SimCfg(select_tag="fixed_pt", select_sub_proc_model=True, exception_proc_model_map=models)
     if job.backend == "lava":
         models = {FLOOR: IDLE_MODELS}.get(job.fidelity, FUSED_MODELS)
         return Loihi2SimCfg(select_tag="fixed_pt", exception_proc_model_map=models)

@@ -73,7 +73,7 @@ def corrupt(path, where: str, value):
 BROKEN = {
     "no layers": ("layer", None, "no group 'layer'"),
     "a layer missing": ("layer/1", None, "layer 1 is missing"),
-    "unknown type": ("layer/1/type", b"average", "layer 1: type is 'average'; input, conv"),
+    "unknown type": ("layer/1/type", b"unpool", "layer 1: type is 'unpool'; input, conv"),
     "no weight": ("layer/1/weight", None, "layer 1: field 'weight' is missing"),
     "NaN weight": ("layer/1/weight", np.full((2, 1, 3, 3), np.nan), "layer 1: weight is NaN or infinite"),
     "fractional weight": ("layer/1/weight", np.full((2, 1, 3, 3), 0.5), "layer 1: weight is fractional"),
@@ -88,7 +88,9 @@ BROKEN = {
     "sigma-delta": ("layer/1/neuron/type", b"SDNN", "layer 1: neuron: type is 'SDNN'; CUBA, LOIHI"),
     "resonator": ("layer/1/neuron/type", b"RF_PHASE", "layer 1: neuron: type is 'RF_PHASE'"),
     "no threshold": ("layer/1/neuron/vThMant", None, "layer 1: neuron: field 'vThMant' is missing"),
-    "a delay of its own": ("layer/1/delay", np.zeros(2), "layer 1: field 'delay' is not read"),
+    "an average within": ("layer/1/type", b"average", "layer 2: follows an average, which must be the last layer"),
+    "a delay on a convolution": ("layer/1/delay", np.zeros(2), "layer 1: field 'delay' on a conv; dense layers may"),
+    "inputs of a synapse": ("layer/1/inputs", np.zeros(1), "layer 1: field 'inputs' is read on concat and add"),
     "refractory": ("layer/1/neuron/refDelay", 2, r"layer 1: neuron: refDelay is \[2.*\]; integers from 1 to 1"),
     "graded": ("layer/1/neuron/gradedSpike", True, "layer 1: neuron: gradedSpike is"),
     "reset unlike type": (

@@ -42,6 +42,7 @@ class FusedLayer(PyLoihiProcessModel):
         self.waiting = [deque[np.ndarray](maxlen=edge.delay + 1) for edge in edges]  # spikes on their way
         n = int(np.prod(self.population.shape))
         self.total = np.zeros(n, np.int16)
+        self.later = [_Later(edge.target_delay) if edge.target_delay is not None else None for edge in edges]
         self.current = np.zeros(n, np.int32)
         self.fired = np.zeros(whc(self.population.shape), np.uint8)
         bias = np.zeros(self.population.shape) if neuron.bias is None else neuron.bias
@@ -68,8 +69,10 @@ class FusedLayer(PyLoihiProcessModel):
         if place is not None:
             self._record(place[1])
         for k, taps in enumerate(self.taps):
-            arrived = self._receive(k)
-            if arrived is not None:
+            arrived, later = self._receive(k), self.later[k]
+            if later is not None:
+                later.step(arrived, taps, self.total)
+            elif arrived is not None:
                 kernels.scatter(arrived, taps, self.total)
         self.progress[self.slot] = self.time_step
 
@@ -115,6 +118,25 @@ class FusedLayer(PyLoihiProcessModel):
             self.potentials.append(self.v.T)
         if self.output is not None and last:
             self.output.append(self.v.T)
+
+
+class _Later:
+    """Inputs that reach each target neuron some steps later: a ring of totals, one for each step to come."""
+
+    def __init__(self, target_delay: np.ndarray) -> None:
+        self.steps = target_delay.T.reshape(-1).astype(np.intp)  # W, H, C
+        self.neurons = np.arange(self.steps.size)
+        self.ring = np.zeros((int(self.steps.max()) + 1, self.steps.size), np.int16)
+        self.now = 0
+
+    def step(self, arrived: np.ndarray | None, taps: kernels.Taps, total: np.ndarray) -> None:
+        if arrived is not None:
+            gathered = np.zeros(self.steps.size, np.int16)
+            kernels.scatter(arrived, taps, gathered)
+            self.ring[(self.now + self.steps) % len(self.ring), self.neurons] += gathered
+        total += self.ring[self.now]
+        self.ring[self.now] = 0
+        self.now = (self.now + 1) % len(self.ring)
 
 
 @implements(proc=Layer1, protocol=LoihiProtocol)

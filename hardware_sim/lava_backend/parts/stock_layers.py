@@ -57,7 +57,14 @@ class StockLayer(AbstractSubProcessModel):
             spikes.connect(synapse.s_in)
             activation = synapse.a_out
         else:
-            synapse = Sparse(weights=to_sparse(edge.op, source, target), sign_mode=SignMode.MIXED)
+            weights = to_sparse(edge.op, source, target)
+            if edge.target_delay is None:
+                synapse = Sparse(weights=weights, sign_mode=SignMode.MIXED)
+            else:
+                steps = np.repeat(edge.target_delay.T.reshape(-1), np.diff(weights.indptr))  # a row is a target
+                waits = sparse.csr_matrix((steps.astype(int), weights.indices, weights.indptr), weights.shape)
+                longest = int(edge.target_delay.max())
+                synapse = DelaySparse(weights=weights, delays=waits, max_delay=longest, sign_mode=SignMode.MIXED)
             spikes.flatten().connect(synapse.s_in)
             activation = synapse.a_out.reshape(whc(target))
         self._own(synapse)
