@@ -40,7 +40,7 @@ pretrained: setup
 	test -d "$(DATA)"
 	$(BIN)/neuroseg train --data "$(DATA)" --out runs/pretrained --validation 0
 	test -f runs/pretrained/converted.pt || $(BIN)/neuroseg convert runs/pretrained
-	$(BIN)/neuroseg finetune runs/pretrained
+	$(BIN)/neuroseg finetune runs/pretrained --augment
 	cp runs/pretrained/ann.pt runs/pretrained/snn.pt neuroseg/pretrained/
 	sed 's|"data": ".*/|"data": "|' runs/pretrained/run.json > neuroseg/pretrained/run.json
 

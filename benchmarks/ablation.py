@@ -47,6 +47,7 @@ def rows(epochs: int) -> list[Row]:
     return [
         base,
         replace(base, change="dropout of the ANN", tuning=replace(tuning, dropout=True)),
+        replace(base, change="slices augmented", tuning=replace(tuning, augment=True)),
         replace(base, change="start potential half a threshold", u0=0.5),
         replace(base, change="surrogate half as high", alpha=0.5),
         replace(base, change="surrogate twice as high", alpha=2.0),

@@ -4,4 +4,4 @@ This package is the PyTorch side. `export` holds the integer graph and its file,
 that run the file. Only `neuroseg.cli` knows all three.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -22,7 +22,9 @@ from typer.core import TyperGroup
 
 import hardware_sim
 from export import netx
-from export.graph import Graph, GraphError
+from export.graph import Graph, GraphError, depths
+from export.inspect import draw as draw_graph
+from export.inspect import inspect as inspect_graph
 from export.lower import export as export_graph
 from export.lower import integer_scales
 from hardware_sim.compare import compare as compare_traces
@@ -37,6 +39,7 @@ from neuroseg.console import (
     STAGES,
     console,
     errors,
+    layers_table,
     rates_table,
     show_report,
     show_verdict,
@@ -261,6 +264,7 @@ def finetune(
     learning_rate: Annotated[float, typer.Option(min=0, help="Peak of the cycle.")] = FinetuneConfig.learning_rate,
     loss: Annotated[Loss | None, typer.Option(help="Loss to minimise; default: the ANN's.")] = None,
     quantized: Annotated[bool, typer.Option(help="Train through the 8-bit integers.")] = True,
+    augment: Annotated[bool, typer.Option(help="Vary shape and contrast, for scans of other contrast.")] = False,
     data: OtherData = None,
 ) -> None:
     """Fine-tune the spiking network by spike-based backpropagation; resumes. Makes RUN/snn.pt.
@@ -277,6 +281,7 @@ def finetune(
         loss=loss.value if loss else settings.train.loss,
         seed=settings.seed,
         quantized=quantized,
+        augment=augment,
     )
     with training_bar("spiking") as show:
         tuned, history = finetune_network(
@@ -458,6 +463,30 @@ def compare(
     show_verdict(comparison)
     if not comparison.equal:
         raise typer.Exit(EXIT_DIFFERENT)
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="Network in NetX HDF5, FILE.net; ours or lava-dl's.")],
+    draw: Annotated[Path | None, typer.Option(help="Draw the network too, as FILE.png or FILE.svg.")] = None,
+) -> None:
+    """List the layers of a network file: shapes, kernels, inputs, delays, weights, thresholds, neurons, synapses.
+
+    Example: neuroseg inspect runs/first/network.net --draw network.svg
+    """
+    if draw and draw.suffix not in (".png", ".svg"):
+        raise ValueError(f"--draw is {draw}; a name that ends in .png or .svg is allowed")
+    graph = netx.read(file)
+    rows = inspect_graph(graph)
+    console.print(layers_table([dataclasses.asdict(row) for row in rows], title=file.name))
+    neurons, synapses = (sum(getattr(row, field) for row in rows) for field in ("neurons", "synapses"))
+    depth = max(depths(graph).values())
+    console.print(f"{neurons:,} neurons, {synapses:,} synapses, depth {depth}, T = {graph.meta.timesteps}")
+    for key, value in graph.meta.notes.items():
+        console.print(f"{key}: {value}", soft_wrap=True, highlight=False, markup=False)
+    if draw:
+        draw_graph(graph, draw)
+        console.print(escape(str(draw)))
 
 
 @app.command()

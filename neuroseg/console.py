@@ -103,6 +103,38 @@ def spikes_table(layers: Sequence[Mapping[str, Any]], *, title: str) -> Table:
     return table
 
 
+def layers_table(rows: Sequence[Mapping[str, Any]], *, title: str) -> Table:
+    """A network's layers, one row a synapse; fields as in `export.inspect.Row`."""
+    table = Table(title=title, title_justify="left")
+    columns = ("layer", "type", "shape", "from", "kernel", "stride", "delay", "weights", "bits", "threshold")
+    for column in columns:
+        table.add_column(column)
+    for column in ("neurons", "synapses"):
+        table.add_column(column, justify="right")
+
+    def sides(value: Sequence[int] | None) -> str:
+        return " x ".join(map(str, value)) if value else ""
+
+    for row in rows:
+        low, high = row["delay"]
+        threshold = "output" if row["threshold"] is None else f"{row['threshold']:g}, {row['reset']}"
+        table.add_row(
+            row["layer"],
+            row["kind"],
+            sides(row["shape"]),
+            row["source"],
+            sides(row["kernel"]),
+            sides(row["stride"]),
+            str(low) if low == high else f"{low} to {high}",
+            "{:g} to {:g}".format(*row["weights"]) if row["weights"] else "",
+            "" if row["bits"] is None else str(row["bits"]),
+            threshold if row["source"] else "",
+            f"{row['neurons']:,}" if row["neurons"] else "",
+            f"{row['synapses']:,}" if row["synapses"] else "",
+        )
+    return table
+
+
 def dice_table(dice: Mapping[str, Mapping[str, float]], *, title: str) -> Table:
     """3D and 2D Dice, one column per stage of the road."""
     table = Table(title=title, title_justify="left")

@@ -120,7 +120,8 @@ def run_fold(
         run = Run(folder / variant.name)
         _enter(run, settings)
         rows += _stored(run) or _store(_make_variant(fold, variant, ann, run, config, choose_scales, bar), run)
-    result = {"fold": fold.number, "loss": config.loss, "settings": asdict(settings), "rows": rows}
+    shown = {**asdict(settings), "data": Path(data).name}  # not where it lies here
+    result = {"fold": fold.number, "loss": config.loss, "settings": shown, "rows": rows}
     runs.write_json(result, folder.with_suffix(".json"))
     return result
 

@@ -34,6 +34,7 @@ class FinetuneConfig:
     seed: int = 0
     quantized: bool = True
     dropout: bool = False  # the ANN's, fixed over time; in few epochs it gains nothing
+    augment: bool = False  # as the ANN's training does; for scans of other contrast
 
 
 def finetune(
@@ -75,6 +76,7 @@ def finetune(
         epochs=config.epochs,
         batch=config.batch,
         loss=config.loss,
+        augmented=config.augment,
         seed=config.seed,
         identity={"spec": repr(network.spec), "config": asdict(config)},
         checkpoint=checkpoint,

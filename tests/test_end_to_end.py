@@ -100,6 +100,12 @@ def test_a_run_folder_does_not_mix_runs(run, tmp_path):
     assert "neuroseg export" in call("validate", copy, code=2) or "no such file" in call("validate", copy, code=2)
 
 
+def test_inspect_lists_a_file_and_draws_it(run, tmp_path):
+    output = call("inspect", run / "network.net", "--draw", tmp_path / "net.svg")
+    assert "enc_0_conv1" in output and "depth 13, T = 4" in output and "<svg" in (tmp_path / "net.svg").read_text()
+    assert "ends in .png or .svg" in call("inspect", run / "network.net", "--draw", tmp_path / "net.jpg", code=2)
+
+
 def test_validation_keeps_to_held_out_subjects(run):
     call("validate", run, "--backend", "reference")
     settings, report = (json.loads((run / name).read_text()) for name in ("run.json", "report.json"))
@@ -184,6 +190,7 @@ def test_every_command_explains_itself_with_an_example():
         "export",
         "validate",
         "crossval",
+        "inspect",
         "pretrained",
         "demo",
         "simulate",

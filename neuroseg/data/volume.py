@@ -106,8 +106,13 @@ def to_ras(image: nib.Nifti1Image, *, order: int) -> nib.Nifti1Image:
 
 
 def normalise(image: np.ndarray) -> np.ndarray:
-    """Scale intensities to [0, 1] between the 1st and 99th percentile. Returns float32."""
-    low, high = np.percentile(image, PERCENTILES)
+    """Scale intensities to [0, 1] between the 1st and 99th percentile. Returns float32.
+
+    Where zeros reach the lower percentile, as skull stripping leaves them around a brain, they do not count.
+    """
+    tissue = image[image != 0]
+    masked = 0 < tissue.size < image.size * (1 - PERCENTILES[0] / 100)
+    low, high = np.percentile(tissue if masked else image, PERCENTILES)
     if high <= low:
         raise ScanError(f"image is constant ({low:g}) between its 1st and 99th percentile")
     return np.clip((image - low) / (high - low), 0, 1).astype(np.float32)

@@ -1,0 +1,127 @@
+"""What a graph holds, layer by layer, as rows and as a drawing."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from export.graph import Conv, ConvT, Dense, Edge, Graph, Operator, Population, Shape, depths
+
+
+@dataclass(frozen=True)
+class Row:
+    """A synapse into a population, or the input. `delay`: least and most steps beyond the usual one.
+
+    weights: least and greatest; bits: of a signed mantissa that holds them all. synapses: connections, zeros included.
+    """
+
+    layer: str
+    kind: str
+    shape: Shape
+    source: str = ""
+    kernel: tuple[int, int] | None = None
+    stride: tuple[int, int] | None = None
+    delay: tuple[int, int] = (0, 0)
+    weights: tuple[float, float] | None = None
+    bits: int | None = None
+    threshold: float | None = None
+    reset: str = ""
+    neurons: int = 0
+    synapses: int = 0
+
+
+KINDS: dict[type, str] = {Conv: "conv", ConvT: "convT", Dense: "dense"}
+
+
+def inspect(graph: Graph) -> list[Row]:
+    """One row for the input and for every edge; a population's neurons are counted in its first."""
+    rows = [Row(graph.input.name, "input", graph.input.shape, neurons=math.prod(graph.input.shape))]
+    for population in graph.populations:
+        for k, edge in enumerate(population.edges):
+            rows.append(_row(graph, population, edge, first=k == 0))
+    return rows
+
+
+def _row(graph: Graph, population: Population, edge: Edge, *, first: bool) -> Row:
+    op, weight, neuron = edge.op, edge.op.weight, population.neuron
+    further = (0, 0) if edge.target_delay is None else (int(edge.target_delay.min()), int(edge.target_delay.max()))
+    return Row(
+        layer=population.name,
+        kind=KINDS[type(op)],
+        shape=population.shape,
+        source=edge.source,
+        kernel=None if isinstance(op, Dense) else (weight.shape[2], weight.shape[3]),
+        stride=None if isinstance(op, Dense) else op.stride,
+        delay=(edge.delay + further[0], edge.delay + further[1]),
+        weights=(float(weight.min()), float(weight.max())),
+        bits=_bits(weight) if graph.integer else None,
+        threshold=neuron.threshold,
+        reset=neuron.reset if neuron.threshold is not None else "",
+        neurons=math.prod(population.shape) if first else 0,
+        synapses=synapse_count(op, graph[edge.source].shape, population.shape),
+    )
+
+
+def synapse_count(op: Operator, source: Shape, target: Shape) -> int:
+    """Connections that an operator makes between neurons, those of weight 0 included."""
+    if isinstance(op, Dense):
+        return op.weight.size
+    per_place = op.weight.shape[0] * op.weight.shape[1]  # pairs of channels that a tap joins
+    return per_place * math.prod(_pairs(op, axis, source[1 + axis], target[1 + axis]) for axis in range(2))
+
+
+def _pairs(op: Conv | ConvT, axis: int, source: int, target: int) -> int:
+    """Pairs of places along one axis that any tap joins."""
+    moving, still = (source, target) if isinstance(op, ConvT) else (target, source)
+    tap = np.arange(op.weight.shape[2 + axis])[None] * op.dilation[axis]
+    reached = np.arange(moving)[:, None] * op.stride[axis] - op.padding[axis] + tap
+    return int(((reached >= 0) & (reached < still)).sum())
+
+
+def _bits(weight: np.ndarray) -> int:
+    """Of a signed integer; even weights need one less, as Loihi keeps them."""
+    halved = weight / 2 if not (weight % 2).any() else weight
+    return 1 + max(math.ceil(math.log2(max(-halved.min(), 1))), math.ceil(math.log2(max(halved.max() + 1, 1))))
+
+
+def draw(graph: Graph, path: Path) -> None:
+    """The network by depth from left to right: neurons in each box, skips as arcs with their delays. PNG or SVG."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - a second of loading that tables need not wait for
+
+    depth = depths(graph)
+    column: dict[int, list[str]] = {}
+    for name, step in depth.items():
+        column.setdefault(step, []).append(name)
+    place = {name: (step, -names.index(name)) for step, names in column.items() for name in names}
+    figure = Figure(figsize=(1.35 * len(column) + 1, 3.2 + 0.8 * max(map(len, column.values()))))
+    axis = figure.add_subplot()
+    for name, (x, y) in place.items():
+        c, h, w = graph[name].shape
+        box = {"boxstyle": "round,pad=0.4", "facecolor": "#E8F1F8", "edgecolor": "#0072B2"}
+        text = f"{name}\n{c} x {h} x {w}"
+        axis.text(x, y, text, ha="center", va="center", fontsize=7, bbox=box, zorder=2)
+    for population in graph.populations:
+        for edge in population.edges:
+            (x0, y0), (x1, y1) = place[edge.source], place[population.name]
+            skip = x1 - x0 > 1
+            style = {"arrowstyle": "-|>", "color": "#D55E00" if skip else "#555555", "shrinkA": 24, "shrinkB": 24}
+            bend = f"arc3,rad={-0.25 if skip else 0}"
+            axis.annotate("", (x1, y1), (x0, y0), arrowprops={**style, "connectionstyle": bend}, zorder=1)
+            if edge.delay:
+                top = max(y0, y1) + 0.125 * (x1 - x0) + 0.12
+                axis.text((x0 + x1) / 2, top, f"{edge.delay} steps later", ha="center", fontsize=6, color="#D55E00")
+    axis.set_xlim(-0.7, max(depth.values()) + 0.7)
+    axis.set_ylim(min(y for _, y in place.values()) - 0.6, 0.2 + 0.13 * max(depth.values()))
+    axis.set_xlabel("depth (time steps behind the input)")
+    axis.set_yticks([])
+    axis.spines[["top", "left", "right"]].set_visible(False)
+    scratch = path.with_name(path.name + ".part")
+    try:
+        figure.savefig(scratch, format=path.suffix[1:], bbox_inches="tight", dpi=150)
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
