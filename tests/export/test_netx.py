@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -134,3 +136,18 @@ def test_files_of_another_version_are_refused(tmp_path):
         file["meta"].attrs["version"] = 99
     with pytest.raises(GraphError, match="99; neuroseg 1 is allowed"):
         netx.read(path)
+
+
+def test_the_example_of_the_format_is_what_it_says(tmp_path, monkeypatch):
+    text = (Path(__file__).resolve().parents[2] / "FORMAT.md").read_text().split("## Example\n")[1]
+    lines = [line.removeprefix("    ") for line in text.splitlines()]
+    code = [line for line in lines if not line.startswith("layer/")]
+    monkeypatch.chdir(tmp_path)
+    exec(compile("\n".join(code), "FORMAT.md", "exec"), {})
+    with h5py.File("tiny.net") as file:
+        for line in lines:
+            if line.startswith("layer/"):
+                group, _, fields = line.partition("  ")
+                found = {key for key, value in file[group].items() if isinstance(value, h5py.Dataset)}
+                named = re.sub(r"\[.*?\]\]|\(.*?\)", "", fields)
+                assert found == {field.split()[0] for field in named.split(", ") if field.strip()}

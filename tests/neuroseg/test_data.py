@@ -13,8 +13,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from neuroseg.data import ScanError, msd, open_cohort, pairs, stack_slices, template
+from neuroseg.data.augment import augment
 from neuroseg.data.volume import fit_box, load_nifti, load_pair, normalise, to_ras
 
 RNG = np.random.default_rng(0)
@@ -267,3 +269,30 @@ def test_fetch_refuses_a_wrong_archive(archive, tmp_path):
     with pytest.raises(ValueError, match="does not match the known hash"):
         msd.fetch(tmp_path / "data", url=url, known_hash="md5:" + "0" * 32)
     assert not list((tmp_path / "data").iterdir())
+
+
+def test_augmentation_moves_image_and_mask_alike():
+    torch.manual_seed(0)
+    y, x = np.mgrid[:56, :48]
+    disc = torch.from_numpy(((y - 26) ** 2 + (x - 25) ** 2 < 100).astype(np.float32)).expand(40, 1, -1, -1)
+    images, masks = augment(disc.clone(), disc)
+    assert set(masks.unique().tolist()) == {0.0, 1.0} and float(images.min()) >= 0 and float(images.max()) <= 1
+    overlap = ((images > 0.5) & (masks > 0)).sum((1, 2, 3)) / masks.sum((1, 2, 3))
+    assert float(overlap.min()) > 0.95  # the image went where the mask went
+    assert float((masks - disc).abs().sum((1, 2, 3)).min()) > 0 and not torch.equal(images[0], images[1])
+    area = masks.sum((1, 2, 3)) / disc.sum((1, 2, 3))
+    assert float(area.min()) > 0.75 and float(area.max()) < 1.3  # scaled by 10 percent at most
+
+
+def test_zeros_of_a_stripped_brain_do_not_count():
+    rng = np.random.default_rng(0)
+    tissue = rng.uniform(100, 200, (10, 10, 10))
+    plain = normalise(tissue)
+    framed = np.zeros((14, 14, 14))
+    framed[2:12, 2:12, 2:12] = tissue
+    np.testing.assert_allclose(normalise(framed)[2:12, 2:12, 2:12], plain, atol=1e-6)
+    assert (normalise(framed)[0] == 0).all()
+    few = tissue.copy()
+    few.flat[:3] = 0  # dark voxels of a scan with its background are voxels like others
+    low, high = np.percentile(few, [1, 99])
+    np.testing.assert_allclose(normalise(few), np.clip((few - low) / (high - low), 0, 1), atol=1e-6)
