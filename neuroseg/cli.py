@@ -107,6 +107,7 @@ class Fidelity(str, Enum):
 
 class Bench(str, Enum):
     lava, finetune, reference, scaling = "lava", "finetune", "reference", "scaling"
+    third_party = "third_party"
 
 
 class _Commands(TyperGroup):

@@ -53,6 +53,7 @@ class Builder:
             aten.upsample_nearest2d: self._upsample,
             aten.cat: self._concat,
             aten.add: self._sum,
+            **dict.fromkeys((aten.constant_pad_nd, aten.replication_pad2d, aten.reflection_pad2d), self._pad),
             aten.bernoulli: lambda _, x, keep: Mask(keep),
             aten.div: self._rescaling,
             aten.mul: self._dropout,
@@ -265,8 +266,10 @@ class Builder:
             weight = torch.zeros(channels, shape[0], factor, factor)
             weight[torch.arange(channels), start + torch.arange(channels)] = 1
             start += channels
-            pair = (factor, factor)
-            synapses.append((SynapseSpec(layer, "convT", channels, shape[0], pair, stride=pair), weight))
+            synapse = SynapseSpec(layer, "convT", channels, shape[0], _pair(factor), stride=_pair(factor))
+            if factor == 1:  # a convolution, so that a pooling before it can be folded into it
+                synapse, weight = replace(synapse, kind="conv"), weight.transpose(0, 1)
+            synapses.append((synapse, weight))
         return Current("sum", shape, tuple(synapses), rectified=True)
 
     def _flatten(self, node: fx.Node, x: Any, size: Any) -> Value:
@@ -274,6 +277,12 @@ class Builder:
         before, after = (tuple(n.meta["tensor_meta"].shape) for n in (x, node))
         if after != before and (len(after) != 2 or after[0] != before[0]):
             raise ConversionError(f"{self._place(node)}: reshapes {before} to {after}; flattening is supported")
+        return self.values[x]
+
+    def _pad(self, node: fx.Node, x: Any, sides: Any, *value: Any) -> Value:
+        """Models that pad what a pooling cut off pad nothing where all sides divide."""
+        if any(sides):
+            raise ConversionError(f"{self._place(node)}: {refusal('constant_pad_nd')}")
         return self.values[x]
 
     def _output(self, node: fx.Node) -> None:

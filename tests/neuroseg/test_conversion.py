@@ -117,6 +117,7 @@ REFUSED = {
         nn.Sequential(CONV, RELU, nn.Upsample(scale_factor=2), nn.Conv2d(4, 1, 3, stride=2, bias=False)),
         "reads an Upsample; stride 1",
     ),
+    "padding": (sequential(CONV, RELU, nn.ReplicationPad2d(1)), "use the convolution's zero padding"),
     "a spiking end": (nn.Sequential(CONV, RELU), "end with a convolution"),
 }
 
@@ -192,6 +193,22 @@ class Enlarging(nn.Module):
         return {"fine": self.head(joined + fine), "coarse": [self.coarse_head(coarse), self.side(up)]}
 
 
+class Pooled(nn.Module):
+    """A pooled layer added to what is made of it, and padding that pads nothing, as in MONAI and torchvision."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 1, 1)
+
+    def forward(self, x):
+        x = F.avg_pool2d(torch.relu(self.a(x)), 2)
+        x = torch.relu(self.b(x) + x)
+        return self.head(F.pad(x, [0, x.shape[-1] % 2, 0, 0], "replicate"))
+
+
+MODELS = [Residual(), Enlarging(), Pooled()]
+
+
 def trained(model: nn.Module) -> nn.Module:
     """With running statistics and offsets that are not their defaults."""
     torch.manual_seed(0)
@@ -205,7 +222,7 @@ def trained(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-@pytest.mark.parametrize("model", [Residual(), Enlarging()], ids=lambda model: type(model).__name__)
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: type(model).__name__)
 def test_other_architectures_become_the_same_ann(model, images):
     network = convert(trained(model), SHAPE)
     analog = network.analog(images)
@@ -215,7 +232,7 @@ def test_other_architectures_become_the_same_ann(model, images):
 
 
 @pytest.mark.parametrize("method", ["rate", "activation", "threshold"])
-@pytest.mark.parametrize("model", [Residual(), Enlarging()], ids=lambda model: type(model).__name__)
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: type(model).__name__)
 def test_other_architectures_are_the_same_in_every_integer(model, method, images):
     """Balanced, exported, and run by the reference engine: PyTorch's spikes and potentials, biases included."""
     network = balance(convert(trained(model), SHAPE, timesteps=5), images, method=method)
