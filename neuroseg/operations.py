@@ -46,6 +46,7 @@ class Builder:
             aten.convolution: self._convolution,
             **dict.fromkeys((aten.mm, aten.addmm), self._linear),
             aten._native_batch_norm_legit_no_training: self._batch_norm,
+            aten.native_batch_norm: lambda n, x, w, b, m, v, training, *rest: self._batch_norm(n, x, w, b, m, v, *rest),
             aten.relu: self._relu,
             aten.avg_pool2d: self._pool,
             aten.mean: self._global_pool,

@@ -7,6 +7,8 @@ every spike.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from lava.magma.core.decorator import implements
 from lava.magma.core.model.sub.model import AbstractSubProcessModel
@@ -118,19 +120,8 @@ def make_neurons(population: Population, window: Window) -> LIFReset:
     neuron = population.neuron
     mantissa, exponent = bias_parts(population.name, neuron, population.shape)
     threshold = THRESHOLD_MAX if neuron.threshold is None else int(neuron.threshold)
-    if neuron.reset == "subtract":
-        return IF(
-            shape=whc(population.shape),
-            vth=threshold,
-            u0=int(neuron.u0),
-            du=neuron.current_decay - 1,
-            dv=neuron.voltage_decay,
-            bias_mant=mantissa,
-            bias_exp=exponent,
-            reset_interval=window.timesteps,
-            reset_offset=1 + window.depth,
-        )
-    return LIFReset(
+    make = partial(IF, u0=int(neuron.u0)) if neuron.reset == "subtract" else LIFReset
+    return make(
         shape=whc(population.shape),
         vth=threshold,
         du=neuron.current_decay - 1,
