@@ -38,9 +38,8 @@ def draw_masks(rows: Sequence[Mapping[str, np.ndarray]], path: Path) -> None:
     """
     columns = list(rows[0])
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            len(rows), len(columns), figsize=(1.7 * len(columns), 1.6 * len(rows) + 0.5), squeeze=False
-        )
+        size = (1.7 * len(columns), 1.55 * len(rows) + 0.5)
+        figure, axes = plt.subplots(len(rows), len(columns), figsize=size, squeeze=False, layout="constrained")
         for row, line in zip(rows, axes, strict=True):
             image, truth = row[columns[0]], row[columns[1]]
             for name, axis in zip(columns, line, strict=True):
@@ -50,7 +49,7 @@ def draw_masks(rows: Sequence[Mapping[str, np.ndarray]], path: Path) -> None:
                 axis.set_axis_off()
         for name, axis in zip(columns, axes[0], strict=True):
             axis.set_title(name, fontsize=9)
-        figure.text(0.5, 0.005, "green: as the ground truth; blue: missed; orange: too much", ha="center", fontsize=8)
+        figure.supxlabel("green: as the ground truth; blue: missed; orange: too much", fontsize=8)
         _save(figure, path)
 
 
