@@ -29,7 +29,7 @@ from export.graph import (
     Population,
     Shape,
 )
-from export.limits import BIAS_MANTISSA_MAX, DELAY_MAX
+from export.limits import BIAS_MANTISSA_MAX, BIAS_MAX, DELAY_MAX
 from export.netx_fields import Fields, sub_group
 from export.passes import slice_channels
 
@@ -194,7 +194,9 @@ class _Reader:
             mantissa = fields.integers("bias", -BIAS_MANTISSA_MAX, BIAS_MANTISSA_MAX, counts=(1, shape[0]))
             bias = np.array(mantissa, np.int32).reshape(-1, 1, 1) << NETX_BIAS_EXPONENT
             neuron = replace(neuron, bias=bias if neuron.bias is None else neuron.bias + bias)
-        scale = float(fields.numbers("scale").ravel()[0]) if "scale" in fields else None
+        scale = fields.number("scale", 0.0) if "scale" in fields else None
+        if scale is not None and scale <= 0:
+            raise fields.error("scale", f"{scale:g}", "a positive number")
         name = self._name(fields, f"layer_{len(self.streams)}")
         return self._node(Population(name, shape, edges, neuron, scale=scale))
 
@@ -258,7 +260,10 @@ def _neuron(fields: Fields, shape: Shape) -> Neuron:
         raise fields.error("reset", repr(reset), f"{NEURON_TYPES[kind]!r} with type {kind}")
     bias = None
     if "bias" in fields:
-        bias = fields.numbers("bias").astype(np.int32)
+        bias = fields.numbers("bias")
+        if (bias != np.round(bias)).any() or (np.abs(bias) > BIAS_MAX).any():
+            raise fields.error("bias", "fractional or too large", f"integers up to +-{BIAS_MAX}")
+        bias = bias.astype(np.int32)
         if bias.ndim > 3 or any(n not in (1, m) for n, m in zip(bias.shape[::-1], shape[::-1], strict=False)):
             raise fields.error("bias", f"of shape {bias.shape}", f"one that broadcasts to {shape}")
     fixed = {"refDelay": 1, "gradedSpike": 0, "wgtExp": 0}  # what nothing here simulates otherwise

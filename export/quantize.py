@@ -20,6 +20,8 @@ from export.limits import (
     input_bound,
 )
 
+BIAS_LIMIT = BIAS_MAX / 2**POTENTIAL_SHIFT  # in weight units
+
 
 def quantize(graph: Graph) -> Graph:
     """Round weights to even integers and thresholds to integers; scales are recorded in the populations.
@@ -51,15 +53,16 @@ def largest_scale(population: Population, *, timesteps: int) -> float:
     if threshold is not None:
         scale = min(scale, THRESHOLD_MAX / threshold)
     bias = population.neuron.bias
-    if bias is not None and bias.any():
-        scale = min(scale, BIAS_MAX / 2**POTENTIAL_SHIFT / float(np.abs(bias).max()))
+    strongest = 0.0 if bias is None else float(np.abs(bias).max())
+    if strongest:
+        scale = min(scale, BIAS_LIMIT / strongest)
     while True:
         if threshold is not None:
             scale = math.floor(scale * threshold) / threshold
         if scale <= 0:
             raise GraphError(
-                f"{population.name}: weight {heaviest:g} beside threshold {threshold}; "
-                f"at most {WEIGHT_MAX} thresholds fit 8 bits"
+                f"{population.name}: weight {heaviest:g} and bias {strongest:g} beside threshold {threshold}; "
+                f"at most {WEIGHT_MAX} thresholds a weight and {BIAS_LIMIT:g} a bias are possible"
             )
         excess = _excess(_with_integer_weights(population, scale), timesteps, scale)
         if excess <= 1:
@@ -70,7 +73,8 @@ def largest_scale(population: Population, *, timesteps: int) -> float:
 def _excess(population: Population, timesteps: int, scale: float) -> float:
     """How many times over its limit the input (or the readout) of an integer population may be."""
     worst = max(abs(bound) for bound in input_bound(population))
-    bias = 0.0 if population.neuron.bias is None else float(np.abs(population.neuron.bias).max()) * scale
+    given = population.neuron.bias
+    bias = 0.0 if given is None else np.abs(integer_bias(population.name, given, scale)).max() / 2**POTENTIAL_SHIFT
     if population.neuron.threshold is None:
         return max(worst / INPUT_MAX, (worst + bias) * timesteps / THRESHOLD_MAX)
     return worst / INPUT_MAX

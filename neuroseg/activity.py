@@ -33,9 +33,9 @@ def measure(
     spec = network.spec
     totals: dict[str, float] = {}  # spikes
     operations = 0.0
-    for part in images.split(max(1, FRAMES // spec.timesteps)):
-        spikes = encode(part, timesteps=spec.timesteps, encoder=spec.encoder, seed=seed)
-        values = network.propagate(spikes, quantized=quantized)
+    spikes = encode(images, timesteps=spec.timesteps, encoder=spec.encoder, seed=seed)
+    for part in spikes.split(max(1, FRAMES // spec.timesteps), dim=1):
+        values = network.propagate(part, quantized=quantized)
         for population in spec.populations:
             if population.fires:
                 fired = float(values[population.name].sum(dtype=torch.float64))
@@ -44,7 +44,8 @@ def measure(
     neurons = {p.name: math.prod(p.shape) for p in spec.populations if p.fires}
     steps = len(images) * spec.timesteps
     rates = {name: totals[name] / (neurons[name] * steps) for name in neurons}
-    return ActivitySummary(rates, sum(totals.values()) / (sum(neurons.values()) * steps), operations / len(images))
+    all_steps = max(1, sum(neurons.values())) * steps
+    return ActivitySummary(rates, sum(totals.values()) / all_steps, operations / len(images))
 
 
 def ann_operations(network: SpikingNetwork) -> float:

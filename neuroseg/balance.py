@@ -17,7 +17,7 @@ from neuroseg.encode import encode
 from neuroseg.metrics import dice
 from neuroseg.neuron import integrate_fire
 from neuroseg.spec import InputSpec, PopulationSpec, channel_values, per_input_channel
-from neuroseg.spiking import SpikingNetwork
+from neuroseg.spiking import SpikingNetwork, bias_key
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def _by_population(
         for k in range(len(population.synapses)):
             network.weights[f"{population.name}:{k}"].mul_(factor)
         if population.biased:
-            network.biases[population.name].mul_(factor)
+            network.biases[bias_key(population.name)].mul_(factor)
         return integrate_fire(currents * factor, reset=network.spec.reset, u0=network.spec.u0)
 
     network.walk(spikes, respond, keep_all=False)
@@ -153,4 +153,4 @@ def _scale_by_activation(network: SpikingNetwork, images: torch.Tensor, percenti
             scale = per_input_channel(lambdas[synapse.source], synapse) / out
             network.weights[f"{population.name}:{k}"].mul_(scale.float())
         if population.biased:
-            network.biases[population.name].div_(out)
+            network.biases[bias_key(population.name)].div_(out)

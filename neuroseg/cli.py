@@ -49,7 +49,7 @@ from neuroseg.console import (
 )
 from neuroseg.convert import ConversionError
 from neuroseg.convert import convert as convert_network
-from neuroseg.crossval import make_folds, run_fold, write_tables
+from neuroseg.crossval import check_folds, make_folds, run_fold, write_tables
 from neuroseg.data import ScanError, Subject, stack_slices
 from neuroseg.encode import encode
 from neuroseg.figures import draw_masks, mask_rows
@@ -342,7 +342,8 @@ def validate(
     run = Run(run_folder)
     settings = run.load_settings()
     usable = usable_subjects(data or settings.data, settings.seed, settings.box)
-    same = data is None or settings.data in (place(data), Path(data).name)
+    # The shipped run knows its data by name only; its subjects are its own wherever they lie.
+    same = data is None or place(data) == settings.data or not Path(settings.data).is_absolute()
     trained_on, test = (settings.training, settings.test) if same else ((), ())
     chosen = [s for s in usable if (s.id in test if test else s.id not in trained_on)][:subjects]
     if not chosen:
@@ -414,6 +415,7 @@ def crossval(
                 config=TrainConfig(epochs=epochs, loss=loss.value, seed=seed),
             )
     done = [json.loads(file.read_text()) for file in sorted(out.glob("fold*-*.json"))]
+    check_folds(done)
     write_tables(done, out)
     console.print(Markdown((out / "table.md").read_text()))
     console.print(escape(str(out / "table.md")))

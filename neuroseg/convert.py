@@ -11,8 +11,8 @@ from torch import nn
 
 from neuroseg.operations import Builder
 from neuroseg.spec import NetworkSpec, Shape
-from neuroseg.spiking import SpikingNetwork
-from neuroseg.tracing import ConversionError, parameter_names, results, trace
+from neuroseg.spiking import SpikingNetwork, bias_key
+from neuroseg.tracing import ConversionError, evaluating, parameter_names, results, trace
 
 __all__ = ["ConversionError", "convert"]
 
@@ -36,7 +36,11 @@ def convert(
     graph = trace(model, input_shape)
     builder = Builder(graph, parameter_names(model))
     for node in graph.graph.nodes:
-        builder.visit(node)
+        try:
+            builder.visit(node)
+        except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
+            place = f"{type(model).__name__}: {builder.place(node)}"
+            raise ConversionError(f"{place} is used in a way that has no spiking counterpart ({error!r})") from error
     spec = NetworkSpec(
         layers=tuple(builder.draft.layers), timesteps=timesteps, reset=reset, u0=u0, encoder=encoder, alpha=alpha
     )
@@ -45,7 +49,7 @@ def convert(
         for key, weight in builder.draft.weights.items():
             network.weights[key].copy_(weight)
         for key, bias in builder.draft.biases.items():
-            network.biases[key].copy_(bias)
+            network.biases[bias_key(key)].copy_(bias)
     _check_against(model, network.eval(), input_shape)
     return network
 
@@ -54,9 +58,8 @@ def convert(
 def _check_against(model: nn.Module, network: SpikingNetwork, input_shape: Shape) -> None:
     """The converted network, run as an ANN, must be the model. Raises ConversionError."""
     image = torch.rand(2, *input_shape, generator=torch.Generator().manual_seed(0))
-    training = model.training
-    expected = model.eval()(image)
-    model.train(training)
+    with evaluating(model):
+        expected = model(image)
     found = network.analog(image)
     for tensor, population in zip(results(expected), network.spec.outputs, strict=True):
         result = found[population.name].reshape(tensor.shape)

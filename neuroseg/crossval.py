@@ -119,6 +119,10 @@ def run_fold(
     for variant in variants:
         run = Run(folder / variant.name)
         _enter(run, settings)
+        if any(
+            row.get(key) != value for row in _stored(run) for key, value in asdict(variant).items() if key != "epochs"
+        ):
+            raise runs.RunError(f"{run.folder} holds another variant; delete it or choose another folder")
         rows += _stored(run) or _store(_make_variant(fold, variant, ann, run, config, choose_scales, bar), run)
     shown = {**asdict(settings), "data": Path(data).name}  # not where it lies here
     result = {"fold": fold.number, "loss": config.loss, "settings": shown, "rows": rows}
@@ -242,6 +246,17 @@ def converged(history: Sequence[Epoch]) -> int:
     return next(row.epoch for row in history if row.validation_dice >= best - CONVERGED)
 
 
+def check_folds(folds: Sequence[dict[str, Any]]) -> None:
+    """Raise RunError unless the folds of a loss are of one run: same settings, no subject tested twice."""
+    for loss in {fold["loss"] for fold in folds}:
+        same = [fold for fold in folds if fold["loss"] == loss]
+        common = [{k: v for k, v in f["settings"].items() if k not in ("training", "validation", "test")} for f in same]
+        tested = [name for fold in same for name in fold["settings"]["test"]]
+        if any(one != common[0] for one in common) or len(set(tested)) < len(tested):
+            numbers = ", ".join(str(fold["fold"]) for fold in same)
+            raise runs.RunError(f"folds {numbers} of loss {loss} are of different runs; use a folder for each")
+
+
 def summary(folds: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """One row for each loss and method: mean and standard deviation over folds, in percent and points."""
     grouped: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
@@ -273,8 +288,10 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
             row["method"],
             row["weights"],
             str(row["folds"]),
-            f"{row['dice_3d']:.2f} ± {row['sd_3d']:.2f}",
-            f"{row['dice_2d']:.2f} ± {row['sd_2d']:.2f}",
+            *(
+                f"{row[f'dice_{key}']:.2f}" + (f" ± {row[f'sd_{key}']:.2f}" if row["folds"] > 1 else "")
+                for key in ("3d", "2d")
+            ),
             f"{row['epochs']:.1f}" if row["epochs"] else "",
             f"{row['rate']:.3f}" if row["rate"] is not None else "",
             f"{row['operations'] / 1e6:.2f}",

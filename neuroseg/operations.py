@@ -72,7 +72,7 @@ class Builder:
             self.tensors[node] = self.tensors[arguments[0]].t()
             return
         if kind not in rules:
-            raise ConversionError(f"{self._place(node)}: {refusal(getattr(kind, '__name__', str(kind)))}")
+            raise ConversionError(f"{self.place(node)}: {refusal(getattr(kind, '__name__', str(kind)))}")
         self.values[node] = rules[kind](node, *arguments)
 
     def _convolution(
@@ -90,6 +90,8 @@ class Builder:
     ) -> Value:
         w = self.tensors[weight]
         name = self._name(weight)
+        if w.ndim != 4:
+            raise ConversionError(f"{name}: a convolution over {w.ndim - 2} axes; two are supported")
         channels = (w.shape[0], w.shape[1] * groups) if transposed else (w.shape[1] * groups, w.shape[0])
         synapse = SynapseSpec(
             source="",
@@ -151,7 +153,9 @@ class Builder:
         """y = x * gain + offset, folded into the current's weights and bias."""
         current = self.values[x]
         if not isinstance(current, Current):
-            raise ConversionError(f"{self._place(node)}: BatchNorm2d on spikes; put it after a convolution")
+            raise ConversionError(f"{self.place(node)}: BatchNorm2d on spikes; put it after a convolution")
+        if current.shape != shape_of(x):
+            raise ConversionError(f"{self.place(node)}: a batch norm after flattening; put it before")
         gain = torch.rsqrt(self.tensors[variance].double() + eps)
         gain = gain * self.tensors[weight].double() if weight else gain
         bias = torch.zeros_like(gain) if current.bias is None else current.bias.double()
@@ -179,7 +183,7 @@ class Builder:
         stride = _pair(stride) if stride else kernel
         if stride != kernel or padding != (0, 0) or ceil_mode or divisor:
             raise ConversionError(
-                f"{self._place(node)}: average pooling of kernel {kernel}, stride {stride}, padding {padding}; "
+                f"{self.place(node)}: average pooling of kernel {kernel}, stride {stride}, padding {padding}; "
                 "stride = kernel without padding, ceil_mode or divisor_override is supported"
             )
         return self._pooled(node, x, kernel)
@@ -187,19 +191,19 @@ class Builder:
     def _adaptive_pool(self, node: fx.Node, x: Any, size: Any) -> Value:
         (height, width), (rows, columns) = shape_of(x)[1:], _pair(size)
         if height % rows or width % columns:
-            raise ConversionError(f"{self._place(node)}: pooling {(height, width)} to {(rows, columns)} is uneven")
+            raise ConversionError(f"{self.place(node)}: pooling {(height, width)} to {(rows, columns)} is uneven")
         return self._pooled(node, x, (height // rows, width // columns))
 
     def _global_pool(self, node: fx.Node, x: Any, axes: Any, keepdim: bool = False) -> Value:
         if sorted(axis % 4 for axis in axes) != [2, 3]:
-            raise ConversionError(f"{self._place(node)}: mean over axes {axes}; over height and width is supported")
+            raise ConversionError(f"{self.place(node)}: mean over axes {axes}; over height and width is supported")
         return self._pooled(node, x, _pair(shape_of(x)[1:]))
 
     def _pooled(self, node: fx.Node, x: Any, kernel: tuple[int, int]) -> Value:
         source = self._layer(x, node, "pools spikes; put it after the ReLU")
         channels, height, width = self.draft.shapes[source]
         if height % kernel[0] or width % kernel[1]:
-            raise ConversionError(f"{self._place(node)}: pooling {kernel} does not divide its input {(height, width)}")
+            raise ConversionError(f"{self.place(node)}: pooling {kernel} does not divide its input {(height, width)}")
         shape = (channels, height // kernel[0], width // kernel[1])
         return self.draft.add(PoolSpec(self.draft.unique(node.name), shape, source, kernel))
 
@@ -208,19 +212,19 @@ class Builder:
         before, after = self.draft.shapes[source][1:], shape_of(node)[1:]
         factor = after[0] // before[0]
         if tuple(side * factor for side in before) != after:
-            raise ConversionError(f"{self._place(node)}: enlarges {before} to {after}; one whole factor is supported")
+            raise ConversionError(f"{self.place(node)}: enlarges {before} to {after}; one whole factor is supported")
         return Enlarged(((source, factor),))
 
     def _rescaling(self, node: fx.Node, x: Any, divisor: Any) -> Value:
         mask = self.values.get(x)
         if not isinstance(mask, Mask):
-            raise ConversionError(f"{self._place(node)}: {refusal('a quotient')}")
+            raise ConversionError(f"{self.place(node)}: {refusal('a quotient')}")
         return mask
 
     def _dropout(self, node: fx.Node, x: Any, factor: Any) -> Value:
         mask = self.values.get(factor) if isinstance(factor, fx.Node) else None
         if not isinstance(mask, Mask):
-            raise ConversionError(f"{self._place(node)}: {refusal('a product')}")
+            raise ConversionError(f"{self.place(node)}: {refusal('a product')}")
         if mask.keep == 1:
             return self.values[x]
         source = self._layer(x, node, "drops spikes; put it after the ReLU")
@@ -229,9 +233,13 @@ class Builder:
         )
 
     def _concat(self, node: fx.Node, tensors: Any, dim: int = 0) -> Value:
-        if dim not in (1, -3):
-            raise ConversionError(f"{self._place(node)}: concatenates along axis {dim}; channels (1) are supported")
+        if dim % len(node.meta["tensor_meta"].shape) != 1:
+            raise ConversionError(f"{self.place(node)}: concatenates along axis {dim}; channels (1) are supported")
         sources = [self._spikes(x, node, "joins spikes; put a ReLU before it") for x in tensors]
+        if any(
+            isinstance(s, str) and self.draft.shapes[s] != shape_of(x) for s, x in zip(sources, tensors, strict=True)
+        ):
+            raise ConversionError(f"{self.place(node)}: joins flattened layers; join them before flattening")
         plain = tuple(source for source in sources if isinstance(source, str))
         if len(plain) == len(sources):
             return self.draft.add(ConcatSpec(self.draft.unique(node.name), shape_of(node), plain))
@@ -240,10 +248,12 @@ class Builder:
 
     def _sum(self, node: fx.Node, *terms: Any) -> Value:
         if node.kwargs or len(terms) != 2 or any(self.values.get(term) is None for term in terms):
-            raise ConversionError(f"{self._place(node)}: adds something else than two layers")
+            raise ConversionError(f"{self.place(node)}: adds something else than two layers")
         if len({shape_of(term) for term in terms}) > 1:
-            raise ConversionError(f"{self._place(node)}: broadcasts; only equal shapes can be added")
+            raise ConversionError(f"{self.place(node)}: broadcasts; only equal shapes can be added")
         currents = [self._as_current(term, node) for term in terms]
+        if any(current.shape != shape_of(node) for current in currents):
+            raise ConversionError(f"{self.place(node)}: adds flattened layers; add them before flattening")
         named = next((c for c in reversed(currents) if not c.rectified), currents[0])
         biases = [current.bias for current in currents if current.bias is not None]
         return replace(
@@ -259,7 +269,7 @@ class Builder:
         if isinstance(value, Current):
             return value
         source = self._spikes(arg, node, "adds something else than layers")
-        shape = shape_of(arg)
+        shape = self.draft.shapes[source] if isinstance(source, str) else shape_of(arg)
         parts = source.parts if isinstance(source, Enlarged) else ((source, 1),)
         synapses, start = [], 0
         for layer, factor in parts:
@@ -277,19 +287,19 @@ class Builder:
         """Seen through: a layer keeps its shape, and what reads it flattened is a dense synapse."""
         before, after = (tuple(n.meta["tensor_meta"].shape) for n in (x, node))
         if after != before and (len(after) != 2 or after[0] != before[0]):
-            raise ConversionError(f"{self._place(node)}: reshapes {before} to {after}; flattening is supported")
+            raise ConversionError(f"{self.place(node)}: reshapes {before} to {after}; flattening is supported")
         return self.values[x]
 
     def _pad(self, node: fx.Node, x: Any, sides: Any, *value: Any) -> Value:
         """Models that pad what a pooling cut off pad nothing where all sides divide."""
         if any(sides):
-            raise ConversionError(f"{self._place(node)}: {refusal('constant_pad_nd')}")
+            raise ConversionError(f"{self.place(node)}: {refusal('constant_pad_nd')}")
         return self.values[x]
 
     def _output(self, node: fx.Node) -> None:
-        value = self.values[node]
+        value = self.values.get(node)
         if not isinstance(value, Current):
-            raise ConversionError(f"output: {value} emits spikes; end with a convolution without ReLU")
+            raise ConversionError(f"output: {value} is no current; end with a convolution or Linear without ReLU")
         self.draft.population(value, fires=False)
 
     def _spikes(self, arg: Any, node: fx.Node, hint: str) -> str | Enlarged:
@@ -297,20 +307,20 @@ class Builder:
         if isinstance(value, Current) and value.rectified:  # spikes added to spikes: a ReLU changes nothing
             value = self.values[arg] = self.draft.population(value, fires=True)
         if not isinstance(value, str | Enlarged):
-            raise ConversionError(f"{self._place(node)}: {hint}")
+            raise ConversionError(f"{self.place(node)}: {hint}")
         return value
 
     def _layer(self, arg: Any, node: fx.Node, hint: str) -> str:
         value = self._spikes(arg, node, hint)
         if not isinstance(value, str):
-            raise ConversionError(f"{self._place(node)}: reads an Upsample; only a convolution or an addition may")
+            raise ConversionError(f"{self.place(node)}: reads an Upsample; only a convolution or an addition may")
         return value
 
     def _name(self, parameter: Any) -> str:
         """A layer's name: its module's path."""
         return self.names.get(id(self.tensors[parameter]), str(parameter.name))
 
-    def _place(self, node: fx.Node) -> str:
+    def place(self, node: fx.Node) -> str:
         """Where an operation is: its name, and the last layer with weights before it."""
         before = [self._name(n) for n in self.tensors if n.op == "get_attr" and id(self.tensors[n]) in self.names]
         return f"{node.name} (after {before[-1]})" if before else node.name

@@ -67,7 +67,7 @@ class SpikingNetwork(nn.Module):
             for k, synapse in enumerate(population.synapses):
                 self.weights[_key(population, k)] = nn.Parameter(torch.zeros(weight_shape(synapse)))
         self.biases = nn.ParameterDict(
-            {p.name: nn.Parameter(torch.zeros(p.shape[0])) for p in spec.populations if p.biased}
+            {bias_key(p.name): nn.Parameter(torch.zeros(p.shape[0])) for p in spec.populations if p.biased}
         )
         # Threshold in integer weight units, per population; 0 until chosen (see export.quantize).
         self.scales: torch.Tensor
@@ -127,7 +127,7 @@ class SpikingNetwork(nn.Module):
         """Constant current per channel (C,), in thresholds, or in integer weight units when quantized."""
         if not population.biased:
             return None
-        bias = self.biases[population.name].double()
+        bias = self.biases[bias_key(population.name)].double()
         if not quantized:
             return bias
         units = 2**POTENTIAL_SHIFT
@@ -258,6 +258,11 @@ class SpikingNetwork(nn.Module):
     def _logits(self, potential: torch.Tensor, *, quantized: bool) -> torch.Tensor:
         units = self.scale(self.spec.output) if quantized else 1.0
         return potential[-1] * (float(self.logit_scale) / units)
+
+
+def bias_key(name: str) -> str:
+    """Of a population's bias among the parameters, where a bare name like `values` would not do."""
+    return f"{name}:bias"
 
 
 def _key(population: PopulationSpec, k: int) -> str:

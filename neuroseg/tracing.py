@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -40,14 +42,21 @@ def trace(model: nn.Module, input_shape: Shape) -> fx.GraphModule:
 
     In-place operations are replaced by pure ones. Raises ConversionError where the model fails on such an image.
     """
-    modes = {module: module.training for module in model.modules()}
-    for module in modes:
-        module.training = isinstance(module, DROPOUTS)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(model, but=DROPOUTS):
             return make_fx(functionalize(model))(torch.zeros(1, *input_shape))
     except Exception as error:  # tracing raises whatever the model's own code raises
         raise ConversionError(f"{type(model).__name__} cannot be traced on {input_shape}: {error}") from error
+
+
+@contextmanager
+def evaluating(model: nn.Module, but: tuple[type[nn.Module], ...] = ()) -> Iterator[None]:
+    """Every module in evaluation mode, but those of some types; each gets back the mode that it had."""
+    modes = {module: module.training for module in model.modules()}
+    for module in modes:
+        module.training = isinstance(module, but)
+    try:
+        yield
     finally:
         for module, training in modes.items():
             module.training = training

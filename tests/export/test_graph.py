@@ -342,3 +342,19 @@ def test_equality_sees_every_field():
     assert not same(graph, hidden_neuron(threshold=11))
     assert not same(graph, chain(np.full((2, 1, 3, 3), 10)))
     assert not same(graph, dataclasses.replace(graph, meta=Meta(timesteps=5)))
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_a_biased_output_is_scaled_to_what_the_check_allows(seed):
+    """The bound counts the bias as it will be rounded."""
+    rng = np.random.default_rng(seed)
+    neuron = Neuron(None, bias=rng.uniform(-60, 60, (2, 1, 1)))
+    population = Population("head", (2, 1, 1), (Edge("input", Dense(rng.normal(size=(2, 300)))),), neuron)
+    check(align_delays(quantize(Graph((Input("input", (300, 1, 1)), population), meta=Meta(timesteps=8)))))
+
+
+def test_a_bias_beyond_loihi_is_named():
+    neuron = Neuron(1.0, bias=np.full((1, 1, 1), 1e4))
+    population = Population("a", (1, 1, 1), (Edge("input", Dense(np.ones((1, 1)))),), neuron)
+    with pytest.raises(GraphError, match="a: weight 1 and bias 10000 beside threshold 1"):
+        quantize(Graph((Input("input", (1, 1, 1)), population)))

@@ -154,6 +154,57 @@ def test_a_model_that_reads_more_than_its_input_is_refused():
         convert(Counting(), SHAPE)
 
 
+class Uses(nn.Module):
+    """Two convolutions, and whatever a function makes of them."""
+
+    def __init__(self, use):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 1, 1)
+        self.weight, self.use = nn.Parameter(torch.ones(4 * 12 * 8, 2)), use
+
+    def forward(self, x):
+        return self.use(self, torch.relu(self.a(x)))
+
+
+USES = {
+    "a mean over everything": lambda m, h: m.b(h) - m.b(h).mean(),
+    "a bare matrix": lambda m, h: h.flatten(1) @ m.weight,
+    "a detached weight": lambda m, h: F.conv2d(h, m.b.weight.detach()),
+    "a reshaped weight": lambda m, h: F.conv2d(h, m.b.weight.view(1, 4, 1, 1)),
+    "a ReLU of a weight": lambda m, h: F.conv2d(h, torch.relu(m.b.weight)),
+    "an output that is none": lambda m, h: (m.b(h), None),
+    "flattened layers joined": lambda m, h: torch.cat([h.flatten(1), h.flatten(1)], 1) @ torch.ones(768, 2),
+    "flattened layers added": lambda m, h: (h.flatten(1) + h.flatten(1)) @ m.weight,
+}
+
+
+@pytest.mark.parametrize("name", USES)
+def test_strange_uses_are_refused_and_never_crash(name):
+    with pytest.raises(ConversionError):
+        convert(Uses(USES[name]), SHAPE)
+
+
+def test_one_and_three_axes_are_refused():
+    with pytest.raises(ConversionError, match="a convolution over 3 axes; two are supported"):
+        convert(nn.Conv3d(1, 2, 1), (1, 4, 4, 4))
+
+
+def test_conversion_leaves_the_models_modes_and_takes_any_names():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.values, self.keys = nn.Conv2d(1, 2, 3), nn.Conv2d(2, 1, 3)
+
+        def forward(self, x):
+            return self.keys(torch.relu(self.values(x)))
+
+    model = Named().train()
+    model.keys.eval()
+    network = convert(model, SHAPE)
+    assert model.training and model.values.training and not model.keys.training
+    assert set(network.biases) == {"values:bias", "keys:bias"}
+
+
 class Residual(nn.Module):
     """Batch norm, biases, an identity skip, a projected one, a sum of spikes, pooling in three styles, a classifier."""
 

@@ -12,7 +12,7 @@ import torch
 from export.lower import integer_scales
 from neuroseg.activity import ann_operations, measure
 from neuroseg.convert import convert
-from neuroseg.crossval import Variant, converged, make_folds, markdown, run_fold, summary, write_tables
+from neuroseg.crossval import Variant, check_folds, converged, make_folds, markdown, run_fold, summary, write_tables
 from neuroseg.encode import encode
 from neuroseg.runs import Run, RunError, load_snn
 from neuroseg.train import Epoch, TrainConfig
@@ -70,6 +70,8 @@ def test_a_fold_gives_its_rows_and_goes_on_where_it_was_stopped(tmp_path, monkey
     again = run(fold, tmp_path / "fold1-dice")
     for one, other in zip(again["rows"], result["rows"], strict=True):
         assert one["dice"] == other["dice"] and one["subjects"] == other["subjects"]
+    with pytest.raises(RunError, match="tuned holds another variant"):
+        run(fold, tmp_path / "fold1-dice", variants=(Variant("tuned", 8, epochs=1),))
     with pytest.raises(RunError, match="holds a run with other settings"):
         run(fold, tmp_path / "fold1-dice", config=TrainConfig(epochs=3))
 
@@ -86,6 +88,17 @@ def test_tables_have_mean_and_deviation_over_folds(tmp_path):
     write_tables(folds, tmp_path)
     assert (tmp_path / "table.csv").read_text().startswith("loss,method,weights,folds,dice_3d")
     assert (tmp_path / "table.md").read_text() == markdown([row])
+
+
+def test_folds_of_different_runs_are_not_averaged():
+    def fold(number, **changes):
+        settings = {"seed": 0, "training": [], "validation": [], "test": [f"s{number}"], **changes}
+        return {"fold": number, "loss": "dice", "settings": settings, "rows": []}
+
+    check_folds([fold(1), fold(2)])
+    for other in (fold(2, seed=1), fold(2, test=["s1"])):
+        with pytest.raises(RunError, match="folds 1, 2 of loss dice are of different runs"):
+            check_folds([fold(1), other])
 
 
 def test_converged_is_the_first_epoch_as_good_as_the_best():

@@ -1,7 +1,8 @@
 """Fast models of Lava's own Conv, Sparse, Dense, LIF and LIFReset: the stock models with their inner loops compiled.
 
 For any network of stock processes, as NetX builds them: see `hardware_sim.lava_backend.fast`. Messages, timing and
-every value are those of the stock models, to which graded spikes and sums beyond 16 bits are left.
+every value are those of the stock models, to which graded spikes and sums beyond 16 bits are left. Weights are read at
+the first step: one that is set later is not seen.
 """
 
 from __future__ import annotations
