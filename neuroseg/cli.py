@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from rich.console import Console
 from rich.logging import RichHandler
 from rich.markdown import Markdown
 from rich.markup import escape
@@ -78,6 +79,7 @@ KNOWN_ERRORS = (
 )
 CLASS_NAMES = ("hippocampus",)
 CALIBRATION_SLICES = 25
+LAYERS_WIDTH = 144  # columns that `inspect` needs
 DEMO_DATA, DEMO_DICE = "template:32", 0.8
 
 
@@ -481,7 +483,8 @@ def inspect(
         raise ValueError(f"--draw is {draw}; a name that ends in .png or .svg is allowed")
     graph = netx.read(file)
     rows = inspect_graph(graph)
-    console.print(layers_table([dataclasses.asdict(row) for row in rows], title=file.name))
+    table = layers_table([dataclasses.asdict(row) for row in rows], title=file.name)
+    Console(width=max(console.width, LAYERS_WIDTH)).print(table)  # rather wrapped than cut
     neurons, synapses = (sum(getattr(row, field) for row in rows) for field in ("neurons", "synapses"))
     depth = max(depths(graph).values())
     console.print(f"{neurons:,} neurons, {synapses:,} synapses, depth {depth}, T = {graph.meta.timesteps}")

@@ -69,7 +69,7 @@ def cohort(n: int, *, seed: int = 0, box: Box = HIPPOCAMPUS_BOX, deformation: De
 def _subject(name: str, image: np.ndarray, probability: np.ndarray, affine: np.ndarray, box: Box) -> Subject:
     boxed, shifted = fit_box(image, affine, box)
     mask, _ = fit_box((probability >= PROBABILITY).astype(np.uint8), affine, box)
-    return Subject(id=name, image=normalise(boxed), mask=mask, affine=shifted)
+    return Subject(id=name, image=normalise(boxed, stripped=True), mask=mask, affine=shifted)
 
 
 def _deform(
@@ -101,7 +101,8 @@ def _deform(
     warped = (warped / top) ** np.exp(how.contrast * rng.standard_normal())
     warped = warped * np.exp(how.bias * smooth(3 * how.warp_smoothness_mm))
     noise = how.noise * rng.standard_normal((2, *image.shape))
-    return np.hypot(warped + noise[0], noise[1]) * top, labels  # Rician noise, as magnitude MRI has
+    noisy = np.hypot(warped + noise[0], noise[1]) * top  # Rician, as magnitude MRI has
+    return np.where(warped > 0, noisy, 0), labels  # the brain stays stripped
 
 
 @lru_cache(maxsize=2)

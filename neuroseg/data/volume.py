@@ -105,14 +105,16 @@ def to_ras(image: nib.Nifti1Image, *, order: int) -> nib.Nifti1Image:
     return nib.processing.resample_to_output(canonical, (SPACING_MM,) * 3, order=order)
 
 
-def normalise(image: np.ndarray) -> np.ndarray:
+def normalise(image: np.ndarray, *, stripped: bool | None = None) -> np.ndarray:
     """Scale intensities to [0, 1] between the 1st and 99th percentile. Returns float32.
 
-    Where zeros reach the lower percentile, as skull stripping leaves them around a brain, they do not count.
+    stripped: whether the zeros are what skull stripping left around a brain, which does not count; by default where
+    they reach the lower percentile.
     """
     tissue = image[image != 0]
-    masked = 0 < tissue.size < image.size * (1 - PERCENTILES[0] / 100)
-    low, high = np.percentile(tissue if masked else image, PERCENTILES)
+    if stripped is None:
+        stripped = 0 < tissue.size < image.size * (1 - PERCENTILES[0] / 100)
+    low, high = np.percentile(tissue if stripped else image, PERCENTILES)
     if high <= low:
         raise ScanError(f"image is constant ({low:g}) between its 1st and 99th percentile")
     return np.clip((image - low) / (high - low), 0, 1).astype(np.float32)
