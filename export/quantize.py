@@ -60,9 +60,10 @@ def largest_scale(population: Population, *, timesteps: int) -> float:
         if threshold is not None:
             scale = math.floor(scale * threshold) / threshold
         if scale <= 0:
+            found = f"weight {heaviest:g}" + (f" and bias {strongest:g}" if strongest else "")
             raise GraphError(
-                f"{population.name}: weight {heaviest:g} and bias {strongest:g} beside threshold {threshold}; "
-                f"at most {WEIGHT_MAX} thresholds a weight and {BIAS_LIMIT:g} a bias are possible"
+                f"{population.name}: {found} beside threshold {threshold}; "
+                f"at most {WEIGHT_MAX} thresholds a weight and {BIAS_LIMIT:g} a bias fit Loihi"
             )
         excess = _excess(_with_integer_weights(population, scale), timesteps, scale)
         if excess <= 1:

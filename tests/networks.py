@@ -38,6 +38,27 @@ class Case:
     seed: int
 
 
+PLAIN = Case(
+    size=(8, 8),
+    widths=(2, 3, 4),
+    kernel=(3, 3),
+    dilation=1,
+    pooled=True,
+    nearest=False,
+    biased=False,
+    norm=False,
+    residual=False,
+    classifier=False,
+    timesteps=4,
+    reset="subtract",
+    u0=0.0,
+    drive="balanced",
+    samples=1,
+    rate=0.5,
+    seed=0,
+)
+
+
 @st.composite
 def cases(draw, max_side: int = 13) -> Case:
     depth = draw(st.integers(1, 3))

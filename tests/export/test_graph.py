@@ -32,7 +32,7 @@ from export.passes import align_delays, fold_pool, split_concat
 from export.quantize import largest_scale, quantize
 from hardware_sim.engines import Record
 from hardware_sim.reference import run_reference, sum_inputs
-from tests.networks import build, cases
+from tests.networks import PLAIN, build, cases
 
 RNG = np.random.default_rng(0)
 
@@ -154,7 +154,7 @@ def test_grouped_convolution_of_a_concat_is_refused():
 
 
 def test_delays_make_paths_meet():
-    network, graph, _ = build(_case())
+    network, graph, _ = build(PLAIN)
     depth = depths(graph)
     for population in graph.populations:
         for edge in population.edges:
@@ -164,30 +164,6 @@ def test_delays_make_paths_meet():
     unaligned = fold_pool(split_concat(lower(network)))
     with pytest.raises(GraphError, match="run align_delays first"):
         depths(unaligned)
-
-
-def _case():
-    from tests.networks import Case
-
-    return Case(
-        size=(8, 8),
-        widths=(2, 3, 4),
-        kernel=(3, 3),
-        dilation=1,
-        pooled=True,
-        nearest=False,
-        biased=False,
-        norm=False,
-        residual=False,
-        classifier=False,
-        timesteps=4,
-        reset="subtract",
-        u0=0.0,
-        drive="balanced",
-        samples=1,
-        rate=0.5,
-        seed=0,
-    )
 
 
 @given(cases())

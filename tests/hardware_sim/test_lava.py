@@ -28,27 +28,11 @@ from hardware_sim.lava_backend import launch
 from neuroseg.cli import software_trace
 from neuroseg.spiking import SpikingNetwork
 from tests.export.test_graph import chain
-from tests.networks import Case, build, cases
+from tests.networks import PLAIN, build, cases
 
 FIDELITIES = ("fused", "stock")
-EXCITED = Case(
-    size=(9, 11),
-    widths=(5, 5),
-    kernel=(5, 5),
-    dilation=1,
-    pooled=False,
-    nearest=False,
-    biased=False,
-    norm=False,
-    residual=False,
-    classifier=False,
-    timesteps=12,
-    reset="subtract",
-    u0=0.5,
-    drive="excited",
-    samples=1,
-    rate=1.0,
-    seed=0,
+EXCITED = replace(
+    PLAIN, size=(9, 11), widths=(5, 5), kernel=(5, 5), pooled=False, timesteps=12, u0=0.5, drive="excited", rate=1.0
 )
 EVERYTHING = replace(
     EXCITED, size=(8, 12), pooled=True, nearest=True, biased=True, norm=True, residual=True, classifier=True, rate=0.4
