@@ -7,6 +7,7 @@ the first step: one that is set later is not seen.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -64,47 +65,38 @@ class FastConv(PyConvModelFixed):
         return kernels.make_taps(op, self.s_in.shape[::-1], self.a_buf.shape[::-1])
 
 
-def _add_columns(columns: sparse.csc_matrix, spikes: np.ndarray, exponent: int) -> np.ndarray:
-    """Sum of the columns at which spikes arrive, shifted by Loihi's weight exponent."""
+def _matrix_step(model: Any, stock_step: Callable[[], None]) -> None:
+    """Sum the columns at which spikes arrive. The stock model's first step prepares the weights."""
+    if model.columns is None or model.num_message_bits.item() > 0:
+        stock_step()
+        model.columns = sparse.csc_matrix(model.weights, dtype=np.int32)
+        return
+    model.a_out.send(model.a_buff)
+    columns, exponent = model.columns, model.weight_exp
     total = np.zeros(columns.shape[0], np.int32)
-    kernels.add_columns(columns.indptr, columns.indices, columns.data, np.flatnonzero(spikes), total)
-    return np.left_shift(total, exponent) if exponent > 0 else np.right_shift(total, -exponent)
+    active = np.flatnonzero(model.s_in.recv())
+    kernels.add_columns(columns.indptr, columns.indices, columns.data, active, total)
+    model.a_buff = np.left_shift(total, exponent) if exponent > 0 else np.right_shift(total, -exponent)
 
 
 @implements(proc=Sparse, protocol=LoihiProtocol)
 @requires(CPU)
 @tag("fast")
 class FastSparse(PySparseModelBitAcc):
-    """Sums the columns at which spikes arrive. The stock model's first step prepares the weights."""
-
     columns: sparse.csc_matrix | None = None
-    a_buff: np.ndarray
 
     def run_spk(self) -> None:
-        if self.columns is None or self.num_message_bits.item() > 0:
-            super().run_spk()
-            self.columns = sparse.csc_matrix(self.weights, dtype=np.int32)
-            return
-        self.a_out.send(self.a_buff)
-        self.a_buff = _add_columns(self.columns, self.s_in.recv(), self.weight_exp)
+        _matrix_step(self, super().run_spk)
 
 
 @implements(proc=Dense, protocol=LoihiProtocol)
 @requires(CPU)
 @tag("fast")
 class FastDense(PyDenseModelBitAcc):
-    """As FastSparse."""
-
     columns: sparse.csc_matrix | None = None
-    a_buff: np.ndarray
 
     def run_spk(self) -> None:
-        if self.columns is None or self.num_message_bits.item() > 0:
-            super().run_spk()
-            self.columns = sparse.csc_matrix(self.weights, dtype=np.int32)
-            return
-        self.a_out.send(self.a_buff)
-        self.a_buff = _add_columns(self.columns, self.s_in.recv(), self.weight_exp)
+        _matrix_step(self, super().run_spk)
 
 
 def _subthreshold(model: AbstractPyLifModelFixed, activation: np.ndarray) -> None:
