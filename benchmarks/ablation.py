@@ -18,8 +18,8 @@ import typer
 
 from export.lower import integer_scales
 from neuroseg import runs
-from neuroseg.cli_subjects import run_subjects, usable_subjects
-from neuroseg.console import console, training_bar
+from neuroseg.cli.console import console, training_bar
+from neuroseg.cli.subjects import run_subjects, usable_subjects
 from neuroseg.crossval import Variant, calibrated
 from neuroseg.finetune import FinetuneConfig, finetune
 from neuroseg.memory import keep_freed_memory

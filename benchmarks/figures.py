@@ -24,8 +24,8 @@ import hardware_sim
 from export.lower import export, integer_scales
 from neuroseg import runs
 from neuroseg.activity import measure
-from neuroseg.cli_subjects import run_subjects, usable_subjects
-from neuroseg.console import console
+from neuroseg.cli.console import console
+from neuroseg.cli.subjects import run_subjects, usable_subjects
 from neuroseg.crossval import FINETUNED, SAMPLE_SLICES, Variant, calibrated
 from neuroseg.data import Subject, stack_slices
 from neuroseg.encode import encode

@@ -25,7 +25,7 @@ from export.passes import align_delays
 from hardware_sim import Record, SimulationError
 from hardware_sim.compare import compare
 from hardware_sim.lava_backend import launch
-from neuroseg.cli import software_trace
+from neuroseg.cli.validation import software_trace
 from neuroseg.spiking import SpikingNetwork
 from tests.export.test_graph import chain
 from tests.networks import PLAIN, build, cases

@@ -18,7 +18,7 @@ from hardware_sim.lava_backend.synapses import to_sparse
 from hardware_sim.reference import run_reference
 from hardware_sim.report import build_report
 from hardware_sim.trace import TraceError, pack, unpack
-from neuroseg.cli import software_trace
+from neuroseg.cli.validation import software_trace
 from tests.export.test_graph import chain
 from tests.networks import build, cases
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from neuroseg.console import console, steps_bar
+from neuroseg.cli.console import console, steps_bar
 from neuroseg.data import ScanError, msd, open_cohort
 
 EXIT_REJECTS = 1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from neuroseg.console import errors
+from neuroseg.cli.console import errors
 from neuroseg.data import ScanError, Subject, open_cohort
 from neuroseg.data.volume import Box
 from neuroseg.runs import Settings

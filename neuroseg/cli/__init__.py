@@ -1,0 +1,9 @@
+"""The commands. This folder is the composition root: the only one that knows all three packages."""
+
+from neuroseg.cli import demo, deployment, training, validation
+from neuroseg.cli.app import app, main
+from neuroseg.cli.data import data_app
+
+__all__ = ["app", "demo", "deployment", "main", "training", "validation"]
+
+app.add_typer(data_app, name="data")

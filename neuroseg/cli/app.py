@@ -1,0 +1,128 @@
+"""What every command shares: the application, its options, its exit codes."""
+
+from __future__ import annotations
+
+import logging
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.logging import RichHandler
+from rich.markup import escape
+from typer.core import TyperGroup
+
+import hardware_sim
+from export.graph import GraphError
+from hardware_sim.trace import TraceError
+from neuroseg.cli.console import errors
+from neuroseg.convert import ConversionError
+from neuroseg.data import ScanError
+from neuroseg.memory import keep_freed_memory
+from neuroseg.runs import RunError
+
+EXIT_DIFFERENT, EXIT_BAD_INPUT = 1, 2
+ORDER = ("demo", "data", "train", "convert", "finetune", "export", "validate", "segment")
+
+KNOWN_ERRORS = (
+    ScanError,
+    RunError,
+    ConversionError,
+    GraphError,
+    TraceError,
+    hardware_sim.SimulationError,
+    ValueError,
+    OSError,
+)
+
+
+class Loss(str, Enum):
+    dice, bce, bce_dice = "dice", "bce", "bce-dice"
+
+
+class Balance(str, Enum):
+    rate, activation, threshold = "rate", "activation", "threshold"
+
+
+class Reset(str, Enum):
+    subtract, zero = "subtract", "zero"
+
+
+class Encoder(str, Enum):
+    rate, poisson = "rate", "poisson"
+
+
+class Backend(str, Enum):
+    reference, lava, loihi = "reference", "lava", "loihi"
+
+
+class Fidelity(str, Enum):
+    stock, fused = "stock", "fused"
+
+
+class _Commands(TyperGroup):
+    """Lists the commands in the order of the road; turns a known error into one line and exit code 2."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        names = super().list_commands(ctx)
+        return sorted(names, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KNOWN_ERRORS as error:
+            if ctx.params.get("debug"):
+                raise
+            errors.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+            raise typer.Exit(EXIT_BAD_INPUT) from error
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done or equal, 1 different, 2 bad input.",
+)
+
+
+RunFolder = Annotated[Path, typer.Argument(help="Run folder, as `neuroseg train --out` made it.")]
+
+
+Data = Annotated[
+    str,
+    typer.Option(help="Decathlon folder, folder with images/ and masks/, template[:N] (simulated) or mni152."),
+]
+
+
+OtherData = Annotated[
+    str | None, typer.Option(help="Another data set than the run's; same forms as in `neuroseg train`.")
+]
+
+
+STALL_TIMEOUT = 120.0
+
+
+StallTimeout = Annotated[float, typer.Option(min=1, help="Seconds without a step after which a Lava run is ended.")]
+
+
+@app.callback()
+def _settings(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more about what is done.")] = False,
+    debug: Annotated[bool, typer.Option(help="Show a full traceback on errors.")] = False,
+) -> None:
+    """Take a U-Net from PyTorch to spikes on Loihi through Lava, and prove that they are the same spikes.
+
+    The road: train, convert, finetune, export, validate. `neuroseg demo --train` walks all of it.
+    """
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=errors, show_path=False)],
+    )
+    keep_freed_memory()
+
+
+def main() -> None:
+    """Entry point of the `neuroseg` script."""
+    app()

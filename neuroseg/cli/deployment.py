@@ -1,0 +1,191 @@
+"""Commands on a network file: export, simulate, compare, inspect, bench."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+import hardware_sim
+from export import netx
+from export.graph import Graph, depths
+from export.inspect import draw as draw_graph
+from export.inspect import inspect as inspect_graph
+from export.lower import export as export_graph
+from hardware_sim.compare import compare as compare_traces
+from hardware_sim.trace import Trace
+from neuroseg import runs
+from neuroseg.cli.app import (
+    EXIT_DIFFERENT,
+    STALL_TIMEOUT,
+    Backend,
+    Data,
+    Fidelity,
+    RunFolder,
+    StallTimeout,
+    app,
+)
+from neuroseg.cli.console import (
+    console,
+    layers_table,
+    show_verdict,
+    spikes_table,
+    steps_bar,
+)
+from neuroseg.cli.subjects import usable_subjects
+from neuroseg.data import ScanError, stack_slices
+from neuroseg.encode import encode
+from neuroseg.runs import Run
+from neuroseg.spiking import SpikingNetwork
+
+CLASS_NAMES = ("hippocampus",)
+
+
+LAYERS_WIDTH = 144  # columns that `inspect` needs
+
+
+class Bench(str, Enum):
+    lava, finetune, reference, scaling = "lava", "finetune", "reference", "scaling"
+    third_party = "third_party"
+
+
+@app.command()
+def export(run_folder: RunFolder) -> None:
+    """Write the integer network as NetX HDF5, checked against Loihi's limits. Makes RUN/network.net.
+
+    The fine-tuned network where there is one, else the converted one.
+
+    Example: neuroseg export runs/first
+    """
+    run = Run(run_folder)
+    network, notes = final(run)
+    graph = export_graph(network, class_names=CLASS_NAMES, notes=notes)
+    run.forget_after(run.network)
+    netx.write(graph, run.network)
+    size = run.network.stat().st_size / 1024
+    console.print(f"{len(graph.populations)} populations, 8-bit weights, {size:.0f} KiB; {escape(str(run.network))}")
+
+
+@app.command()
+def simulate(
+    file: Annotated[Path, typer.Argument(help="Exported network, FILE.net.")],
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Trace to write, TRACE.npz.")],
+    backend: Annotated[Backend, typer.Option(help="Engine.")] = Backend.reference,
+    fidelity: Annotated[Fidelity, typer.Option(help="How Lava runs.")] = Fidelity.fused,
+    subjects: Annotated[int, typer.Option(min=1, help="Use the first N subjects.")] = 1,
+    potentials: Annotated[bool, typer.Option(help="Record membrane potentials too.")] = False,
+    stall_timeout: StallTimeout = STALL_TIMEOUT,
+) -> None:
+    """Run an exported network on scans and keep every spike.
+
+    Example: neuroseg simulate runs/first/network.net --data mni152 --backend lava --out lava.npz
+    """
+    graph = netx.read(file)
+    images, _ = stack_slices(usable_subjects(data, 0)[:subjects])
+    if tuple(images.shape[1:]) != graph.input.shape:
+        raise ScanError(f"slices of {data} are {tuple(images.shape[1:])}; the network takes {graph.input.shape}")
+    spikes = encode(images, timesteps=graph.meta.timesteps, encoder=graph.meta.encoder)
+    record = hardware_sim.Record(potentials="all" if potentials else ())
+    with steps_bar(backend.value) as show:
+        trace = simulate_network(graph, spikes, backend, fidelity, show, record=record, stall_timeout=stall_timeout)
+    trace.save(out)
+    total = sum(trace.total(name) for name in trace.packed)
+    console.print(f"{trace.samples} slices, {total:,} spikes in {trace.seconds['run']:.1f} s; {escape(str(out))}")
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="A trace, A.npz.")],
+    second: Annotated[Path, typer.Argument(help="Another trace, B.npz.")],
+) -> None:
+    """Compare two traces spike by spike. Exit code 0 if equal, 1 if not.
+
+    Names the first divergence by sample, step, population and neuron, with both potentials where recorded.
+
+    Example: neuroseg compare reference.npz lava.npz
+    """
+    comparison = compare_traces(Trace.load(first), Trace.load(second))
+    rows = [dataclasses.asdict(layer) for layer in comparison.layers]
+    console.print(spikes_table(rows, title=f"{first.name} and {second.name}"))
+    show_verdict(comparison)
+    if not comparison.equal:
+        raise typer.Exit(EXIT_DIFFERENT)
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="Network in NetX HDF5, FILE.net; ours or lava-dl's.")],
+    draw: Annotated[Path | None, typer.Option(help="Draw the network too, as FILE.png or FILE.svg.")] = None,
+) -> None:
+    """List the layers of a network file: shapes, kernels, inputs, delays, weights, thresholds, neurons, synapses.
+
+    Example: neuroseg inspect runs/first/network.net --draw network.svg
+    """
+    if draw and draw.suffix not in (".png", ".svg"):
+        raise ValueError(f"--draw is {draw}; a name that ends in .png or .svg is allowed")
+    graph = netx.read(file)
+    rows = inspect_graph(graph)
+    table = layers_table([dataclasses.asdict(row) for row in rows], title=file.name)
+    Console(width=max(console.width, LAYERS_WIDTH)).print(table)  # rather wrapped than cut
+    neurons, synapses = (sum(getattr(row, field) for row in rows) for field in ("neurons", "synapses"))
+    depth = max(depths(graph).values())
+    console.print(f"{neurons:,} neurons, {synapses:,} synapses, depth {depth}, T = {graph.meta.timesteps}")
+    for key, value in graph.meta.notes.items():
+        console.print(f"{key}: {value}", soft_wrap=True, highlight=False, markup=False)
+    if draw:
+        draw_graph(graph, draw)
+        console.print(escape(str(draw)))
+
+
+@app.command()
+def bench(
+    name: Annotated[Bench, typer.Argument(help="Which claim to measure.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON only.")] = False,
+) -> None:
+    """Measure a claim: ratios taken side by side in one run, some minutes each.
+
+    Example: neuroseg bench lava --json
+    """
+    module = importlib.import_module(f"benchmarks.{name.value}")
+    result = module.run()
+    if as_json:
+        console.print_json(data=result)
+        return
+    console.print((module.__doc__ or "").strip())
+    for key, value in result.items():
+        console.print(f"  {key}: {value:.4g}" if isinstance(value, float) else f"  {key}: {value}", soft_wrap=True)
+
+
+def final(run: Run) -> tuple[SpikingNetwork, dict[str, str]]:
+    """The fine-tuned network where there is one, else the converted one."""
+    return runs.load_snn(run.snn if run.snn.exists() else run.converted)
+
+
+def simulate_network(
+    graph: Graph,
+    spikes: torch.Tensor,
+    backend: Backend,
+    fidelity: Fidelity,
+    show: Any,
+    *,
+    stall_timeout: float,
+    record: hardware_sim.Record = hardware_sim.Record(),
+) -> Trace:
+    return hardware_sim.run(
+        graph,
+        spikes.transpose(0, 1).numpy().astype(np.uint8),
+        backend=backend.value,
+        fidelity=fidelity.value,
+        record=record,
+        stall_timeout=stall_timeout,
+        on_step=show,
+    )
