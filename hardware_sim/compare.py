@@ -89,6 +89,9 @@ def compare(software: Trace, hardware: Trace) -> Comparison:
         raise TraceError("populations have different shapes, or the runs have different numbers of samples")
     if software.timesteps != hardware.timesteps:
         raise TraceError(f"{software.timesteps} time steps and {hardware.timesteps}; they must be equal")
+    ours, theirs = software.stimulus, hardware.stimulus
+    if ours is not None and theirs is not None and not np.array_equal(ours, theirs):
+        raise TraceError("the runs were given different input spikes; there is nothing to compare")
     layers = []
     firsts: list[tuple[int, int, str]] = []  # step, order, name: earliest step first, then network order
     for order, name in enumerate(software.packed):
@@ -112,7 +115,7 @@ def compare(software: Trace, hardware: Trace) -> Comparison:
     differing_outputs = np.argwhere(software.output != hardware.output)
     return Comparison(
         layers=tuple(layers),
-        first=_divergence(software, hardware, *min(firsts)[::2]) if firsts else None,
+        first=divergence(software, hardware, min(firsts)[2]) if firsts else None,
         output_mismatched=len(differing_outputs),
         first_output=_output(software, hardware, differing_outputs[0]) if len(differing_outputs) else None,
         potentials_mismatched=sum(int((software.potentials[n] != hardware.potentials[n]).sum()) for n in both),
@@ -128,7 +131,10 @@ def _output(software: Trace, hardware: Trace, place: np.ndarray) -> str:
     )
 
 
-def _divergence(software: Trace, hardware: Trace, step: int, name: str) -> Divergence:
+def divergence(software: Trace, hardware: Trace, name: str) -> Divergence:
+    """The first spike of a population that differs: earliest step, then sample, then neuron."""
+    differing = np.bitwise_xor(software.packed[name], hardware.packed[name])
+    step = int(np.nonzero(differing.any(axis=(0, 2)))[0][0])
     ours, theirs = software.spikes[name][:, step], hardware.spikes[name][:, step]
     sample, *neuron = (int(k) for k in np.argwhere(ours != theirs)[0])
     spot, place = (sample, *neuron), (sample, step, *neuron)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from export.graph import Graph
 from export.limits import check
-from hardware_sim.trace import Trace
+from hardware_sim.trace import Trace, pack
 
 BACKENDS = ("reference", "lava", "loihi")
 FIDELITIES = ("stock", "fused")
@@ -67,7 +67,7 @@ def run(
     if backend == "reference":
         from hardware_sim.reference import run_reference  # noqa: PLC0415 - torch is loaded for it alone
 
-        return run_reference(graph, spikes, record=record, on_step=on_step)
+        return replace(run_reference(graph, spikes, record=record, on_step=on_step), stimulus=pack(spikes))
     if backend not in BACKENDS:
         raise SimulationError(f"backend {backend!r} is unknown; {', '.join(BACKENDS)} are allowed")
     if fidelity not in FIDELITIES:
@@ -85,7 +85,7 @@ def run(
         )
     from hardware_sim.lava_backend.launch import run_lava  # noqa: PLC0415 - Lava is loaded for it alone
 
-    return run_lava(
+    trace = run_lava(
         graph,
         spikes,
         backend=backend,
@@ -94,6 +94,7 @@ def run(
         stall_timeout=stall_timeout,
         on_step=on_step,
     )
+    return replace(trace, stimulus=pack(spikes))
 
 
 def check_spikes(graph: Graph, spikes: np.ndarray) -> np.ndarray:

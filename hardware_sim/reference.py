@@ -21,6 +21,7 @@ from export.graph import (
     Concat,
     Conv,
     Dense,
+    Edge,
     Graph,
     GraphError,
     Input,
@@ -92,7 +93,7 @@ def simulate(
                 values[node.name] = spikes.to(dtype)
             case Population():
                 currents = sum_inputs(node, values)
-                step = _integer_scan if graph.integer else _float_scan
+                step = integer_scan if graph.integer else _float_scan
                 values[node.name], after = step(currents, node.neuron)
                 if node.name in keep:
                     membrane[node.name] = after
@@ -108,13 +109,18 @@ def sum_inputs(population: Population, values: dict[str, torch.Tensor]) -> torch
     """Weighted input (T, B, C, H, W) of a population, in weight units."""
     total = None
     for edge in population.edges:
-        x = values[edge.source]
-        y = _apply(edge.op, x.flatten(0, 1)).unflatten(0, x.shape[:2])
-        if edge.target_delay is not None:
-            y = _delayed(y, torch.from_numpy(edge.target_delay.astype(np.int64)))
+        y = edge_input(edge, values[edge.source])
         total = y if total is None else total + y
     assert total is not None
     return total
+
+
+def edge_input(edge: Edge, x: torch.Tensor) -> torch.Tensor:
+    """Weighted input (T, B, C, H, W) that one edge makes of its source's spikes (T, B, C, H, W)."""
+    y = _apply(edge.op, x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    if edge.target_delay is None:
+        return y
+    return _delayed(y, torch.from_numpy(edge.target_delay.astype(np.int64)))
 
 
 def _delayed(y: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
@@ -149,12 +155,15 @@ def neuron_spikes(neuron: Neuron, currents: np.ndarray, *, timesteps: int) -> np
     """Spikes uint8 (samples, T, ...) of neurons under constant currents int32 (samples, ...), in weight units."""
     driven = dataclasses.replace(neuron, bias=currents.astype(np.int32) << POTENTIAL_SHIFT)
     silence = torch.zeros(timesteps, *currents.shape)
-    spikes, _ = _integer_scan(silence, driven)
+    spikes, _ = integer_scan(silence, driven)
     return spikes.transpose(0, 1).numpy().astype(np.uint8)
 
 
-def _integer_scan(currents: torch.Tensor, neuron: Neuron) -> tuple[torch.Tensor, torch.Tensor]:
-    """The CUBA neuron in Loihi's integers: potentials << 6, 24 bits, clipped; decays round towards zero."""
+def integer_scan(currents: torch.Tensor, neuron: Neuron) -> tuple[torch.Tensor, torch.Tensor]:
+    """The CUBA neuron in Loihi's integers: potentials << 6, 24 bits, clipped; decays round towards zero.
+
+    currents: weighted input (T, ...), in weight units. Returns spikes and potentials after reset, of the same shape.
+    """
     leaky = neuron.current_decay != CURRENT_DECAY_NONE or neuron.voltage_decay != VOLTAGE_DECAY_NONE
     dtype = torch.int64 if leaky else torch.int32  # a decay multiplies 24 bits by 12
     inputs = currents.to(dtype) << POTENTIAL_SHIFT

@@ -28,7 +28,8 @@ class Trace:
     packed: bits of the spikes of each recorded population, uint8 (samples, T, ceil(C*H*W / 8)), big-endian bits in
     (C, H, W) order. shapes: (C, H, W) of each. output: int32 (samples, C, H, W), the output potential after T steps,
     << 6. Where they were asked for: potentials, int32 (samples, T, C, H, W), after reset, << 6; tallied, spike counts
-    kept without their spikes, int32 (samples, C, H, W). seconds: what the run took, by stage.
+    kept without their spikes, int32 (samples, C, H, W). stimulus: the input's spikes, packed likewise. seconds: what
+    the run took, by stage.
     """
 
     packed: Mapping[str, np.ndarray]
@@ -38,6 +39,7 @@ class Trace:
     timesteps: int
     potentials: Mapping[str, np.ndarray] = field(default_factory=dict)
     tallied: Mapping[str, np.ndarray] = field(default_factory=dict)
+    stimulus: np.ndarray | None = None
     engine: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
 
@@ -89,6 +91,7 @@ class Trace:
         arrays |= {f"shape/{name}": np.array(shape) for name, shape in self.shapes.items()}
         arrays |= {f"count/{name}": value for name, value in self.tallied.items()}
         arrays |= {f"potential/{name}": value for name, value in self.potentials.items()}
+        arrays |= {} if self.stimulus is None else {"stimulus": self.stimulus}
         try:
             with open(scratch, "wb") as file:
                 np.savez_compressed(
@@ -122,6 +125,7 @@ class Trace:
                     timesteps=int(file["timesteps"]),
                     potentials=part("potential/"),
                     tallied=part("count/"),
+                    stimulus=file["stimulus"] if "stimulus" in file.files else None,
                     engine=str(file["engine"]),
                 )
         except FileNotFoundError:

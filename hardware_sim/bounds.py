@@ -1,0 +1,109 @@
+"""What observed spikes say about the numbers behind them: sums that drove a neuron, and bounds on one weight.
+
+For neurons that only integrate (no decay), whose potentials do not clip.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+
+from export.graph import Conv, Dense, Edge, Neuron
+from export.limits import POTENTIAL_SHIFT
+
+UNIT = 1 << POTENTIAL_SHIFT  # potential of one weight unit
+
+
+def taps(edge: Edge, x: torch.Tensor, channel: int) -> Iterator[tuple[Callable[[int], tuple[int, ...]], torch.Tensor]]:
+    """For each input channel the spikes (T, B, K, H, W) that K weights into one channel carry, and a weight's index."""
+    op = edge.op
+    if isinstance(op, Dense):
+        yield (lambda k: (channel, k)), x.flatten(2)[..., None, None]
+        return
+    height, width = op.weight.shape[2:]
+    ones = torch.eye(height * width).unflatten(1, (height, width))  # K, kH, kW
+    outputs = op.weight.shape[0] if isinstance(op, Conv) else op.weight.shape[1] * op.groups
+    inputs = x.shape[2] // op.groups
+    first = channel // (outputs // op.groups) * inputs
+    for k in range(inputs):
+        alone = x[:, :, first + k : first + k + 1].flatten(0, 1)
+        if isinstance(op, Conv):
+            seen = F.conv2d(alone, ones[:, None], None, op.stride, op.padding, op.dilation)
+            index = (channel, k)
+        else:
+            seen = F.conv_transpose2d(alone, ones[None], None, op.stride, op.padding, op.output_padding, 1, op.dilation)
+            index = (first + k, channel % op.weight.shape[1])
+        yield functools.partial(_tap_index, index, width), seen.unflatten(0, x.shape[:2])
+
+
+def _tap_index(channels: tuple[int, int], width: int, tap: int) -> tuple[int, ...]:
+    return (*channels, tap // width, tap % width)
+
+
+def drive(
+    currents: torch.Tensor, observed: torch.Tensor, neuron: Neuron, *, channel: int | None = None
+) -> torch.Tensor:
+    """All that drove the neurons up to each step, in weight units: input, bias and start potential. float64."""
+    driven = currents.double().clone()
+    if neuron.bias is not None:
+        bias = torch.from_numpy(neuron.bias).double() / UNIT
+        driven += bias if channel is None or len(bias) == 1 else bias[channel : channel + 1]
+    driven[0] += neuron.u0 / UNIT
+    return gather(driven, observed, neuron)
+
+
+def gather(currents: torch.Tensor, observed: torch.Tensor, neuron: Neuron) -> torch.Tensor:
+    """Sums up to each step, float64; with reset `zero` since the last spike that was observed."""
+    if neuron.threshold is None or neuron.reset == "subtract":
+        return currents.double().cumsum(0)
+    total = torch.zeros_like(currents[0], dtype=torch.float64)
+    sums = []
+    for arriving, fired in zip(currents, observed, strict=True):
+        total = total + arriving
+        sums.append(total)
+        total = total * (fired == 0)
+    return torch.stack(sums)
+
+
+def spent(observed: torch.Tensor, neuron: Neuron) -> torch.Tensor:
+    """Spikes before each step, whose thresholds are gone from the potential; none with reset `zero`."""
+    before = observed.double().cumsum(0) - observed
+    return before if neuron.reset == "subtract" else torch.zeros_like(before)
+
+
+def bounds(carried: torch.Tensor, missing: torch.Tensor, fired: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Least and greatest integer d (K,) with d * carried > missing where neurons fired and only there; else an empty
+    range.
+
+    carried: (T, B, K, H, W); missing, fired: (T, B, 1, H, W).
+    """
+    away = (0, 1, 3, 4)
+    moved = carried > 0
+    ratio = missing / torch.where(moved, carried, 1)
+    low = torch.where(moved & fired, ratio, -math.inf).amax(away).floor() + 1
+    high = torch.where(moved & ~fired, ratio, math.inf).amin(away).floor()
+    impossible = (~moved & (fired != (missing < 0))).any(4).any(3).any(1).any(0)
+    return torch.where(impossible, math.inf, low), torch.where(impossible, -math.inf, high)
+
+
+def exact(carried: torch.Tensor, difference: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The d (K,) with d * carried = difference in all (B, K, H, W), twice; an empty range where there is none."""
+    away = (0, 2, 3)
+    moved = carried > 0
+    ratio = difference / torch.where(moved, carried, 1)
+    low = torch.where(moved, ratio, math.inf).amin(away)
+    high = torch.where(moved, ratio, -math.inf).amax(away)
+    impossible = (low != high) | (~moved & (difference != 0)).any(3).any(2).any(0)
+    return torch.where(impossible, math.inf, low), torch.where(impossible, -math.inf, high)
+
+
+def between(low: float, high: float) -> str:
+    if low == high:
+        return f"{low:g}"
+    if math.isinf(low) or math.isinf(high):
+        return f"at least {low:g}" if math.isinf(high) else f"at most {high:g}"
+    return f"between {low:g} and {high:g}"
