@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +12,7 @@ import hardware_sim
 from export.graph import Dense, Edge, Graph, Neuron, Population
 from hardware_sim.diagnose import Diagnosis, diagnose
 from hardware_sim.reference import run_reference
-from hardware_sim.trace import TraceError
+from hardware_sim.trace import TraceError, pack
 from tests.networks import PLAIN, build
 
 
@@ -22,8 +21,9 @@ def network(reset: str = "subtract", seed: int = 0) -> tuple[Graph, np.ndarray]:
     return graph, spikes
 
 
-def plant(graph: Graph, name: str, change: Callable[[Population], Population]) -> Graph:
-    return replace(graph, nodes=tuple(change(node) if node.name == name else node for node in graph.nodes))
+def plant(graph: Graph, changed: Population) -> Graph:
+    """The graph with one population changed."""
+    return replace(graph, nodes=tuple(changed if node.name == changed.name else node for node in graph.nodes))
 
 
 def with_weight(population: Population, source: str, weight: np.ndarray) -> Population:
@@ -36,6 +36,10 @@ def with_weight(population: Population, source: str, weight: np.ndarray) -> Popu
 
 def with_neuron(population: Population, neuron: Neuron) -> Population:
     return replace(population, neuron=neuron)
+
+
+def raised(population: Population) -> Population:
+    return with_neuron(population, replace(population.neuron, threshold=population.neuron.threshold + 40))
 
 
 def found(graph: Graph, faulty: Graph, spikes: np.ndarray) -> Diagnosis | None:
@@ -67,7 +71,7 @@ def test_one_weight(graph, spikes):
         weight = edge.op.weight.copy()
         old = int(weight[place])
         weight[place] = -old if old != -256 else 254
-        diagnosis = found(graph, plant(graph, name, lambda p: with_weight(p, edge.source, weight)), spikes)
+        diagnosis = found(graph, plant(graph, with_weight(graph[name], edge.source, weight)), spikes)
         if diagnosis is not None:  # else its source is silent there, and nothing differs
             seen += 1
             check(diagnosis, name, "weight", f"weight {[int(k) for k in place]} from {edge.source}", f"says {old}")
@@ -82,7 +86,7 @@ def test_one_threshold(graph, spikes, factor):
         if neuron.threshold is None:
             continue
         wrong = int(neuron.threshold * factor)
-        faulty = plant(graph, population.name, lambda p: with_neuron(p, replace(p.neuron, threshold=wrong)))
+        faulty = plant(graph, with_neuron(graph[population.name], replace(population.neuron, threshold=wrong)))
         diagnosis = found(graph, faulty, spikes)
         check(diagnosis, population.name, "threshold", f"the file says {neuron.threshold:g}")
         low, high = _range(diagnosis)
@@ -100,13 +104,11 @@ def _range(diagnosis: Diagnosis) -> tuple[float, float]:
 @pytest.mark.parametrize("graph, spikes", GRAPHS, ids=["subtract", "zero"])
 def test_a_delay_off_by_one(graph, spikes):
     for name, edge in edges(graph):
-        late = np.ones(graph[name].shape, int)
-
-        def change(p: Population, source: str = edge.source, late: np.ndarray = late) -> Population:
-            return replace(p, edges=tuple(replace(e, target_delay=late) if e.source == source else e for e in p.edges))
-
-        late_run = run_reference(plant(graph, name, change), spikes)  # not `run`, which refuses such a graph
-        check(diagnose(graph, hardware_sim.run(graph, spikes), late_run), name, "delay", f"{edge.source} arrive 1 step")
+        late = replace(edge, target_delay=np.ones(graph[name].shape, int))
+        changed = tuple(late if e.source == edge.source else e for e in graph[name].edges)
+        slow = run_reference(plant(graph, replace(graph[name], edges=changed)), spikes)  # not `run`, which refuses it
+        diagnosis = diagnose(graph, hardware_sim.run(graph, spikes), replace(slow, stimulus=pack(spikes)))
+        check(diagnosis, name, "delay", f"{edge.source} arrive 1 step late")
 
 
 @pytest.mark.parametrize("graph, spikes", GRAPHS, ids=["subtract", "zero"])
@@ -115,7 +117,7 @@ def test_one_kernel_flipped(graph, spikes):
         weight = edge.op.weight
         if isinstance(edge.op, Dense) or weight.shape[2:] == (1, 1):
             continue
-        faulty = plant(graph, name, lambda p: with_weight(p, edge.source, weight[:, :, ::-1, ::-1].copy()))
+        faulty = plant(graph, with_weight(graph[name], edge.source, weight[:, :, ::-1, ::-1].copy()))
         check(found(graph, faulty, spikes), name, "kernel", edge.source, "180 degrees")
 
 
@@ -128,7 +130,7 @@ def test_channels_swapped(graph, spikes):
         order = np.arange(edge.op.weight.shape[axis])
         order[:2] = 1, 0
         weight = edge.op.weight.take(order, axis=axis)
-        faulty = plant(graph, name, lambda p: with_weight(p, edge.source, weight))
+        faulty = plant(graph, with_weight(graph[name], edge.source, weight))
         check(found(graph, faulty, spikes), name, "channels", f"channels 0 and 1 of {edge.source} are swapped")
 
 
@@ -137,9 +139,9 @@ def test_own_channels_swapped_and_another_reset():
     population = graph.populations[1]
     order = [1, 0, *range(2, population.shape[0])]
     turned = tuple(replace(e, op=replace(e.op, weight=e.op.weight[order])) for e in population.edges)
-    diagnosis = found(graph, plant(graph, population.name, lambda p: replace(p, edges=turned)), spikes)
+    diagnosis = found(graph, plant(graph, replace(graph[population.name], edges=turned)), spikes)
     check(diagnosis, population.name, "channels", "2 of its channels are swapped: 0 does what 1 should")
-    faulty = plant(graph, population.name, lambda p: with_neuron(p, replace(p.neuron, reset="zero")))
+    faulty = plant(graph, with_neuron(graph[population.name], replace(population.neuron, reset="zero")))
     check(found(graph, faulty, spikes), population.name, "neuron", "the reset is zero; the file says subtract")
 
 
@@ -149,7 +151,7 @@ def test_no_single_fault_is_invented():
     population = graph.populations[1]
     edge = population.edges[0]
     noise = np.random.default_rng(0).integers(-60, 60, edge.op.weight.shape) * 2
-    faulty = plant(graph, population.name, lambda p: with_weight(p, edge.source, noise))
+    faulty = plant(graph, with_weight(graph[population.name], edge.source, noise))
     diagnosis = found(graph, faulty, spikes)
     assert diagnosis is not None and diagnosis.population == population.name and not diagnosis.causes
     assert "no single weight" in diagnosis.verdict
@@ -158,7 +160,7 @@ def test_no_single_fault_is_invented():
 def test_it_tells_which_run_departs_from_the_file():
     graph, spikes = GRAPHS[0]
     name = graph.populations[1].name
-    faulty = plant(graph, name, lambda p: with_neuron(p, replace(p.neuron, threshold=p.neuron.threshold + 40)))
+    faulty = plant(graph, raised(graph[name]))
     good, bad = hardware_sim.run(graph, spikes), hardware_sim.run(faulty, spikes)
     assert diagnose(graph, good, good) is None
     first, second = diagnose(graph, bad, good), diagnose(graph, good, bad)
@@ -170,14 +172,14 @@ def test_it_tells_which_run_departs_from_the_file():
 def test_a_trace_without_what_is_needed_is_refused():
     graph, spikes = GRAPHS[0]
     last = graph.populations[2].name
-    faulty = plant(graph, last, lambda p: with_neuron(p, replace(p.neuron, threshold=p.neuron.threshold + 40)))
+    faulty = plant(graph, raised(graph[last]))
     record = hardware_sim.Record(spikes=(last,))
     good, bad = (hardware_sim.run(g, spikes, record=record) for g in (graph, faulty))
     with pytest.raises(TraceError, match="were not recorded"):
         diagnose(graph, good, bad)
     first = graph.populations[0].name
     record = hardware_sim.Record(spikes=(first,))
-    faulty = plant(graph, first, lambda p: with_neuron(p, replace(p.neuron, threshold=p.neuron.threshold + 40)))
+    faulty = plant(graph, raised(graph[first]))
     good, bad = (
         dataclasses.replace(hardware_sim.run(g, spikes, record=record), stimulus=None) for g in (graph, faulty)
     )
