@@ -88,8 +88,16 @@ def _bits(weight: np.ndarray) -> int:
     return 1 + max(math.ceil(math.log2(max(-halved.min(), 1))), math.ceil(math.log2(max(halved.max() + 1, 1))))
 
 
+def _short(number: int) -> str:
+    """Three figures: 942, 12.3k, 1.61M."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return str(number)
+
+
 def draw(graph: Graph, path: Path) -> None:
-    """The network by depth from left to right: neurons in each box, skips as arcs with their delays. PNG or SVG."""
+    """The network by depth from left to right, with neurons, synapses, and skips as arcs with delays. PNG or SVG."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - a second of loading that tables need not wait for
 
     depth = depths(graph)
@@ -97,26 +105,28 @@ def draw(graph: Graph, path: Path) -> None:
     for name, step in depth.items():
         column.setdefault(step, []).append(name)
     place = {name: (step, -names.index(name)) for step, names in column.items() for name in names}
-    figure = Figure(figsize=(1.35 * len(column) + 1, 3.2 + 0.8 * max(map(len, column.values()))))
+    figure = Figure(figsize=(1.2 * len(column) + 1, 2.6 + 0.9 * max(map(len, column.values()))))
     axis = figure.add_subplot()
     for name, (x, y) in place.items():
-        c, h, w = graph[name].shape
-        box = {"boxstyle": "round,pad=0.4", "facecolor": "#E8F1F8", "edgecolor": "#0072B2"}
-        text = f"{name}\n{c} x {h} x {w}"
-        axis.text(x, y, text, ha="center", va="center", fontsize=7, bbox=box, zorder=2)
+        shape = graph[name].shape
+        box = {"boxstyle": "round,pad=0.35", "facecolor": "#E8F1F8", "edgecolor": "#0072B2"}
+        text = f"{name}\n{' x '.join(map(str, shape))}\n{math.prod(shape):,} n"
+        axis.text(x, y, text, ha="center", va="center", fontsize=7.5, bbox=box, zorder=2)
     for population in graph.populations:
         for edge in population.edges:
             (x0, y0), (x1, y1) = place[edge.source], place[population.name]
             skip = x1 - x0 > 1
-            style = {"arrowstyle": "-|>", "color": "#D55E00" if skip else "#555555", "shrinkA": 24, "shrinkB": 24}
+            style = {"arrowstyle": "-|>", "color": "#D55E00" if skip else "#555555", "shrinkA": 28, "shrinkB": 28}
             bend = f"arc3,rad={-0.25 if skip else 0}"
             axis.annotate("", (x1, y1), (x0, y0), arrowprops={**style, "connectionstyle": bend}, zorder=1)
-            if edge.delay:
-                top = max(y0, y1) + 0.125 * (x1 - x0) + 0.12
-                axis.text((x0 + x1) / 2, top, f"{edge.delay} steps later", ha="center", fontsize=6, color="#D55E00")
+            synapses = synapse_count(edge.op, graph[edge.source].shape, population.shape)
+            text = f"{_short(synapses)} s" + (f", {edge.delay} steps later" if edge.delay else "")
+            top = max(y0, y1) + 0.125 * (x1 - x0) + 0.1 if skip else (y0 + y1) / 2 - 0.3
+            colour = "#B04A00" if skip else "#333333"
+            axis.text((x0 + x1) / 2, top, text, ha="center", va="center", fontsize=7, color=colour)
     axis.set_xlim(-0.7, max(depth.values()) + 0.7)
     axis.set_ylim(min(y for _, y in place.values()) - 0.6, 0.2 + 0.13 * max(depth.values()))
-    axis.set_xlabel("depth (time steps behind the input)")
+    axis.set_xlabel("depth (time steps behind the input); n: neurons, s: synapses")
     axis.set_yticks([])
     axis.spines[["top", "left", "right"]].set_visible(False)
     scratch = path.with_name(path.name + ".part")

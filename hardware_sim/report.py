@@ -19,8 +19,12 @@ def build_report(
     fidelity: str,
     timesteps: int,
     seconds: Mapping[str, float],
+    repeat: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """One comparison a subject, with its number of slices; returns the content of report.json."""
+    """One comparison a subject, with its number of slices; returns the content of report.json.
+
+    repeat: the command, and all that its outcome depends on.
+    """
     layers = [_merge([c.layers[k] for c in comparisons], samples) for k in range(len(comparisons[0].layers))]
     firsts = [f"{subject}: {c.cause}" for subject, c in zip(subjects, comparisons, strict=True) if c.cause]
     return {
@@ -37,6 +41,7 @@ def build_report(
         "fidelity": fidelity,
         "timesteps": timesteps,
         "subjects": list(subjects),
+        "repeat": dict(repeat),
         "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
     }
 

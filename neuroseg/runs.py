@@ -70,6 +70,14 @@ class Run:
         return self.folder / "report.json"
 
     @property
+    def page(self) -> Path:
+        return self.folder / "report.html"
+
+    @property
+    def drawing(self) -> Path:
+        return self.folder / "network.svg"
+
+    @property
     def picture(self) -> Path:
         return self.folder / "segmentation.png"
 
@@ -79,7 +87,7 @@ class Run:
 
     def forget_after(self, step: Path) -> None:
         """Delete what later steps made: it does not belong to what `step` will hold now."""
-        made = (self.ann, self.converted, self.snn, self.network, self.report, self.picture)
+        made = (self.ann, self.converted, self.snn, self.network, self.drawing, self.report, self.page, self.picture)
         for file in made[made.index(step) + 1 :]:
             file.unlink(missing_ok=True)
         if step in (self.ann, self.converted):

@@ -198,3 +198,45 @@ def show_verdict(comparison: Verdict) -> None:
         f"{comparison.output_mismatched:,} output potentials"
     )
     console.print(f"first: {comparison.cause}", highlight=False, soft_wrap=True, markup=False)
+
+
+class Explanation(Protocol):
+    """What `show_diagnosis` needs of a diagnosis; see `hardware_sim.diagnose`."""
+
+    @property
+    def verdict(self) -> str: ...
+    @property
+    def population(self) -> str: ...
+    @property
+    def sample(self) -> int: ...
+    @property
+    def step(self) -> int: ...
+    @property
+    def neuron(self) -> tuple[int, ...]: ...
+    @property
+    def arrivals(self) -> Sequence[Any]: ...
+    @property
+    def rows(self) -> Sequence[Any]: ...
+
+
+def show_diagnosis(diagnosis: Explanation) -> None:
+    """Where two runs part and why: the inputs at that step, and the neuron around it."""
+    inputs = Table(title=f"Inputs of {diagnosis.population} at step {diagnosis.step}", title_justify="left")
+    inputs.add_column("from")
+    for column in ("delay", "spikes, first run", "second", "weighted, first run", "second", "weights"):
+        inputs.add_column(column, justify="right")
+    for a in diagnosis.arrivals:
+        weights = f"{a.weights[0]:g} to {a.weights[1]:g}"
+        numbers = (a.delay, *a.spikes, *(f"{value:g}" for value in a.weighted), weights)
+        inputs.add_row(a.source, *map(str, numbers))
+    title = f"Neuron {diagnosis.neuron}, sample {diagnosis.sample} (weight units, after reset)"
+    steps = Table(title=title, title_justify="left")
+    columns = ("step", "input", "potential, file", "first run", "second", "spike, file", "first run", "second")
+    for column in columns:
+        steps.add_column(column, justify="right")
+    for row in diagnosis.rows:
+        potentials = ("" if value is None else f"{value:g}" for value in row.potentials)
+        cells = (row.step, f"{row.arriving:g}", f"{row.predicted:g}", *potentials, row.predicted_spike, *row.spikes)
+        steps.add_row(*map(str, cells), style="red" if row.step == diagnosis.step else None)
+    console.print(inputs, steps)
+    console.print(f"cause: {diagnosis.verdict}", highlight=False, soft_wrap=True, markup=False)

@@ -21,6 +21,7 @@ from export.inspect import draw as draw_graph
 from export.inspect import inspect as inspect_graph
 from export.lower import export as export_graph
 from hardware_sim.compare import compare as compare_traces
+from hardware_sim.diagnose import diagnose
 from hardware_sim.trace import Trace
 from neuroseg import runs
 from neuroseg.cli.app import (
@@ -36,6 +37,7 @@ from neuroseg.cli.app import (
 from neuroseg.cli.console import (
     console,
     layers_table,
+    show_diagnosis,
     show_verdict,
     spikes_table,
     steps_bar,
@@ -106,17 +108,25 @@ def simulate(
 def compare(
     first: Annotated[Path, typer.Argument(help="A trace, A.npz.")],
     second: Annotated[Path, typer.Argument(help="Another trace, B.npz.")],
+    network: Annotated[
+        Path | None, typer.Option(help="The network of both, FILE.net: find out why they differ.")
+    ] = None,
 ) -> None:
     """Compare two traces spike by spike. Exit code 0 if equal, 1 if not.
 
-    Names the first divergence by sample, step, population and neuron, with both potentials where recorded.
+    Names the first divergence by sample, step, population and neuron, with both potentials where recorded. With
+    --network, tries which one fault of that population would explain every spike: a weight, a threshold, a delay, a
+    flipped kernel, swapped channels.
 
-    Example: neuroseg compare reference.npz lava.npz
+    Example: neuroseg compare reference.npz lava.npz --network runs/first/network.net
     """
-    comparison = compare_traces(Trace.load(first), Trace.load(second))
+    traces = Trace.load(first), Trace.load(second)
+    comparison = compare_traces(*traces)
     rows = [dataclasses.asdict(layer) for layer in comparison.layers]
     console.print(spikes_table(rows, title=f"{first.name} and {second.name}"))
     show_verdict(comparison)
+    if network and (diagnosis := diagnose(netx.read(network), *traces)):
+        show_diagnosis(diagnosis)
     if not comparison.equal:
         raise typer.Exit(EXIT_DIFFERENT)
 

@@ -1,23 +1,33 @@
-"""Hold an engine against PyTorch on held-out subjects."""
+"""Hold an engine against PyTorch on held-out subjects, and show it: report.json, report.html, segmentation.png."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import importlib.metadata
+import platform
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import typer
 from rich.markup import escape
 
+import hardware_sim
 from export import netx
+from export.graph import Graph
+from export.inspect import draw as draw_graph
 from hardware_sim.compare import compare as compare_traces
+from hardware_sim.diagnose import Diagnosis, diagnose
+from hardware_sim.page import count_cells, make_viewer, rasters, render
 from hardware_sim.report import build_report
-from hardware_sim.trace import Trace
-from neuroseg import runs
+from hardware_sim.trace import Trace, pack
+from neuroseg import __version__, runs
+from neuroseg.activity import measure
 from neuroseg.cli.app import (
     EXIT_DIFFERENT,
     STALL_TIMEOUT,
@@ -31,6 +41,7 @@ from neuroseg.cli.app import (
 from neuroseg.cli.console import (
     STAGES,
     console,
+    show_diagnosis,
     show_report,
     steps_bar,
 )
@@ -44,6 +55,9 @@ from neuroseg.runs import Run
 from neuroseg.spiking import SpikingNetwork
 from neuroseg.train import predict
 
+VIEWED = 3  # subjects whose slices report.html shows
+VERSIONS = ("torch", "numpy", "lava-nc", "lava-dl", "h5py", "nibabel")
+
 
 @app.command()
 def validate(
@@ -54,9 +68,10 @@ def validate(
     subjects: Annotated[int | None, typer.Option(min=1, help="Use the first N held-out subjects only.")] = None,
     stall_timeout: StallTimeout = STALL_TIMEOUT,
 ) -> None:
-    """Run PyTorch and an engine on the same spikes and compare every spike. Makes RUN/report.json.
+    """Run PyTorch and an engine on the same spikes and compare every spike. Makes RUN/report.html.
 
-    Uses subjects that were not trained on. Exit code 1 unless every spike and every output potential is equal.
+    Uses subjects that were not trained on. report.html shows the slices, the spikes and, where they differ, why; the
+    figures are in report.json too. Exit code 1 unless every spike and every output potential is equal.
 
     Example: neuroseg validate runs/first --backend lava --subjects 3
     """
@@ -72,16 +87,18 @@ def validate(
     start = time.perf_counter()
     network, _ = final(run)
     graph = netx.read(run.network)
+    engine = Engine(graph, backend, fidelity, stall_timeout)
     comparisons, software_masks, hardware_masks, run_seconds = [], [], [], 0.0
+    shown: Pair | None = None  # the first subject that differs, or just the first
     for k, subject in enumerate(chosen, start=1):
-        spikes = _spikes(subject, network)
-        software = software_trace(network, spikes)
-        with steps_bar(f"{backend.value} {k}/{len(chosen)} {subject.id}") as show:
-            hardware = simulate_network(graph, spikes, backend, fidelity, show, stall_timeout=stall_timeout)
-        comparisons.append(compare_traces(software, hardware))
-        software_masks.append(_mask(software))
-        hardware_masks.append(_mask(hardware))
-        run_seconds += hardware.seconds["run"]
+        pair = _run(subject, network, engine, f"{backend.value} {k}/{len(chosen)} {subject.id}")
+        comparisons.append(compare_traces(pair.software, pair.hardware))
+        software_masks.append(_mask(pair.software))
+        hardware_masks.append(_mask(pair.hardware))
+        run_seconds += pair.hardware.seconds["run"]
+        if shown is None or (not comparisons[-1].equal and all(c.equal for c in comparisons[:-1])):
+            shown = pair
+    assert shown is not None
     with console.status("Dice of each stage"):
         masks = {**_masks_by_stage(run, network, chosen), "quantized": software_masks, "hardware": hardware_masks}
         truths = [subject.mask for subject in chosen]
@@ -91,37 +108,155 @@ def validate(
         subjects=[subject.id for subject in chosen],
         dice={stage: mean_dice(found, truths) for stage, found in masks.items()},
         backend=backend.value,
-        fidelity=hardware.engine.rpartition("/")[2],
+        fidelity=pair.hardware.engine.rpartition("/")[2],
         timesteps=network.spec.timesteps,
         seconds={"run": run_seconds, "all": time.perf_counter() - start},
+        repeat=_repeat(run, settings.seed, data, engine, subjects),
     )
     draw_masks(mask_rows(chosen[0], {STAGES[stage]: found[0] for stage, found in masks.items()}), run.picture)
     runs.write_json(report, run.report)
+    with console.status("report.html"):
+        diagnosis = _diagnose(network, engine, shown) if not report["spikes"]["equal"] else None
+        runs.write_text(_page(run, network, engine, report, shown, chosen, masks, diagnosis), run.page)
     show_report(report, run.report)
-    console.print(escape(str(run.picture)))
+    if diagnosis:
+        show_diagnosis(diagnosis)
+    console.print(escape(f"{run.picture}, {run.page}"))
     if not report["spikes"]["equal"]:
         raise typer.Exit(EXIT_DIFFERENT)
 
 
-def software_trace(network: SpikingNetwork, spikes: torch.Tensor) -> Trace:
-    """What PyTorch's integer network does on spikes (T, B, C, H, W), as a trace."""
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """A network file and how it is run."""
+
+    graph: Graph
+    backend: Backend
+    fidelity: Fidelity
+    stall_timeout: float
+
+    def run(self, spikes: torch.Tensor, show: Any = None, *, potentials: Sequence[str] = ()) -> Trace:
+        record = hardware_sim.Record(potentials=potentials)
+        return simulate_network(
+            self.graph, spikes, self.backend, self.fidelity, show, record=record, stall_timeout=self.stall_timeout
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pair:
+    """A subject in PyTorch and in an engine. spikes: its input (T, B, C, H, W)."""
+
+    subject: Subject
+    spikes: torch.Tensor
+    software: Trace
+    hardware: Trace
+
+
+def _run(subject: Subject, network: SpikingNetwork, engine: Engine, what: str) -> Pair:
+    images, _ = stack_slices([subject])
+    spikes = encode(images, timesteps=network.spec.timesteps, encoder=network.spec.encoder)
+    software = software_trace(network, spikes)
+    with steps_bar(what) as show:
+        return Pair(subject, spikes, software, engine.run(spikes, show))
+
+
+def _diagnose(network: SpikingNetwork, engine: Engine, pair: Pair) -> Diagnosis | None:
+    """The cause, with the potentials of that slice, which are not kept for all."""
+    found = diagnose(engine.graph, pair.software, pair.hardware)
+    if found is None:
+        return None
+    slice_alone = pair.spikes[:, found.sample : found.sample + 1]
+    again = diagnose(
+        engine.graph,
+        software_trace(network, slice_alone, potentials=(found.population,)),
+        engine.run(slice_alone, potentials=(found.population,)),
+    )
+    same = again and (again.population, again.step, again.neuron) == (found.population, found.step, found.neuron)
+    return dataclasses.replace(found, rows=again.rows) if again and same else found
+
+
+def _page(
+    run: Run,
+    network: SpikingNetwork,
+    engine: Engine,
+    report: dict[str, Any],
+    shown: Pair,
+    subjects: Sequence[Subject],
+    masks: dict[str, list[np.ndarray]],
+    diagnosis: Diagnosis | None,
+) -> str:
+    """report.html; its slices are of the first subjects, `shown` before all."""
+    order = sorted(range(len(subjects)), key=lambda k: subjects[k].id != shown.subject.id)[:VIEWED]
+    viewers = [
+        make_viewer(
+            subjects[k].id,
+            subjects[k].image,
+            subjects[k].mask,
+            {STAGES[stage]: found[k] for stage, found in masks.items()},
+            compared=(STAGES["quantized"], STAGES["hardware"]),
+        )
+        for k in order
+    ]
+    images, _ = stack_slices([shown.subject])
+    networks = {"converted": runs.load_snn(run.converted)[0]} if run.converted.exists() else {}
+    networks |= {"fine-tuned": network} if run.snn.exists() else {}
+    draw_graph(engine.graph, run.drawing)
+    return render(
+        report,
+        viewers=viewers,
+        rates={name: measure(part, images, quantized=True).rates for name, part in networks.items()},
+        rasters=rasters(shown.software, shown.hardware, diagnosis),
+        cells=count_cells(shown.software, shown.hardware),
+        stages=STAGES,
+        network_svg=run.drawing.read_text(),
+        samples=shown.software.samples,
+        diagnosis=diagnosis,
+    )
+
+
+def _repeat(run: Run, seed: int, data: str | None, engine: Engine, subjects: int | None) -> dict[str, Any]:
+    """The command, and all that its outcome depends on."""
+    command = ["neuroseg", "validate", str(run.folder), *(["--data", data] if data else [])]
+    command += ["--backend", engine.backend.value, "--fidelity", engine.fidelity.value]
+    command += ["--subjects", str(subjects)] if subjects else []
+    installed = {distribution.metadata["Name"].lower() for distribution in importlib.metadata.distributions()}
+    return {
+        "command": shlex.join(command),
+        "seed": seed,
+        "encoder": engine.graph.meta.encoder,
+        "network.net, SHA-256": hashlib.sha256(run.network.read_bytes()).hexdigest(),
+        "versions": {
+            "neuroseg": __version__,
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in VERSIONS if name in installed},
+        },
+        "machine": f"{platform.system()} {platform.machine()}",
+        "made": time.strftime("%Y-%m-%d %H:%M %Z"),
+    }
+
+
+def software_trace(network: SpikingNetwork, spikes: torch.Tensor, *, potentials: Sequence[str] = ()) -> Trace:
+    """What PyTorch's integer network does on spikes (T, B, C, H, W), as a trace; potentials: of which populations."""
     parts = []
     for chunk in spikes.split(16, dim=1):
         activity = network.record(chunk, quantized=True)
-        fired = {name: value.transpose(0, 1).numpy() for name, value in activity.spikes.items()}
-        output = activity.potentials[network.spec.output.name][-1].numpy() * 2**6
+        shifted = {name: value.transpose(0, 1).numpy() * 2**6 for name, value in activity.potentials.items()}
         parts.append(
             Trace.from_arrays(
-                fired, potentials={}, output=output, output_name=network.spec.output.name, engine="pytorch"
+                {name: value.transpose(0, 1).numpy() for name, value in activity.spikes.items()},
+                potentials={name: shifted[name] for name in potentials},
+                output=shifted[network.spec.output.name][:, -1],
+                output_name=network.spec.output.name,
+                engine="pytorch",
             )
         )
-    packed = {name: np.concatenate([part.packed[name] for part in parts]) for name in parts[0].packed}
-    return dataclasses.replace(parts[0], packed=packed, output=np.concatenate([part.output for part in parts]))
-
-
-def _spikes(subject: Subject, network: SpikingNetwork) -> torch.Tensor:
-    images, _ = stack_slices([subject])
-    return encode(images, timesteps=network.spec.timesteps, encoder=network.spec.encoder)
+    return dataclasses.replace(
+        parts[0],
+        packed={name: np.concatenate([part.packed[name] for part in parts]) for name in parts[0].packed},
+        potentials={name: np.concatenate([part.potentials[name] for part in parts]) for name in potentials},
+        output=np.concatenate([part.output for part in parts]),
+        stimulus=pack(spikes.transpose(0, 1).numpy().astype(np.uint8)),
+    )
 
 
 def _mask(trace: Trace) -> np.ndarray:
