@@ -34,6 +34,7 @@ class Row:
     synapses: int = 0
 
 
+BEND = 0.25  # of a skip's arc
 KINDS: dict[type, str] = {Conv: "conv", ConvT: "convT", Dense: "dense"}
 
 
@@ -107,6 +108,9 @@ def draw(graph: Graph, path: Path) -> None:
     place = {name: (step, -names.index(name)) for step, names in column.items() for name in names}
     figure = Figure(figsize=(1.2 * len(column) + 1, 2.6 + 0.9 * max(map(len, column.values()))))
     axis = figure.add_subplot()
+    axis.set_xlim(-0.7, max(depth.values()) + 0.7)
+    axis.set_ylim(min(y for _, y in place.values()) - 0.6, 0.2 + 0.13 * max(depth.values()))
+    one_step = (axis.transData.transform((1, 0)) - axis.transData.transform((0, 0)))[0] * 72 / figure.dpi  # points
     for name, (x, y) in place.items():
         shape = graph[name].shape
         box = {"boxstyle": "round,pad=0.35", "facecolor": "#E8F1F8", "edgecolor": "#0072B2"}
@@ -117,15 +121,16 @@ def draw(graph: Graph, path: Path) -> None:
             (x0, y0), (x1, y1) = place[edge.source], place[population.name]
             skip = x1 - x0 > 1
             style = {"arrowstyle": "-|>", "color": "#D55E00" if skip else "#555555", "shrinkA": 28, "shrinkB": 28}
-            bend = f"arc3,rad={-0.25 if skip else 0}"
+            bend = f"arc3,rad={-BEND if skip else 0}"
             axis.annotate("", (x1, y1), (x0, y0), arrowprops={**style, "connectionstyle": bend}, zorder=1)
             synapses = synapse_count(edge.op, graph[edge.source].shape, population.shape)
             text = f"{_short(synapses)} s" + (f", {edge.delay} steps later" if edge.delay else "")
-            top = max(y0, y1) + 0.125 * (x1 - x0) + 0.1 if skip else (y0 + y1) / 2 - 0.3
+            above = BEND / 2 * (x1 - x0) * one_step + 6 if skip else -30  # points; the top of the arc
             colour = "#B04A00" if skip else "#333333"
-            axis.text((x0 + x1) / 2, top, text, ha="center", va="center", fontsize=7, color=colour)
-    axis.set_xlim(-0.7, max(depth.values()) + 0.7)
-    axis.set_ylim(min(y for _, y in place.values()) - 0.6, 0.2 + 0.13 * max(depth.values()))
+            middle = ((x0 + x1) / 2, max(y0, y1) if skip else (y0 + y1) / 2)
+            axis.annotate(
+                text, middle, (0, above), textcoords="offset points", ha="center", va="center", fontsize=7, color=colour
+            )
     axis.set_xlabel("depth (time steps behind the input); n: neurons, s: synapses")
     axis.set_yticks([])
     axis.spines[["top", "left", "right"]].set_visible(False)
