@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 #   make demo PIP_ARGS="--extra-index-url URL"
 PIP_ARGS ?=
 
-.PHONY: demo test lint format bench pretrained clean setup
+.PHONY: demo test lint format bench pretrained notebooks clean setup
 
 demo: setup
 	$(BIN)/neuroseg demo
@@ -44,6 +44,10 @@ pretrained: setup
 	cp runs/pretrained/ann.pt runs/pretrained/snn.pt neuroseg/pretrained/
 	sed 's|"data": ".*/|"data": "|' runs/pretrained/run.json > neuroseg/pretrained/run.json
 
+# Runs the notebooks and keeps their outputs.
+notebooks: setup
+	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
+
 clean:
 	rm -rf $(VENV) benchmarks/.peers runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
@@ -54,5 +58,5 @@ $(STAMP): pyproject.toml constraints.txt
 	@python="$$(sh scripts/find-python310)" || exit 1; \
 	echo "setting up $(VENV) with $$python (torch is large; this takes some minutes once)"; \
 	"$$python" -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e ".[lava,template,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e ".[lava,template,nir,dev]"
 	@touch $(STAMP)

@@ -101,8 +101,6 @@ def _check_weights(population: Population, edge: Edge) -> None:
 
 def _check_delay(population: Population, edge: Edge) -> None:
     further = np.zeros(1) if edge.target_delay is None else edge.target_delay
-    if edge.target_delay is not None and not isinstance(edge.op, Dense):
-        raise GraphError(f"{population.name}: delays by target neuron from {edge.source}; dense synapses may have them")
     _within(population, f"delay from {edge.source}", edge.delay + float(further.max()), 0, DELAY_MAX)
     _within(population, f"delay by target neuron from {edge.source}", float(further.min()), 0, DELAY_MAX)
 

@@ -33,7 +33,8 @@ from export.graph import (
     Population,
 )
 from export.limits import THRESHOLD_MAX
-from export.netx_read import FORMAT_VERSION, HARD_RESET, SOFT_RESET, read
+from export.netx_parts import FORMAT_VERSION, HARD_RESET, SOFT_RESET
+from export.netx_read import read
 
 __all__ = ["FORMAT_VERSION", "read", "write"]
 
@@ -90,7 +91,9 @@ class _Writer:
 
     def population(self, population: Population) -> h5py.Group:
         edges = population.edges
-        if len(edges) == 1 and not edges[0].delay and self.index[edges[0].source] == len(self.group) - 1:
+        # stock NetX would run a convolution without its delays by target neuron: a concat keeps it from that
+        plain = edges[0].target_delay is None or isinstance(edges[0].op, Dense)
+        if len(edges) == 1 and plain and not edges[0].delay and self.index[edges[0].source] == len(self.group) - 1:
             layer = self.synapse(edges[0], population.shape, self.shapes[edges[0].source])
         elif (joined := _join(edges, self.shapes)) is not None:
             op, shape = joined
@@ -122,8 +125,6 @@ class _Writer:
                 self.layer("flatten", (int(np.prod(source)), 1, 1))
             layer = self.layer("dense", shape)
             layer["inFeatures"], layer["outFeatures"] = op.weight.shape[1], op.weight.shape[0]
-            if edge.target_delay is not None:
-                layer["delay"] = edge.target_delay.ravel().astype(np.int64)
         else:
             transposed = isinstance(op, ConvT)
             layer = self.layer("convT" if transposed else "conv", shape)
@@ -135,6 +136,10 @@ class _Writer:
             for name, value in fields.items():
                 layer[name] = np.array(value, np.int64)
             layer["groups"] = op.groups
+        if edge.target_delay is not None:
+            if (edge.target_delay != edge.target_delay[:, :1, :1]).any():
+                raise GraphError("delays by target neuron differ within a channel; the file has one for each channel")
+            layer["delay"] = edge.target_delay[:, 0, 0].astype(np.int64)
         layer.create_dataset("weight", data=op.weight.astype(np.int16), compression="gzip", shuffle=True)
         return layer
 

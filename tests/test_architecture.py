@@ -74,6 +74,7 @@ def test_lava_is_imported_in_one_folder():
     [
         ("export.graph", "torch"),
         ("export.netx", "torch"),
+        ("export.nir_read", "torch"),
         ("hardware_sim", "lava"),
         ("hardware_sim", "torch"),
     ],

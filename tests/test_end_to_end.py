@@ -9,10 +9,12 @@ from pathlib import Path
 
 import h5py
 import nibabel as nib
+import nir
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from export import netx
 from hardware_sim.trace import Trace
 from neuroseg.cli import app
 from neuroseg.pretrained import FOLDER as PRETRAINED
@@ -67,6 +69,7 @@ def test_the_demo_segments_the_template_with_the_shipped_network(tmp_path):
     report = json.loads((tmp_path / "demo" / "report.json").read_text())
     assert report["spikes"]["equal"] and report["dice"]["hardware"]["3d"] > 0.8
     assert (tmp_path / "demo" / "segmentation.png").stat().st_size > 10_000
+    assert "Equal." in (tmp_path / "demo" / "report.html").read_text()
     call("demo", "--out", tmp_path / "demo")  # a demo's folder may be used again, another run's may not
     assert "holds a run" in call("pretrained", tmp_path / "demo", code=2)
 
@@ -129,7 +132,11 @@ def test_one_flipped_weight_is_found_in_its_layer(run, layer, source, tmp_path):
         place = (out, busiest, *tap)
         weight[place] = -weight[place] if weight[place] != -256 else 254
     call("simulate", changed, "--data", "mni152", "--out", bad, "--potentials")
-    output = call("compare", good, bad, code=1)
+    output = call("compare", good, bad, "--network", run / "network.net", code=1)
+    named = ", ".join(str(int(k)) for k in place)
+    assert (
+        f"cause: {layer}: the hardware does not do what the file says; as if weight [{named}] from {source}" in output
+    )
     assert re.search(rf"first: sample \d+, step \d+, population {layer}, neuron", output)
     assert "potentials after the step" in output
     assert "none differs" in call("compare", good, good)
@@ -142,7 +149,8 @@ def test_a_changed_file_makes_validate_fail(run, tmp_path):
             threshold = file["layer/1/neuron/vThMant"]
             threshold[()] = int(threshold[()]) * 2
         output = call("validate", run, "--data", "mni152", "--backend", "reference", code=1)
-        assert "different" in output and "enc_0_conv1" in output
+        assert "different" in output and "cause: enc_0_conv1: the software does not do what the file says" in output
+        assert "as if the threshold is" in output and "Where they part" in (run / "report.html").read_text()
     finally:
         (run / "network.net").write_bytes(whole)
 
@@ -169,6 +177,30 @@ def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path):
         output = call(*arguments, code=2)
         assert message in output and output.count("error:") == 1, output
     assert not list(tmp_path.iterdir())
+
+
+def test_nir_in_and_out(tmp_path):
+    """A NIR chain comes in, goes out again and comes in the same."""
+    rng = np.random.default_rng(0)
+    ones = np.ones((2, 8, 6))
+    graph = nir.NIRGraph.from_list(
+        nir.Input(np.array([1, 8, 6])),
+        nir.Conv2d((8, 6), rng.normal(size=(2, 1, 3, 3)), 1, 1, 1, 1, np.zeros(2)),
+        nir.IF(r=ones, v_threshold=ones, v_reset=0 * ones),
+        nir.Output(np.array([2, 8, 6])),
+    )
+    nir.write(tmp_path / "a.nir", graph)
+    assert "1 populations" in call("nir", "import", tmp_path / "a.nir", tmp_path / "a.net", "-T", 4)
+    call("nir", "export", tmp_path / "a.net", tmp_path / "b.nir")
+    call("nir", "import", tmp_path / "b.nir", tmp_path / "b.net", "-T", 4)
+    first, second = (netx.read(tmp_path / name).populations[0] for name in ("a.net", "b.net"))
+    assert (
+        first.edges[0].op.weight == second.edges[0].op.weight
+    ).all() and first.neuron.threshold == second.neuron.threshold
+    assert "C,H,W like" in call(
+        "nir", "import", tmp_path / "a.nir", tmp_path / "c", "-T", 4, "--input-shape", "a", code=2
+    )
+    assert not (tmp_path / "c").exists()
 
 
 def test_data_check_lists_what_it_leaves_out(tmp_path):
@@ -198,6 +230,8 @@ def test_every_command_explains_itself_with_an_example():
         "bench",
         "data fetch",
         "data check",
+        "nir import",
+        "nir export",
     ):
         assert "Example: neuroseg" in call(*command.split(), "--help")
     assert "Exit codes: 0 done or equal, 1 different, 2 bad input" in call("--help")

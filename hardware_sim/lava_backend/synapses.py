@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
-from export.graph import ConvT, Dense, Operator, Shape
+from export.graph import Conv, ConvT, Dense, Operator, Shape
 
 
 def to_sparse(op: Operator, source: Shape, target: Shape) -> sparse.csr_matrix:
-    """The matrix (target neurons, source neurons) of a transposed convolution or a dense synapse.
+    """The matrix (target neurons, source neurons) of a synapse.
 
     source, target: (C, H, W); neurons are numbered in (W, H, C) order, as Lava flattens its arrays.
     """
@@ -20,11 +20,15 @@ def to_sparse(op: Operator, source: Shape, target: Shape) -> sparse.csr_matrix:
         inp = np.stack(np.unravel_index(columns, source))
     elif isinstance(op, ConvT):
         out, inp, values = _transposed(op, source, target)
-    else:
-        raise TypeError(f"{type(op).__name__} runs as a convolution, not as a sparse matrix")
+    else:  # the transpose of a transposed convolution with the same weights
+        inp, out, values = _transposed(_adjoint(op), target, source)
     shape = (int(np.prod(target)), int(np.prod(source)))
     matrix = sparse.coo_matrix((values, (_number(out, target), _number(inp, source))), shape=shape, dtype=np.int32)
     return matrix.tocsr()
+
+
+def _adjoint(op: Conv) -> ConvT:
+    return ConvT(op.weight, op.stride, op.padding, dilation=op.dilation, groups=op.groups)
 
 
 def _transposed(op: ConvT, source: Shape, target: Shape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -3,7 +3,9 @@
 from neuroseg.cli import demo, deployment, training, validation
 from neuroseg.cli.app import app, main
 from neuroseg.cli.data import data_app
+from neuroseg.cli.nir import nir_app
 
 __all__ = ["app", "demo", "deployment", "main", "training", "validation"]
 
 app.add_typer(data_app, name="data")
+app.add_typer(nir_app, name="nir")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hardware_sim
-from export.graph import ConvT, Dense, Edge, Graph, Input, Meta, Neuron, Population
+from export.graph import Conv, ConvT, Dense, Edge, Graph, Input, Meta, Neuron, Population
 from export.limits import POTENTIAL_MAX
 from hardware_sim import Record, SimulationError, Trace
 from hardware_sim.compare import compare
@@ -149,6 +149,22 @@ def test_sparse_matrices_number_neurons_as_lava_does():
         reach(op, expected, place, source)
     out = to_sparse(op, source, target) @ spikes.transpose(2, 1, 0).ravel().astype(int)
     np.testing.assert_array_equal(out.reshape(target[::-1]).transpose(2, 1, 0), expected)
+
+
+def test_a_sparse_convolution_is_the_convolution():
+    rng = np.random.default_rng(0)
+    op = Conv(rng.integers(-4, 5, (6, 2, 3, 2)), (2, 1), (1, 2), (1, 2), groups=2)
+    import torch
+
+    from export.graph import output_shape
+
+    source = (4, 7, 5)
+    target = output_shape(op, source)
+    x = rng.integers(0, 2, source)
+    weight, image = torch.from_numpy(op.weight).double(), torch.from_numpy(x).double()[None]
+    expected = torch.nn.functional.conv2d(image, weight, None, op.stride, op.padding, op.dilation, op.groups)[0]
+    out = to_sparse(op, source, target) @ x.transpose(2, 1, 0).ravel()
+    np.testing.assert_array_equal(out.reshape(target[::-1]).transpose(2, 1, 0), expected.numpy())
 
 
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 1000))

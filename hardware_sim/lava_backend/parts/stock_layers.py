@@ -1,8 +1,8 @@
 """A Layer in stock parts, as sub-process models: what Loihi would get.
 
-An edge is a Conv, or a Sparse for transposed convolutions and dense synapses; a skip that must wait k steps passes
-through a relay: one neuron per source neuron behind an identity synapse of delay k - 1 (DelaySparse), which repeats
-every spike.
+An edge is a Conv, or a Sparse for transposed convolutions and dense synapses, or a DelaySparse for delays by target
+neuron; a skip that must wait k steps passes through a relay: one neuron per source neuron behind an identity synapse of
+delay k - 1 (DelaySparse), which repeats every spike.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class StockLayer(AbstractSubProcessModel):
 
     def _synapse(self, spikes: AbstractPort, edge: Edge, source: Shape, target: Shape) -> AbstractPort:
         """Connect an edge's synapse to its spikes; returns the port of its activations (W, H, C)."""
-        if isinstance(edge.op, Conv):
+        if isinstance(edge.op, Conv) and edge.target_delay is None:
             op = edge.op
             synapse = LavaConv(
                 weight=op.weight[:, :, ::-1, ::-1].transpose(0, 3, 2, 1),  # Lava convolves, PyTorch correlates

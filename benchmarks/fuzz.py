@@ -1,0 +1,168 @@
+"""How the reader of network files bears broken ones: every mutation of small files is read or refused, nothing else.
+
+    python -m benchmarks.fuzz --files 100000
+
+Half of the files have their bytes changed, half their fields (`benchmarks/mutations.py`); a file follows from its seed
+alone. The reader opens them in a child of its own (`export/netx_guard.py`), where libhdf5 may crash or loop: that is
+refused, and counted here. All is done in worker processes, so that what gets past the guard costs one file. A file
+fails the reader that ends in any exception but GraphError, a signal, more than LIMIT_SECONDS, or more than LIMIT_BYTES
+of memory above what the worker started with.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from benchmarks.mutations import mutate
+from benchmarks.originals import originals
+from export import netx, netx_guard
+from export.graph import GraphError
+from export.limits import check
+
+RESULT = Path(__file__).with_name("results") / "fuzz.json"
+BATCH = 2000  # files a worker reads
+LIMIT_SECONDS = 5.0  # of computing
+HANGING_SECONDS = 60.0  # of waiting
+LIMIT_BYTES = 2**30
+ADDRESS_SPACE = 8 * 2**30  # where allocations fail, so that the machine survives a reader that is not bounded
+READ, UNFIT, REFUSED, STOPPED = "read", "read, not for Loihi", "refused", "refused, as libhdf5 was stopped"
+
+
+@dataclass(frozen=True)
+class Result:
+    """outcome: one of the above, or how the reader failed. peak: bytes above what the worker started with."""
+
+    seed: int
+    outcome: str
+    milliseconds: float = 0.0
+    peak: int = 0
+
+    @property
+    def failed(self) -> bool:
+        return self.outcome not in (READ, UNFIT, REFUSED, STOPPED)
+
+
+def fuzz(seeds: Sequence[int], folder: Path) -> Iterator[Result]:
+    """Read the file of every seed in worker processes that write into `folder`."""
+    context = multiprocessing.get_context("spawn")
+    log, errors = folder / "results", folder / "errors"
+    while seeds:
+        for file in (log, errors):
+            file.write_text("")
+        worker = context.Process(target=work, args=(list(seeds[:BATCH]), folder, log, errors))
+        worker.start()
+        worker.join()
+        results = [Result(**json.loads(line)) for line in log.read_text().splitlines()]
+        yield from results
+        done = len(results)
+        if worker.exitcode:
+            yield Result(seeds[done], _cause(worker.exitcode, errors.read_text(errors="replace")))
+            done += 1
+        seeds = seeds[done:]
+
+
+def _cause(code: int, errors: str) -> str:
+    if code == -signal.SIGALRM:
+        return f"no answer in {HANGING_SECONDS:g} s"
+    lines = errors.strip().splitlines() or [""]
+    return signal.Signals(-code).name if code < 0 else lines[-1]
+
+
+def work(seeds: list[int], folder: Path, log: Path, errors: Path) -> None:
+    """What a worker does: one line of the log a file; whatever else happens ends it and is found in `errors`."""
+    with open(errors, "w") as stream:
+        os.dup2(stream.fileno(), sys.stderr.fileno())
+    faulthandler.enable()
+    sources, path = originals(folder), folder / "mutated.net"
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
+    base = _peak()
+    with open(log, "w") as lines:
+        for seed in seeds:
+            mutate(seed, sources, path)
+            start = _computing()
+            signal.setitimer(signal.ITIMER_REAL, HANGING_SECONDS)  # its default action ends even a loop in C
+            outcome = read(path)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            milliseconds, peak = 1000 * (_computing() - start), _peak() - base
+            if milliseconds > 1000 * LIMIT_SECONDS:
+                raise SystemExit(f"{milliseconds / 1000:.1f} s")
+            if peak > LIMIT_BYTES:
+                raise SystemExit(f"{peak / 2**20:.0f} MiB of memory")
+            lines.write(json.dumps(asdict(Result(seed, outcome, round(milliseconds, 3), peak))) + "\n")
+            lines.flush()
+
+
+def read(path: Path) -> str:
+    try:
+        graph = netx.read(path)
+    except GraphError as error:
+        return STOPPED if netx_guard.STOPPED in str(error) else REFUSED
+    try:
+        check(graph)
+    except GraphError:
+        return UNFIT
+    return READ
+
+
+def _computing() -> float:
+    """Seconds of computing, children's with them, so that a busy machine fails no file."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
+
+
+def _peak() -> int:
+    """Most memory that this process or a child of it had."""
+    return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) * 1024
+
+
+def summary(results: Sequence[Result], seconds: float) -> dict[str, object]:
+    slowest = max(results, key=lambda result: result.milliseconds)
+    return {
+        "files": len(results),
+        "seeds": [results[0].seed, results[-1].seed],
+        "read": sum(result.outcome == READ for result in results),
+        "read_but_not_for_loihi": sum(result.outcome == UNFIT for result in results),
+        "refused": sum(result.outcome in (REFUSED, STOPPED) for result in results),
+        "of_those_libhdf5_stopped": [result.seed for result in results if result.outcome == STOPPED],
+        "failed": [asdict(result) for result in results if result.failed],
+        "seconds": round(seconds, 1),
+        "peak_mib_above_start": round(max(result.peak for result in results) / 2**20, 1),
+        "slowest": {"seed": slowest.seed, "milliseconds": slowest.milliseconds},
+    }
+
+
+def main(
+    files: Annotated[int, typer.Option(min=1, help="Files to read.")] = 100_000,
+    first: Annotated[int, typer.Option(min=0, help="Seed of the first; even seeds change bytes, odd ones fields.")] = 0,
+    out: Annotated[Path, typer.Option(help="Result file.")] = RESULT,
+) -> None:
+    start = time.perf_counter()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    results: list[Result] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for result in fuzz(range(first, first + files), Path(folder)):
+            results.append(result)
+            if len(results) % BATCH == 0 or len(results) == files:  # what there is, should it be stopped
+                found = summary(results, time.perf_counter() - start)
+                out.write_text(json.dumps(found, indent=2) + "\n")
+    Console().print_json(data=found)
+    raise typer.Exit(1 if found["failed"] else 0)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,95 @@
+"""Sound network files that `mutations` breaks."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from export import netx
+from export.graph import Conv, ConvT, Dense, Edge, Graph, Input, Meta, Neuron, Population
+from export.passes import align_delays
+
+
+@dataclass(frozen=True)
+class Original:
+    """A sound file and the names of what it holds."""
+
+    data: bytes
+    datasets: tuple[str, ...]
+    groups: tuple[str, ...]
+
+
+def originals(folder: Path) -> list[Original]:
+    """Sound files: our own of every shape that there is, and the smallest that lava-dl ships."""
+    files = [
+        netx.write(graph, folder / f"{graph.populations[0].name}.net") for graph in (_chain(), _skips(), _delays())
+    ]
+    spec = importlib.util.find_spec("lava.lib.dl.netx")
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError("lava-dl is not installed; pip install 'neuroseg[lava]'")
+    shipped = Path(spec.submodule_search_locations[0]).parents[3] / "tests" / "lava" / "lib" / "dl" / "netx"
+    return [_original(path) for path in (*files, shipped / "tiny.net")]
+
+
+def _original(path: Path) -> Original:
+    names: dict[type, list[str]] = {h5py.Dataset: [], h5py.Group: []}
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: names[type(item)].append(name))
+    return Original(path.read_bytes(), tuple(names[h5py.Dataset]), tuple(names[h5py.Group]))
+
+
+def _chain() -> Graph:
+    """Reset by subtraction, a start potential, biases, a pooling folded into a strided convolution, all of meta."""
+    rng = np.random.default_rng(0)
+    first = Conv(2 * rng.integers(-20, 30, (3, 2, 3, 3)), padding=(1, 1))
+    pooled = Conv(2 * rng.integers(-20, 30, (4, 3, 4, 4)), stride=(2, 2), padding=(1, 1))
+    nodes = (
+        Input("input", (2, 6, 6)),
+        Population("a", (3, 6, 6), (Edge("input", first),), Neuron(40, u0=1280), scale=40.0),
+        Population("b", (4, 3, 3), (Edge("a", pooled),), Neuron(50, bias=np.full((4, 1, 1), 64, np.int32))),
+        Population("out", (1, 3, 3), (Edge("b", Conv(2 * rng.integers(-9, 9, (1, 4, 1, 1)))),), Neuron(None)),
+    )
+    meta = Meta(timesteps=4, encoder="poisson", logit_scale=0.5, class_names=("x", "y"), notes={"made": "by hand"})
+    return Graph(nodes, integer=True, meta=meta)
+
+
+def _skips() -> Graph:
+    """A concatenation, an addition of unlike synapses, a transposed convolution."""
+    rng = np.random.default_rng(1)
+    up = ConvT(2 * rng.integers(-20, 30, (3, 2, 2, 2)), stride=(2, 2))
+    down = Conv(2 * rng.integers(-20, 30, (3, 1, 2, 2)), stride=(2, 2))
+    nodes = (
+        Input("input", (1, 4, 4)),
+        Population("down", (3, 2, 2), (Edge("input", down),), Neuron(20)),
+        Population("up", (2, 4, 4), (Edge("down", up),), Neuron(20)),
+        Population(
+            "both",
+            (2, 4, 4),
+            (Edge("up", Conv(np.full((2, 2, 1, 1), 8))), Edge("input", Conv(np.full((2, 1, 1, 1), 4)))),
+            Neuron(30),
+        ),
+        Population(
+            "sum",
+            (2, 4, 4),
+            (Edge("both", Conv(np.full((2, 2, 3, 3), 8), padding=(1, 1))), Edge("down", up)),
+            Neuron(30),
+        ),
+    )
+    return align_delays(Graph(nodes, integer=True))
+
+
+def _delays() -> Graph:
+    """Reset to zero, leaks, delays by target neuron."""
+    rng = np.random.default_rng(2)
+    wait = np.arange(5, dtype=np.int32).reshape(5, 1, 1)
+    leaky = Neuron(30, reset="zero", current_decay=1024, voltage_decay=128)
+    nodes = (
+        Input("input", (1, 3, 3)),
+        Population("wait", (5, 1, 1), (Edge("input", Dense(2 * rng.integers(-9, 20, (5, 9))), 0, wait),), leaky),
+        Population("b", (2, 1, 1), (Edge("wait", Dense(2 * rng.integers(-9, 20, (2, 5)))),), leaky),
+    )
+    return Graph(nodes, integer=True)

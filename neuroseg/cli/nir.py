@@ -1,0 +1,75 @@
+"""`neuroseg nir`: networks from and to the exchange format NIR."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from export import netx, nir_read, nir_write
+from export.limits import check
+from export.quantize import quantize
+from neuroseg.cli.app import Encoder, Reset
+from neuroseg.cli.console import console
+
+nir_app = typer.Typer(no_args_is_help=True, help="Networks from and to NIR, which snnTorch, Norse and others speak.")
+
+
+@nir_app.command("import")
+def import_nir(
+    file: Annotated[Path, typer.Argument(help="NIR file, FILE.nir.")],
+    out: Annotated[Path, typer.Argument(help="NetX file to write, FILE.net.")],
+    timesteps: Annotated[int, typer.Option("--timesteps", "-T", min=1, help="Time steps per sample.")],
+    dt: Annotated[float, typer.Option(min=0, help="Seconds a step, in the unit of the file's time constants.")] = (
+        nir_read.DT
+    ),
+    reset: Annotated[
+        Reset, typer.Option(help="Of neurons whose file does not say; NIR itself means zero.")
+    ] = Reset.zero,
+    encoder: Annotated[Encoder, typer.Option(help="Image to spikes, for commands that take images.")] = Encoder.rate,
+    input_shape: Annotated[
+        str | None, typer.Option(help="N or C,H,W of a sample, where the file's has axes for batch or time.")
+    ] = None,
+) -> None:
+    """Bring a NIR network to Loihi's integers and write it as NetX HDF5, checked against Loihi's limits.
+
+    Example: neuroseg nir import model.nir model.net -T 16
+    """
+    graph = quantize(
+        nir_read.read(
+            file,
+            timesteps=timesteps,
+            dt=dt,
+            encoder=encoder.value,
+            reset=reset.value,
+            input_shape=_shape(input_shape),
+        )
+    )
+    check(graph)
+    netx.write(graph, out)
+    console.print(f"{len(graph.populations)} populations, 8-bit weights; {escape(str(out))}")
+
+
+@nir_app.command("export")
+def export_nir(
+    file: Annotated[Path, typer.Argument(help="Network in NetX HDF5, FILE.net.")],
+    out: Annotated[Path, typer.Argument(help="NIR file to write, FILE.nir.")],
+    dt: Annotated[float, typer.Option(min=0, help="Seconds that a step is said to last.")] = nir_read.DT,
+) -> None:
+    """Write a network file as NIR. What NIR cannot say is refused, or noted in the metadata and said here.
+
+    Example: neuroseg nir export model.net model.nir
+    """
+    nir_write.write(netx.read(file), out, dt=dt)
+    console.print(escape(str(out)))
+
+
+def _shape(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(side) for side in text.split(","))
+    except ValueError:
+        raise ValueError(f"--input-shape is {text!r}; N or C,H,W like 1,28,28 is allowed") from None
