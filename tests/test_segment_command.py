@@ -1,0 +1,71 @@
+"""`neuroseg segment` on crops of the template: both engines, both sides, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from neuroseg.data import template
+from neuroseg.metrics import dice
+from tests.commands import call
+
+
+@pytest.fixture
+def crop(tmp_path: Path) -> Path:
+    """The template around the right hippocampus, as the Decathlon's scans are cropped."""
+    subject = template.subject()
+    nib.save(nib.Nifti1Image((subject.image * 1000).astype(np.int16), subject.affine), tmp_path / "crop.nii.gz")
+    return tmp_path / "crop.nii.gz"
+
+
+def test_reference_and_lava_give_the_same_mask(crop, tmp_path):
+    outs = {backend: tmp_path / f"{backend}.nii.gz" for backend in ("reference", "lava")}
+    for backend, out in outs.items():
+        output = call("segment", "pretrained", crop, "-o", out, "--backend", backend)
+        assert "right" in output and "left" not in output.replace("left 0:00", "")
+    masks = {backend: nib.load(out) for backend, out in outs.items()}
+    assert np.array_equal(*(np.asanyarray(mask.dataobj) for mask in masks.values()))
+    mask = np.asanyarray(masks["lava"].dataobj)
+    assert mask.dtype == np.uint8 and np.array_equal(masks["lava"].affine, nib.load(crop).affine)
+    assert dice(mask, template.subject().mask) > 0.8
+    volume = call("segment", "pretrained", crop, "-o", tmp_path / "again.nii").split("│")[3].strip()
+    assert int(volume.replace(",", "")) == int(mask.sum())  # voxels of 1 mm3
+
+
+def test_a_left_hippocampus_is_the_mirrored_right_one(crop, tmp_path):
+    scan = nib.load(crop)
+    turned = nib.Nifti1Image(np.asanyarray(scan.dataobj)[::-1], scan.affine)
+    nib.save(turned, tmp_path / "left.nii.gz")
+    call("segment", "pretrained", crop, "-o", tmp_path / "r.nii.gz", "--probability", tmp_path / "p.nii.gz")
+    call("segment", "pretrained", tmp_path / "left.nii.gz", "-o", tmp_path / "l.nii.gz", "--side", "left")
+    right, left = (np.asanyarray(nib.load(tmp_path / name).dataobj) for name in ("r.nii.gz", "l.nii.gz"))
+    assert set(np.unique(left)) == {0, 2} and dice(left[::-1] > 0, right > 0) > 0.95  # a crop has no exact middle
+    probability = np.asanyarray(nib.load(tmp_path / "p.nii.gz").dataobj)
+    assert probability.dtype == np.float32 and np.array_equal(probability > 0.5, right > 0)
+
+
+def test_what_it_refuses(crop, tmp_path):
+    cases = (
+        (("pretrained", crop, "-o", tmp_path / "m.png"), "ends in .nii or .nii.gz"),
+        (("pretrained", crop, "-o", tmp_path / "m.nii", "--at", "1,2"), "X,Y,Z in mm"),
+        (("pretrained", crop, "-o", tmp_path / "m.nii", "--at", "900,0,0"), "outside the scan"),
+        (("pretrained", crop, "-o", tmp_path / "m.nii", "--at", "1,2,3", "--mask", crop), "one of them is allowed"),
+        (("pretrained", tmp_path / "none.nii", "-o", tmp_path / "m.nii"), "no such file"),
+        ((tmp_path, crop, "-o", tmp_path / "m.nii"), "neuroseg export"),
+        (("pretrained", crop, "-o", tmp_path / "m.nii", "--backend", "loihi"), "Loihi"),
+    )
+    for arguments, message in cases:
+        output = call("segment", *arguments, code=2)
+        assert message in output and output.count("error:") == 1, output
+    assert [file.name for file in tmp_path.iterdir()] == ["crop.nii.gz"]
+
+
+def test_noise_is_no_head(tmp_path):
+    """A scan that cannot be aligned gets an error, and no mask."""
+    noise = np.random.default_rng(0).random((90, 100, 90)).astype(np.float32)
+    nib.save(nib.Nifti1Image(noise, np.diag([2, 2, 2, 1.0])), tmp_path / "noise.nii.gz")
+    output = call("segment", "pretrained", tmp_path / "noise.nii.gz", "-o", tmp_path / "m.nii.gz", code=2)
+    assert "could not be aligned" in output and not (tmp_path / "m.nii.gz").exists()
