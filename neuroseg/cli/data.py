@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from neuroseg.cli.console import console, steps_bar
+from neuroseg.cli.console import console, errors, steps_bar
 from neuroseg.data import ScanError, msd, open_cohort
 
 EXIT_REJECTS = 1
@@ -40,7 +40,8 @@ def check(directory: Annotated[str, typer.Argument(help="Folder of scans.")]) ->
 
     Example: neuroseg data check data/Task04_Hippocampus
     """
-    cohort = open_cohort(directory)
+    with errors.status(f"reading scans of {escape(directory)}"):
+        cohort = open_cohort(directory)
     for reject in cohort.rejects:
         console.print(escape(f"{reject.id}: {reject.reason}"), style="red", highlight=False, soft_wrap=True)
     console.print(f"{len(cohort.subjects)} usable, {len(cohort.rejects)} left out")

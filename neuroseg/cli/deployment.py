@@ -36,6 +36,7 @@ from neuroseg.cli.app import (
 )
 from neuroseg.cli.console import (
     console,
+    errors,
     layers_table,
     show_diagnosis,
     show_verdict,
@@ -120,13 +121,17 @@ def compare(
 
     Example: neuroseg compare reference.npz lava.npz --network runs/first/network.net
     """
-    traces = Trace.load(first), Trace.load(second)
-    comparison = compare_traces(*traces)
+    with errors.status("comparing"):
+        traces = Trace.load(first), Trace.load(second)
+        comparison = compare_traces(*traces)
     rows = [dataclasses.asdict(layer) for layer in comparison.layers]
     console.print(spikes_table(rows, title=f"{first.name} and {second.name}"))
     show_verdict(comparison)
-    if network and (diagnosis := diagnose(netx.read(network), *traces)):
-        show_diagnosis(diagnosis)
+    if network:
+        with errors.status("looking for the cause"):
+            diagnosis = diagnose(netx.read(network), *traces)
+        if diagnosis:
+            show_diagnosis(diagnosis)
     if not comparison.equal:
         raise typer.Exit(EXIT_DIFFERENT)
 
@@ -166,7 +171,8 @@ def bench(
     Example: neuroseg bench lava --json
     """
     module = importlib.import_module(f"benchmarks.{name.value}")
-    result = module.run()
+    with errors.status(f"measuring {name.value}; some minutes"):
+        result = module.run()
     if as_json:
         console.print_json(data=result)
         return

@@ -29,7 +29,8 @@ def parse_box(text: str | None) -> Box | None:
 
 def usable_subjects(data: str, seed: int, box: Box | None = None) -> list[Subject]:
     """Subjects of a data set; says what was left out. Raises ScanError when nothing is left."""
-    cohort = open_cohort(data, seed=seed, box=box)
+    with errors.status(f"reading scans of {escape(data)}"):
+        cohort = open_cohort(data, seed=seed, box=box)
     for reject in cohort.rejects:
         errors.print(
             f"[yellow]left out:[/yellow] {escape(f'{reject.id}: {reject.reason}')}", highlight=False, soft_wrap=True
