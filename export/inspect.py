@@ -115,7 +115,7 @@ def draw(graph: Graph, path: Path) -> None:
         shape = graph[name].shape
         box = {"boxstyle": "round,pad=0.35", "facecolor": "#E8F1F8", "edgecolor": "#0072B2"}
         text = f"{name}\n{' x '.join(map(str, shape))}\n{math.prod(shape):,} n"
-        axis.text(x, y, text, ha="center", va="center", fontsize=7.5, bbox=box, zorder=2)
+        axis.text(x, y, text, ha="center", va="center", fontsize=7.5, bbox=box, zorder=2, parse_math=False)
     for population in graph.populations:
         for edge in population.edges:
             (x0, y0), (x1, y1) = place[edge.source], place[population.name]

@@ -50,7 +50,8 @@ def drive(
     """All that drove the neurons up to each step, in weight units: input, bias and start potential. float64."""
     driven = currents.double().clone()
     if neuron.bias is not None:
-        bias = torch.from_numpy(neuron.bias).double() / UNIT
+        bias = torch.as_tensor(neuron.bias).double() / UNIT
+        bias = bias.reshape((1,) * (3 - bias.ndim) + bias.shape)  # C, H, W, any of them 1
         driven += bias if channel is None or len(bias) == 1 else bias[channel : channel + 1]
     driven[0] += neuron.u0 / UNIT
     return gather(driven, observed, neuron)

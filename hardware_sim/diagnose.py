@@ -16,6 +16,7 @@ from hardware_sim.reference import edge_input, integer_scan
 from hardware_sim.trace import Trace, TraceError, unpack
 
 AROUND = 4  # steps shown before and after the first that differs
+SAMPLES = 64  # that a cause has to explain, from the first that differs on; more would not fit into memory
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class Diagnosis:
     """Where two runs part and why. Of the pair the first is `software`, the second `hardware`.
 
     departs: the run that does not do what the graph says, `software`, `hardware` or `both`. causes: each explains
-    every spike of the population in that run. peak: largest predicted potential as a share of the 24-bit limit.
+    every spike of the population in that run. untried: what could not be tried, if anything. peak: largest predicted
+    potential as a share of the 24-bit limit.
     """
 
     population: str
@@ -62,6 +64,7 @@ class Diagnosis:
     rows: tuple[StepRow, ...]
     departs: str
     causes: tuple[Cause, ...]
+    untried: str
     peak: float
 
     @property
@@ -70,71 +73,110 @@ class Diagnosis:
         who = {"both": "neither run does"}.get(self.departs, f"the {self.departs} does not do")
         start = f"{self.population}: {who} what the file says"
         if not self.causes:
-            return f"{start}; no single weight, threshold, delay, kernel or channel order explains it"
+            return f"{start}; no single fault that was tried explains it{self.untried and f' ({self.untried})'}"
         return f"{start}; as if {'; or '.join(cause.text for cause in self.causes)}"
 
 
 def diagnose(graph: Graph, software: Trace, hardware: Trace) -> Diagnosis | None:
     """Explain the first population, in network order, in which two runs of a graph differ; None if none does.
 
-    Its inputs are the same in both runs, so that the cause lies in itself. Raises TraceError where a trace lacks
-    the input spikes, or the spikes of a population before it.
+    Its inputs are the same in both runs, so that the cause lies in itself. Raises TraceError where a trace is of
+    another network, or lacks the input spikes or the spikes of a population before it.
     """
-    name = _first(graph, software, hardware)
-    if name is None:
+    _check(graph, software, hardware)
+    population = _first(graph, software, hardware)
+    if population is None:
         return None
-    population = graph[name]
-    assert isinstance(population, Population)
-    inputs = {edge.source: _spikes(graph, software, edge.source) for edge in population.edges}
+    sample, step, neuron = _place(software, hardware, population)
+    first = max(0, sample - 1)  # late spikes of the sample before reach this one
+    near = slice(first, first + SAMPLES)
+    inputs = {edge.source: _spikes(graph, software, edge.source, near) for edge in population.edges}
     case = Case(population, inputs, torch.empty(0))
     currents = case.currents()
     predicted = outcome(currents, population.neuron)
-    ours, theirs = (_observed(trace, population) for trace in (software, hardware))
+    ours, theirs = (_observed(trace, population, near) for trace in (software, hardware))
     strays = [side for side, seen in (("software", ours), ("hardware", theirs)) if not torch.equal(seen, predicted)]
-    wrong = ours if strays == ["software"] else theirs
-    sample, step, neuron = _place(software, hardware, population)
     spikes, potentials = integer_scan(currents, population.neuron)
+    peak = float(potentials.abs().max()) / POTENTIAL_MAX
     return Diagnosis(
-        population=name,
+        population=population.name,
         sample=sample,
         step=step,
         neuron=neuron,
         threshold=population.neuron.threshold,
         reset=population.neuron.reset if population.neuron.threshold is not None else "never",
         arrivals=_arrivals(graph, population, (software, hardware), (sample, step, neuron)),
-        rows=_rows(population, (software, hardware), (sample, step, neuron), (currents, spikes, potentials)),
+        rows=_rows(population, (software, hardware), (sample, step, neuron), (currents, spikes, potentials), first),
         departs="both" if len(strays) == 2 else strays[0],
-        causes=causes(Case(population, inputs, wrong)),
-        peak=float(potentials.abs().max()) / POTENTIAL_MAX,
+        causes=causes(Case(population, inputs, ours if strays == ["software"] else theirs)),
+        untried=_untried(case, peak),
+        peak=peak,
     )
 
 
-def _first(graph: Graph, software: Trace, hardware: Trace) -> str | None:
-    for population in graph.populations:
-        name = population.name
-        recorded = name in software.packed and name in hardware.packed
-        if recorded and not np.array_equal(software.packed[name], hardware.packed[name]):
-            return name
-    return software.output_name if not np.array_equal(software.output, hardware.output) else None
+def _untried(case: Case, peak: float) -> str:
+    numbers = "one weight, bias or threshold cannot be told where"
+    if not case.plain:
+        return f"{numbers} neurons leak"
+    if peak >= 1:
+        return f"{numbers} potentials reach the 24-bit limit"
+    if any(edge.target_delay is not None for edge in case.population.edges):
+        return "one weight cannot be told where delays differ by neuron"
+    return ""
 
 
-def _spikes(graph: Graph, trace: Trace, name: str) -> torch.Tensor:
-    """Spikes (T, B, C, H, W) of a population or of the input, float32."""
-    if name == graph.input.name:
+def _check(graph: Graph, *traces: Trace) -> None:
+    known = {population.name: population.shape for population in graph.populations}
+    for trace in traces:
+        for name, shape in {**trace.shapes, trace.output_name: trace.output.shape[1:]}.items():
+            if known.get(name) != tuple(shape):
+                found = "not in the network" if name not in known else f"{known[name]} in the network"
+                raise TraceError(f"the trace is of another network: {name} {tuple(shape)} is {found}")
         if trace.stimulus is None:
             raise TraceError("the trace lacks its input spikes; make it again with this version")
-        found = unpack(trace.stimulus, graph.input.shape)
+
+
+def _first(graph: Graph, software: Trace, hardware: Trace) -> Population | None:
+    for population in graph.populations:
+        name = population.name
+        if population.neuron.threshold is None:
+            ends = [_end(trace, name) for trace in (software, hardware)]
+            recorded = all(end is not None for end in ends)
+            differ = recorded and not np.array_equal(ends[0], ends[1])  # type: ignore[arg-type]
+        else:
+            recorded = name in software.packed and name in hardware.packed
+            differ = recorded and not np.array_equal(software.packed[name], hardware.packed[name])
+        if differ:
+            return population
+    return None
+
+
+def _end(trace: Trace, name: str) -> np.ndarray | None:
+    """Potentials (samples, C, H, W) after the last step."""
+    if name == trace.output_name:
+        return trace.output
+    return trace.potentials[name][:, -1] if name in trace.potentials else None
+
+
+def _spikes(graph: Graph, trace: Trace, name: str, samples: slice) -> torch.Tensor:
+    """Spikes (T, B, C, H, W) of a population or of the input, float32."""
+    if name == graph.input.name:
+        assert trace.stimulus is not None
+        bits, shape = trace.stimulus, graph.input.shape
     elif name in trace.packed:
-        found = trace.spikes[name]
+        bits, shape = trace.packed[name], trace.shapes[name]
     else:
         raise TraceError(f"the spikes of {name} were not recorded; record those of all populations")
-    return torch.from_numpy(found).transpose(0, 1).float()
+    return torch.from_numpy(unpack(bits[samples], shape)).transpose(0, 1).float()
 
 
-def _observed(trace: Trace, population: Population) -> torch.Tensor:
+def _observed(trace: Trace, population: Population, samples: slice) -> torch.Tensor:
     if population.neuron.threshold is None:
-        return torch.from_numpy(trace.output)
-    return torch.from_numpy(trace.spikes[population.name]).transpose(0, 1).float()
+        end = _end(trace, population.name)
+        assert end is not None
+        return torch.from_numpy(end[samples])
+    bits = trace.packed[population.name][samples]
+    return torch.from_numpy(unpack(bits, population.shape)).transpose(0, 1).float()
 
 
 def _place(software: Trace, hardware: Trace, population: Population) -> tuple[int, int, tuple[int, ...]]:
@@ -142,7 +184,8 @@ def _place(software: Trace, hardware: Trace, population: Population) -> tuple[in
     if population.neuron.threshold is not None:
         first = divergence(software, hardware, population.name)
         return first.sample, first.step, first.neuron
-    sample, *neuron = (int(k) for k in np.argwhere(software.output != hardware.output)[0])
+    ours, theirs = _end(software, population.name), _end(hardware, population.name)
+    sample, *neuron = (int(k) for k in np.argwhere(ours != theirs)[0])
     return sample, software.timesteps - 1, tuple(neuron)
 
 
@@ -153,7 +196,7 @@ def _arrivals(
     at = (step, 0, *neuron)
     found = []
     for edge in population.edges:
-        both = [_spikes(graph, trace, edge.source)[:, sample : sample + 1] for trace in traces]
+        both = [_spikes(graph, trace, edge.source, slice(sample, sample + 1)) for trace in traces]
         spikes = [int(x[step].sum()) for x in both]
         weighted = [float(edge_input(edge, x)[at]) for x in both]
         weights = (float(edge.op.weight.min()), float(edge.op.weight.max()))
@@ -166,12 +209,16 @@ def _rows(
     traces: tuple[Trace, Trace],
     place: tuple[int, int, tuple[int, ...]],
     predicted: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    first: int,
 ) -> tuple[StepRow, ...]:
     sample, step, neuron = place
     name, timesteps = population.name, traces[0].timesteps
-    currents, spikes, potentials = (_line(x.transpose(0, 1).numpy(), sample, neuron) for x in predicted)
+    currents, spikes, potentials = (_line(x.transpose(0, 1).numpy(), sample - first, neuron) for x in predicted)
     recorded = [_line(t.potentials[name], sample, neuron) if name in t.potentials else None for t in traces]
-    fired = [_line(t.spikes[name], sample, neuron) if name in t.packed else [0.0] * timesteps for t in traces]
+    fired = [[0.0] * timesteps] * 2
+    if name in traces[0].packed:
+        only = slice(sample, sample + 1)
+        fired = [_line(unpack(t.packed[name][only], population.shape), 0, neuron) for t in traces]
     return tuple(
         StepRow(
             step=t,

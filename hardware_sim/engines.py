@@ -25,7 +25,11 @@ class SimulationError(RuntimeError):
 
 @dataclass(frozen=True)
 class Record:
-    """What a run keeps: names of populations, or `all`. The output potential is always kept."""
+    """What a run keeps: names of populations, or `all`.
+
+    The output potential is always kept, and so are those of further populations that only integrate: no spikes show
+    whether they are right.
+    """
 
     spikes: Collection[str] | Literal["all"] = "all"
     counts: Collection[str] | Literal["all"] = ()  # alone, where spikes are too many to keep
@@ -35,13 +39,14 @@ class Record:
         """The populations chosen, in order. Raises SimulationError for a name the graph has not got."""
         firing = tuple(p.name for p in graph.populations if p.neuron.threshold is not None)
         possible = tuple(p.name for p in graph.populations) if what == "potentials" else firing
-        wanted = getattr(self, what)
+        wanted, output = getattr(self, what), graph.output.name
         if wanted == "all":
             return possible
         unknown = sorted(set(wanted) - set(possible))
         if unknown:
             raise SimulationError(f"cannot record {what} of {', '.join(unknown)}; {', '.join(possible)} can be")
-        return tuple(name for name in possible if name in wanted)
+        kept = () if what != "potentials" else [name for name in possible if name not in firing and name != output]
+        return tuple(name for name in possible if name in wanted or name in kept)
 
 
 def run(

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 
 from export.graph import CURRENT_DECAY_NONE, VOLTAGE_DECAY_NONE, ConvT, Dense, Edge, Neuron, Population
+from export.limits import THRESHOLD_MAX, THRESHOLD_MIN, WEIGHT_MAX, WEIGHT_MIN
 from hardware_sim.bounds import UNIT, between, bounds, drive, exact, gather, spent, taps
 from hardware_sim.reference import edge_input, integer_scan
 
-LATE = (1, -1, 2, -2, 3, -3)  # steps that are tried
+LATE = (1, -1, 2, -2, 3, -3)  # steps
 LISTED = 3  # causes of one kind that are told apart in words
 
 
@@ -80,6 +81,7 @@ def causes(case: Case) -> tuple[Cause, ...]:
         _delay,
         _kernel,
         _channels,
+        _bias,
         _weight,
     )
     return tuple(itertools.chain.from_iterable(test(case, expected) for test in tests))
@@ -94,8 +96,9 @@ def _threshold(case: Case, expected: torch.Tensor) -> Iterator[Cause]:
     ratio = drive(expected, case.observed, neuron) / (spent(case.observed, neuron) + 1)
     low = math.ceil(ratio[~fired].max()) if (~fired).any() else 1
     high = math.ceil(ratio[fired].min()) - 1 if fired.any() else math.inf
-    if max(low, 1) <= high:
-        yield Cause("threshold", f"the threshold is {between(max(low, 1), high)}; the file says {neuron.threshold:g}")
+    low, high = max(low, THRESHOLD_MIN), min(high, THRESHOLD_MAX)
+    if low <= high and case.does(expected, replace(neuron, threshold=low)):
+        yield Cause("threshold", f"the threshold is {between(low, high)}; the file says {neuron.threshold:g}")
 
 
 def _neuron(case: Case, expected: torch.Tensor) -> Iterator[Cause]:
@@ -116,7 +119,9 @@ def _delay(case: Case, expected: torch.Tensor) -> Iterator[Cause]:
     for edge in case.population.edges:
         x = case.inputs[edge.source]
         own = edge_input(edge, x)
-        for late in LATE:
+        for late in dict.fromkeys((*LATE, -edge.delay)):  # or its delay is left out
+            if not late:
+                continue
             for stream in (True, False):
                 y = edge_input(edge, _shift(x, late, stream=stream))
                 if case.does(expected - own + y):
@@ -142,26 +147,26 @@ def _kernel(case: Case, expected: torch.Tensor) -> Iterator[Cause]:
         ("transposed (height and width swapped)", lambda w: w.swapaxes(2, 3)),
     )
     edges = case.population.edges
-    spatial = [edge for edge in edges if not isinstance(edge.op, Dense) and max(edge.op.weight.shape[2:]) > 1]
+    spatial = {
+        k: edge.op.weight
+        for k, edge in enumerate(edges)
+        if not isinstance(edge.op, Dense) and max(edge.op.weight.shape[2:]) > 1
+    }
     for word, turn in turns:
-        for chosen in ([edge] for edge in spatial):
-            if _with(case, {edge.source: turn(edge.op.weight) for edge in chosen}, expected):
-                yield Cause("kernel", f"the kernel from {chosen[0].source} is {word}", chosen[0].source)
-        if len(spatial) > 1 and _with(case, {edge.source: turn(edge.op.weight) for edge in spatial}, expected):
+        for k, weight in spatial.items():
+            if _with(case, {k: turn(weight)}, expected):
+                yield Cause("kernel", f"the kernel from {edges[k].source} is {word}", edges[k].source)
+        if len(spatial) > 1 and _with(case, {k: turn(weight) for k, weight in spatial.items()}, expected):
             yield Cause("kernel", f"all kernels are {word}")
 
 
-def _with(case: Case, weights: Mapping[str, np.ndarray], expected: torch.Tensor) -> bool:
-    """Whether other weights, by source, explain it."""
+def _with(case: Case, weights: Mapping[int, np.ndarray], expected: torch.Tensor) -> bool:
+    """Whether other weights, by number of the edge, explain it."""
     edges = case.population.edges
-    if any(weights[e.source].shape != e.op.weight.shape for e in edges if e.source in weights):
+    if any(weight.shape != edges[k].op.weight.shape for k, weight in weights.items()):
         return False
-    changed = tuple(
-        replace(edge, op=replace(edge.op, weight=weights[edge.source].copy()))
-        for edge in edges
-        if edge.source in weights
-    )
-    own = tuple(edge for edge in edges if edge.source in weights)
+    own = tuple(edges[k] for k in weights)
+    changed = tuple(replace(edges[k], op=replace(edges[k].op, weight=weight.copy())) for k, weight in weights.items())
     return case.does(expected - case.currents(own) + case.currents(changed))
 
 
@@ -170,7 +175,7 @@ def _channels(case: Case, expected: torch.Tensor) -> Iterator[Cause]:
     yield from _own_channels(case, expected)
     edges = case.population.edges
     for a, b in itertools.combinations(edges, 2):
-        if case.inputs[a.source].shape == case.inputs[b.source].shape:
+        if a.source != b.source and case.inputs[a.source].shape == case.inputs[b.source].shape:
             inputs = {**case.inputs, a.source: case.inputs[b.source], b.source: case.inputs[a.source]}
             if case.does(replace(case, inputs=inputs).currents()):
                 yield Cause("channels", f"the sources {a.source} and {b.source} are swapped")
@@ -210,29 +215,68 @@ def _first_sample(case: Case, expected: torch.Tensor) -> int:
     return int(by_sample.nonzero()[0])
 
 
-def _weight(case: Case, expected: torch.Tensor) -> Iterator[Cause]:
-    """One weight off by some d: where its spikes add x, the neurons fire if drive + d x > v, and else not."""
-    neuron = case.population.neuron
-    differing = outcome(expected, neuron) != case.observed
-    axis = differing.ndim - 3
-    channels = differing.movedim(axis, 0).flatten(1).any(1).nonzero().flatten().tolist()
-    if len(channels) != 1 or not case.plain:
+def _bias(case: Case, expected: torch.Tensor) -> Iterator[Cause]:
+    """The bias of one channel off by some d, which adds up at every step."""
+    neuron, channel = case.population.neuron, _only_channel(case, expected)
+    if neuron.bias is None or channel is None or not case.plain:
         return
-    observed = case.observed.narrow(axis, channels[0], 1)
-    driven = drive(expected[:, :, channels], observed, neuron, channel=channels[0])
+    spot = f"the bias of channel {channel}"
+    for _, low, high in _changes(case, expected, channel, torch.ones_like(expected[:, :, :1])):
+        bias = np.broadcast_to(neuron.bias, case.population.shape)
+        moved = bias.copy()
+        moved[channel] += round(low * UNIT)
+        if case.does(expected, replace(neuron, bias=moved)):
+            values = np.unique(bias[channel]) / UNIT
+            said = f"{values[0]:g}" if len(values) == 1 else f"{values[0]:g} to {values[-1]:g}"
+            yield Cause("neuron", f"{spot} is {between(low, high)} more than in the file, which says {said}")
+
+
+def _weight(case: Case, expected: torch.Tensor) -> Iterator[Cause]:
+    """One weight off by some d, within what Loihi holds."""
+    channel = _only_channel(case, expected)
+    if channel is None or not case.plain:
+        return
     found = []
-    for edge in (edge for edge in case.population.edges if edge.target_delay is None):
-        for index_of, carriers in taps(edge, case.inputs[edge.source], channels[0]):
-            carried = gather(carriers, observed, neuron)
-            if neuron.threshold is None:
-                low, high = exact(carried[-1], observed.double() / UNIT - driven[-1])
-            else:
-                missing = neuron.threshold * (spent(observed, neuron) + 1) - driven
-                low, high = bounds(carried, missing, observed > 0)
-            for k in (low <= high).nonzero().flatten().tolist():
-                found.append((edge, index_of(k), low[k].item(), high[k].item()))
-    for edge, index, least, most in found[:LISTED]:
-        weight = float(edge.op.weight[index])
+    for number, edge in enumerate(case.population.edges):
+        if edge.target_delay is not None:
+            continue
+        for index_of, carriers in taps(edge, case.inputs[edge.source], channel):
+            for k, least, most in _changes(case, expected, channel, carriers):
+                index = index_of(k)
+                old = float(edge.op.weight[index])
+                low, high = max(old + least, WEIGHT_MIN), min(old + most, WEIGHT_MAX)
+                weight = edge.op.weight.copy()
+                weight[index] = low
+                if low <= high and _with(case, {number: weight}, expected):
+                    found.append((edge.source, index, low, high, old))
+    for source, index, low, high, old in found[:LISTED]:
         rest = f" (one of {len(found)} that would explain it)" if len(found) > 1 else ""
-        there = f"weight {list(index)} from {edge.source} is {between(weight + least, weight + most)}"
-        yield Cause("weight", f"{there}; the file says {weight:g}{rest}", edge.source)
+        there = f"weight {list(index)} from {source} is {between(low, high)}"
+        yield Cause("weight", f"{there}; the file says {old:g}{rest}", source)
+
+
+def _only_channel(case: Case, expected: torch.Tensor) -> int | None:
+    """The channel in which all differences lie, if one holds them all."""
+    differing = outcome(expected, case.population.neuron) != case.observed
+    channels = differing.movedim(differing.ndim - 3, 0).flatten(1).any(1).nonzero().flatten().tolist()
+    return channels[0] if len(channels) == 1 else None
+
+
+def _changes(
+    case: Case, expected: torch.Tensor, channel: int, carriers: torch.Tensor
+) -> Iterator[tuple[int, float, float]]:
+    """Which of K carriers (T, B, K, H, W) explain a channel if each of their spikes counts some d; least and most d.
+
+    With x of them up to a step, neurons fire if drive + d x > v, and else not.
+    """
+    neuron = case.population.neuron
+    observed = case.observed.narrow(case.observed.ndim - 3, channel, 1)
+    driven = drive(expected[:, :, channel : channel + 1], observed, neuron, channel=channel)
+    carried = gather(carriers, observed, neuron)
+    if neuron.threshold is None:
+        low, high = exact(carried[-1], observed.double() / UNIT - driven[-1])
+    else:
+        missing = neuron.threshold * (spent(observed, neuron) + 1) - driven
+        low, high = bounds(carried, missing, observed > 0)
+    for k in (low <= high).nonzero().flatten().tolist():
+        yield k, low[k].item(), high[k].item()

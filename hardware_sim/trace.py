@@ -111,15 +111,19 @@ class Trace:
     def load(cls, path: Path | str) -> Trace:
         """Read what `save` wrote. Raises TraceError naming the file and what is wrong."""
         try:
-            with np.load(path, allow_pickle=False) as file:
+            opened = np.load(path, allow_pickle=False)
+            if isinstance(opened, np.ndarray):
+                raise ValueError("one array")
+            with opened as file:
 
                 def part(prefix: str) -> dict[str, np.ndarray]:
                     names = [key for key in file.files if key.startswith(prefix)]
                     return {key.removeprefix(prefix): file[key] for key in names}
 
+                packed, shapes = part("spikes/"), part("shape/")
                 return cls(
-                    packed=part("spikes/"),
-                    shapes={k: tuple(int(n) for n in v) for k, v in part("shape/").items()},
+                    packed=packed,
+                    shapes={name: tuple(int(n) for n in shapes[name]) for name in packed},
                     output=file["output"],
                     output_name=str(file["output_name"]),
                     timesteps=int(file["timesteps"]),

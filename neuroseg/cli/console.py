@@ -85,14 +85,14 @@ def steps_bar(what: str, *, unit: str = "steps") -> Iterator[Callable[[int, int]
 
 def spikes_table(layers: Sequence[Mapping[str, Any]], *, title: str) -> Table:
     """Each layer's neurons, spikes in software and hardware, mismatches and firing rate."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     table.add_column("layer")
     for column in ("neurons", "software spikes", "hardware spikes", "mismatched", "rate"):
         table.add_column(column, justify="right")
     for layer in layers:
         style = "red" if layer["mismatched"] else None
         table.add_row(
-            layer["name"],
+            escape(layer["name"]),
             f"{layer['neurons']:,}",
             f"{layer['software']:,}",
             f"{layer['hardware']:,}",
@@ -105,7 +105,7 @@ def spikes_table(layers: Sequence[Mapping[str, Any]], *, title: str) -> Table:
 
 def layers_table(rows: Sequence[Mapping[str, Any]], *, title: str) -> Table:
     """A network's layers, one row a synapse; fields as in `export.inspect.Row`."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     columns = ("layer", "type", "shape", "from", "kernel", "stride", "delay", "weights", "bits", "threshold")
     for column in columns:
         table.add_column(column)
@@ -119,10 +119,10 @@ def layers_table(rows: Sequence[Mapping[str, Any]], *, title: str) -> Table:
         low, high = row["delay"]
         threshold = "output" if row["threshold"] is None else f"{row['threshold']:g}, {row['reset']}"
         table.add_row(
-            row["layer"],
+            escape(row["layer"]),
             row["kind"],
             sides(row["shape"]),
-            row["source"],
+            escape(row["source"]),
             sides(row["kernel"]),
             sides(row["stride"]),
             str(low) if low == high else f"{low} to {high}",
@@ -137,7 +137,7 @@ def layers_table(rows: Sequence[Mapping[str, Any]], *, title: str) -> Table:
 
 def dice_table(dice: Mapping[str, Mapping[str, float]], *, title: str) -> Table:
     """3D and 2D Dice, one column per stage of the road."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     table.add_column("Dice")
     stages = [stage for stage in STAGES if stage in dice]
     for stage in stages:
@@ -154,7 +154,7 @@ def rates_table(before: Mapping[str, float], after: Mapping[str, float]) -> Tabl
     table.add_column("before", justify="right")
     table.add_column("after", justify="right")
     for name, rate in before.items():
-        table.add_row(name, f"{rate:.3f}", f"{after[name]:.3f}")
+        table.add_row(escape(name), f"{rate:.3f}", f"{after[name]:.3f}")
     return table
 
 
@@ -221,14 +221,14 @@ class Explanation(Protocol):
 
 def show_diagnosis(diagnosis: Explanation) -> None:
     """Where two runs part and why: the inputs at that step, and the neuron around it."""
-    inputs = Table(title=f"Inputs of {diagnosis.population} at step {diagnosis.step}", title_justify="left")
+    inputs = Table(title=f"Inputs of {escape(diagnosis.population)} at step {diagnosis.step}", title_justify="left")
     inputs.add_column("from")
     for column in ("delay", "spikes, first run", "second", "weighted, first run", "second", "weights"):
         inputs.add_column(column, justify="right")
     for a in diagnosis.arrivals:
         weights = f"{a.weights[0]:g} to {a.weights[1]:g}"
         numbers = (a.delay, *a.spikes, *(f"{value:g}" for value in a.weighted), weights)
-        inputs.add_row(a.source, *map(str, numbers))
+        inputs.add_row(escape(a.source), *map(str, numbers))
     title = f"Neuron {diagnosis.neuron}, sample {diagnosis.sample} (weight units, after reset)"
     steps = Table(title=title, title_justify="left")
     columns = ("step", "input", "potential, file", "first run", "second", "spike, file", "first run", "second")

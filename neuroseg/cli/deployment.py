@@ -16,13 +16,14 @@ from rich.markup import escape
 
 import hardware_sim
 from export import netx
-from export.graph import Graph, depths
+from export.graph import Graph, GraphError, depths
 from export.inspect import draw as draw_graph
 from export.inspect import inspect as inspect_graph
 from export.lower import export as export_graph
 from hardware_sim.compare import compare as compare_traces
 from hardware_sim.diagnose import diagnose
-from hardware_sim.trace import Trace
+from hardware_sim.reference import input_spikes
+from hardware_sim.trace import Trace, TraceError
 from neuroseg import runs
 from neuroseg.cli.app import (
     EXIT_DIFFERENT,
@@ -96,7 +97,7 @@ def simulate(
     images, _ = stack_slices(usable_subjects(data, 0)[:subjects])
     if tuple(images.shape[1:]) != graph.input.shape:
         raise ScanError(f"slices of {data} are {tuple(images.shape[1:])}; the network takes {graph.input.shape}")
-    spikes = encode(images, timesteps=graph.meta.timesteps, encoder=graph.meta.encoder)
+    spikes = image_spikes(graph, images)
     record = hardware_sim.Record(potentials="all" if potentials else ())
     with steps_bar(backend.value) as show:
         trace = simulate_network(graph, spikes, backend, fidelity, show, record=record, stall_timeout=stall_timeout)
@@ -127,13 +128,24 @@ def compare(
     rows = [dataclasses.asdict(layer) for layer in comparison.layers]
     console.print(spikes_table(rows, title=f"{first.name} and {second.name}"))
     show_verdict(comparison)
-    if network:
-        with errors.status("looking for the cause"):
-            diagnosis = diagnose(netx.read(network), *traces)
-        if diagnosis:
-            show_diagnosis(diagnosis)
+    if network and not comparison.equal:
+        _show_cause(network, *traces)
     if not comparison.equal:
         raise typer.Exit(EXIT_DIFFERENT)
+
+
+def _show_cause(network: Path, first: Trace, second: Trace) -> None:
+    """Why two traces differ, or why that cannot be told; that they differ stands in any case."""
+    try:
+        with errors.status("looking for the cause"):
+            diagnosis = diagnose(netx.read(network), first, second)
+    except (TraceError, GraphError) as error:
+        errors.print(f"[yellow]no cause:[/yellow] {escape(str(error))}", highlight=False, soft_wrap=True)
+        return
+    if diagnosis:
+        show_diagnosis(diagnosis)
+    else:
+        errors.print("[yellow]no cause:[/yellow] spikes and final potentials are equal", highlight=False)
 
 
 @app.command()
@@ -184,6 +196,13 @@ def bench(
 def final(run: Run) -> tuple[SpikingNetwork, dict[str, str]]:
     """The fine-tuned network where there is one, else the converted one."""
     return runs.load_snn(run.snn if run.snn.exists() else run.converted)
+
+
+def image_spikes(graph: Graph, images: torch.Tensor) -> torch.Tensor:
+    """Spikes (T, B, C, H, W) of images (B, C, H, W) in [0, 1], by the graph's input neurons or its encoder."""
+    if graph.input.neuron is not None:
+        return torch.from_numpy(input_spikes(graph, images.numpy())).transpose(0, 1)
+    return encode(images, timesteps=graph.meta.timesteps, encoder=graph.meta.encoder)
 
 
 def simulate_network(

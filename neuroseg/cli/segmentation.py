@@ -15,15 +15,14 @@ from scipy.special import expit
 
 import hardware_sim
 from export import netx
-from export.graph import Graph
+from export.graph import Graph, GraphError
 from export.lower import export as export_graph
 from neuroseg import runs
 from neuroseg.cli.app import STALL_TIMEOUT, Backend, Fidelity, StallTimeout, app
 from neuroseg.cli.console import console, steps_bar
-from neuroseg.cli.deployment import simulate_network
+from neuroseg.cli.deployment import image_spikes, simulate_network
 from neuroseg.data.locate import find, is_crop
 from neuroseg.data.volume import ScanError, load_nifti
-from neuroseg.encode import encode
 from neuroseg.pretrained import FOLDER as PRETRAINED
 from neuroseg.runs import Run
 from neuroseg.segment import BOX, LABELS, check_name, cut, save_mask, save_probability
@@ -63,6 +62,7 @@ def segment(
     for path in (out, *([probability] if probability else ())):
         check_name(path)
     graph = _graph(network)
+    _check_output(network, graph)
     image = load_nifti(scan)
     region = load_nifti(mask) if mask else None
     centres = [_point(text) for text in at or ()]
@@ -76,7 +76,7 @@ def segment(
     with steps_bar(f"{backend.value}, {' and '.join(places)}") as show:
 
         def predict(slices: torch.Tensor) -> np.ndarray:
-            spikes = encode(slices, timesteps=graph.meta.timesteps, encoder=graph.meta.encoder)
+            spikes = image_spikes(graph, slices)
             trace = simulate_network(
                 graph, spikes, backend, fidelity, show, record=NOTHING, stall_timeout=stall_timeout
             )
@@ -104,6 +104,16 @@ def _graph(network: str) -> Graph:
         if not path.exists():
             raise runs.RunError(f"{path}: no such file; `neuroseg export {path.parent}` makes it")
     return netx.read(path)
+
+
+def _check_output(network: str, graph: Graph) -> None:
+    """Raise GraphError unless the network gives one potential a pixel, and takes slices of one channel."""
+    output, (channels, *sides) = graph.output, graph.input.shape
+    if output.neuron.threshold is not None:
+        raise GraphError(f"{network}: {output.name} fires; an output that only integrates is needed for a mask")
+    if channels != 1 or list(output.shape[1:]) != sides:
+        sizes = f"takes {graph.input.shape} and gives {output.shape}"
+        raise GraphError(f"{network}: {sizes}; one channel in and the same sides out are needed")
 
 
 def _point(text: str) -> tuple[float, ...]:

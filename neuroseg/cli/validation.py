@@ -9,7 +9,6 @@ import platform
 import shlex
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from hardware_sim.compare import compare as compare_traces
 from hardware_sim.diagnose import Diagnosis, diagnose
 from hardware_sim.page import count_cells, make_viewer, rasters, render
 from hardware_sim.report import build_report
-from hardware_sim.trace import Trace, pack
+from hardware_sim.trace import Trace, TraceError, pack
 from neuroseg import __version__, runs
 from neuroseg.activity import measure
 from neuroseg.cli.app import (
@@ -41,12 +40,13 @@ from neuroseg.cli.app import (
 from neuroseg.cli.console import (
     STAGES,
     console,
+    errors,
     show_diagnosis,
     show_report,
     steps_bar,
 )
 from neuroseg.cli.deployment import final, simulate_network
-from neuroseg.cli.subjects import place, usable_subjects
+from neuroseg.cli.subjects import usable_subjects
 from neuroseg.data import ScanError, Subject, stack_slices
 from neuroseg.encode import encode
 from neuroseg.figures import draw_masks, mask_rows
@@ -78,15 +78,17 @@ def validate(
     run = Run(run_folder)
     settings = run.load_settings()
     usable = usable_subjects(data or settings.data, settings.seed, settings.box)
-    # The shipped run knows its data by name only; its subjects are its own wherever they lie.
-    same = data is None or place(data) == settings.data or not Path(settings.data).is_absolute()
-    trained_on, test = (settings.training, settings.test) if same else ((), ())
-    chosen = [s for s in usable if (s.id in test if test else s.id not in trained_on)][:subjects]
+    # By name alone: data may lie elsewhere than when it was trained on.
+    test = [subject for subject in usable if subject.id in settings.test]
+    chosen = (test or [subject for subject in usable if subject.id not in settings.training])[:subjects]
     if not chosen:
         raise ScanError(f"{data or settings.data}: every subject was trained on; none is left to validate with")
     start = time.perf_counter()
     network, _ = final(run)
     graph = netx.read(run.network)
+    run.forget_after(run.network)
+    with console.status("Dice of each stage"):
+        masks = _masks_by_stage(run, network, chosen)
     engine = Engine(graph, backend, fidelity, stall_timeout)
     comparisons, software_masks, hardware_masks, run_seconds = [], [], [], 0.0
     shown: Pair | None = None  # the first subject that differs, or just the first
@@ -99,9 +101,8 @@ def validate(
         if shown is None or (not comparisons[-1].equal and all(c.equal for c in comparisons[:-1])):
             shown = pair
     assert shown is not None
-    with console.status("Dice of each stage"):
-        masks = {**_masks_by_stage(run, network, chosen), "quantized": software_masks, "hardware": hardware_masks}
-        truths = [subject.mask for subject in chosen]
+    masks |= {"quantized": software_masks, "hardware": hardware_masks}
+    truths = [subject.mask for subject in chosen]
     report = build_report(
         comparisons,
         samples=[len(subject.image) for subject in chosen],
@@ -113,8 +114,8 @@ def validate(
         seconds={"run": run_seconds, "all": time.perf_counter() - start},
         repeat=_repeat(run, settings.seed, data, engine, subjects),
     )
-    draw_masks(mask_rows(chosen[0], {STAGES[stage]: found[0] for stage, found in masks.items()}), run.picture)
     runs.write_json(report, run.report)
+    draw_masks(mask_rows(chosen[0], {STAGES[stage]: found[0] for stage, found in masks.items()}), run.picture)
     with console.status("report.html"):
         diagnosis = _diagnose(network, engine, shown) if not report["spikes"]["equal"] else None
         runs.write_text(_page(run, network, engine, report, shown, chosen, masks, diagnosis), run.page)
@@ -161,10 +162,16 @@ def _run(subject: Subject, network: SpikingNetwork, engine: Engine, what: str) -
 
 
 def _diagnose(network: SpikingNetwork, engine: Engine, pair: Pair) -> Diagnosis | None:
-    """The cause, with the potentials of that slice, which are not kept for all."""
-    found = diagnose(engine.graph, pair.software, pair.hardware)
-    if found is None:
+    """The cause, with the potentials of that slice, which are not kept for all; None where it cannot be looked for."""
+    try:
+        found = diagnose(engine.graph, pair.software, pair.hardware)
+        return found and _with_potentials(found, network, engine, pair)
+    except (TraceError, hardware_sim.SimulationError) as error:  # the verdict stands without it
+        errors.print(f"[yellow]no cause:[/yellow] {escape(str(error))}", highlight=False, soft_wrap=True)
         return None
+
+
+def _with_potentials(found: Diagnosis, network: SpikingNetwork, engine: Engine, pair: Pair) -> Diagnosis:
     slice_alone = pair.spikes[:, found.sample : found.sample + 1]
     again = diagnose(
         engine.graph,
@@ -237,6 +244,8 @@ def _repeat(run: Run, seed: int, data: str | None, engine: Engine, subjects: int
 
 def software_trace(network: SpikingNetwork, spikes: torch.Tensor, *, potentials: Sequence[str] = ()) -> Trace:
     """What PyTorch's integer network does on spikes (T, B, C, H, W), as a trace; potentials: of which populations."""
+    further = [population.name for population in network.spec.outputs[1:]]  # no spikes show whether they are right
+    potentials = [*dict.fromkeys([*further, *potentials])]
     parts = []
     for chunk in spikes.split(16, dim=1):
         activity = network.record(chunk, quantized=True)

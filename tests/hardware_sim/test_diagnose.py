@@ -7,10 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 import hardware_sim
-from export.graph import Dense, Edge, Graph, Neuron, Population
+from export.graph import Dense, Edge, Graph, Neuron, Population, with_timesteps
+from hardware_sim.compare import compare
 from hardware_sim.diagnose import Diagnosis, diagnose
+from hardware_sim.hypotheses import Case, causes, outcome
 from hardware_sim.reference import run_reference
 from hardware_sim.trace import TraceError, pack
 from tests.networks import PLAIN, build
@@ -154,7 +157,7 @@ def test_no_single_fault_is_invented():
     faulty = plant(graph, with_weight(graph[population.name], edge.source, noise))
     diagnosis = found(graph, faulty, spikes)
     assert diagnosis is not None and diagnosis.population == population.name and not diagnosis.causes
-    assert "no single weight" in diagnosis.verdict
+    assert "no single fault" in diagnosis.verdict
 
 
 def test_it_tells_which_run_departs_from_the_file():
@@ -185,3 +188,69 @@ def test_a_trace_without_what_is_needed_is_refused():
     )
     with pytest.raises(TraceError, match="lacks its input spikes"):
         diagnose(graph, good, bad)
+    with pytest.raises(TraceError, match="of another network"):
+        diagnose(
+            network(seed=3)[0],
+            *(replace(trace, output_name="nobody", stimulus=good.packed[first]) for trace in (good, bad)),
+        )
+
+
+def test_a_skip_whose_delay_is_ignored():
+    """Its spikes come as many steps early as the delay should hold them back."""
+    graph, spikes = GRAPHS[0]
+    name, edge = max(edges(graph), key=lambda pair: pair[1].delay)
+    stream = spikes.reshape(1, -1, *spikes.shape[2:])  # one long sample, so that early spikes cross between samples
+    long = with_timesteps(graph, stream.shape[1])
+    good = hardware_sim.run(long, stream)
+    source = torch.from_numpy(good.spikes[edge.source]).transpose(0, 1).float()
+    early = torch.cat([source[edge.delay :], torch.zeros_like(source[: edge.delay])])
+    population = graph[name]
+    inputs = {e.source: torch.from_numpy(good.spikes[e.source]).transpose(0, 1).float() for e in population.edges}
+    observed = outcome(Case(population, {**inputs, edge.source: early}, source).currents(), population.neuron)
+    assert edge.delay > 3
+    assert [cause.text for cause in causes(Case(population, inputs, observed))] == [
+        f"spikes of {edge.source} arrive {edge.delay} steps early"
+    ]
+
+
+def test_a_kernel_beside_another_of_the_same_source_and_a_bias():
+    """A residual reads its source through two kernels; a bias is not taken for a weight."""
+    _, graph, spikes = build(replace(PLAIN, size=(12, 8), timesteps=8, samples=4, residual=True, biased=True))
+    twice = [p for p in graph.populations if len({e.source for e in p.edges}) < len(p.edges)]
+    assert twice
+    population = twice[0]
+    number = next(k for k, e in enumerate(population.edges) if e.op.weight.shape[2:] != (1, 1))
+    turned = replace(population.edges[number].op, weight=population.edges[number].op.weight[:, :, ::-1, ::-1].copy())
+    wrong = tuple(replace(e, op=turned) if k == number else e for k, e in enumerate(population.edges))
+    diagnosis = found(graph, plant(graph, replace(population, edges=wrong)), spikes)
+    check(diagnosis, population.name, "kernel", "180 degrees")
+
+    population = next(p for p in graph.populations if p.neuron.bias is not None and p.neuron.threshold is not None)
+    bias = np.broadcast_to(population.neuron.bias, population.shape).copy()
+    bias[1] += 60 * 64
+    moved = plant(graph, with_neuron(population, replace(population.neuron, bias=bias)))
+    diagnosis = found(graph, moved, spikes)
+    check(diagnosis, population.name, "neuron", "the bias of channel 1 is", "more than in the file")
+
+
+def test_what_cannot_be_told_is_said():
+    """In neurons that leak no single threshold is named, and the verdict does not claim that none was wrong."""
+    graph, spikes = GRAPHS[0]
+    population = graph.populations[1]
+    leaky = plant(graph, with_neuron(population, replace(population.neuron, voltage_decay=256)))
+    diagnosis = found(leaky, plant(leaky, raised(leaky[population.name])), spikes)
+    assert diagnosis is not None and not diagnosis.causes and "cannot be told where neurons leak" in diagnosis.verdict
+
+
+def test_a_wrong_second_output_is_a_difference():
+    """The first output and all spikes are equal; the second's potentials are not."""
+    _, graph, spikes = build(replace(PLAIN, size=(12, 8), timesteps=8, samples=2, classifier=True))
+    second = [p for p in graph.populations if p.neuron.threshold is None][1]
+    edge = second.edges[0]
+    good, bad = (
+        hardware_sim.run(g, spikes) for g in (graph, plant(graph, with_weight(second, edge.source, -edge.op.weight)))
+    )
+    assert compare(good, good).equal and not compare(good, bad).equal
+    assert np.array_equal(good.output, bad.output)
+    diagnosis = diagnose(graph, good, bad)
+    assert diagnosis is not None and diagnosis.population == second.name

@@ -99,6 +99,7 @@ def test_the_slider_moves_the_slice(browser, tmp_path, width):
     page, complaints = opened(browser, make_page(tmp_path, fault=False), width=width)
     assert "Equal." in page.inner_text("#verdict") and page.locator("#cause").count() == 0
     assert page.locator("#where").inner_text() == "x = 2 (3 of 5)"
+    assert page.locator("#subject option").first.inner_text() == "<one>"  # a name is no markup
     panels = page.locator("[data-panel]")
     assert panels.count() == 5  # input, ground truth, quantised, hardware, difference
     before = [panels.nth(k).get_attribute("src") for k in range(5)]
