@@ -32,9 +32,9 @@ from export.graph import (
     Operator,
     Population,
 )
-from export.limits import THRESHOLD_MAX
+from export.limits import BIAS_MANTISSA_MAX, THRESHOLD_MAX
 from export.netx_parts import FORMAT_VERSION, HARD_RESET, SOFT_RESET
-from export.netx_read import read
+from export.netx_read import NETX_BIAS_EXPONENT, read
 
 __all__ = ["FORMAT_VERSION", "read", "write"]
 
@@ -93,6 +93,8 @@ class _Writer:
         edges = population.edges
         # stock NetX would run a convolution without its delays by target neuron: a concat keeps it from that
         plain = edges[0].target_delay is None or isinstance(edges[0].op, Dense)
+        bias = _stock_bias(population)
+        plain = plain and (population.neuron.bias is None or bias is not None)
         if len(edges) == 1 and plain and not edges[0].delay and self.index[edges[0].source] == len(self.group) - 1:
             layer = self.synapse(edges[0], population.shape, self.shapes[edges[0].source])
         elif (joined := _join(edges, self.shapes)) is not None:
@@ -107,7 +109,9 @@ class _Writer:
                 parts.append(len(self.group) - 1)
             layer = self.layer("add", population.shape)
             layer["inputs"] = np.array(parts, np.int64)
-        _write_neuron(layer.create_group("neuron"), population.neuron)
+        _write_neuron(layer.create_group("neuron"), population.neuron, with_bias=bias is None)
+        if bias is not None:
+            layer["bias"] = bias
         layer["name"] = population.name
         if population.scale is not None:
             layer["scale"] = population.scale
@@ -177,7 +181,19 @@ def _same(a: np.ndarray | None, b: np.ndarray | None) -> bool:
     return (a is None and b is None) or (a is not None and b is not None and np.array_equal(a, b))
 
 
-def _write_neuron(group: h5py.Group, neuron: Neuron) -> None:
+def _stock_bias(population: Population) -> np.ndarray | None:
+    """The bias (C,) of a hard-reset population as stock NetX reads it, of the layer; None where it cannot say it."""
+    bias, shape = population.neuron.bias, population.shape
+    if bias is None or population.neuron.reset != "zero":
+        return None
+    whole = np.broadcast_to(bias, shape).reshape(shape[0], -1)
+    mantissa = whole[:, 0] >> NETX_BIAS_EXPONENT
+    if (whole != (mantissa << NETX_BIAS_EXPONENT)[:, None]).any() or np.abs(mantissa).max() > BIAS_MANTISSA_MAX:
+        return None
+    return mantissa.astype(np.int32)
+
+
+def _write_neuron(group: h5py.Group, neuron: Neuron, *, with_bias: bool = True) -> None:
     group["type"] = (HARD_RESET if neuron.reset == "zero" else SOFT_RESET).encode("ascii")
     group["iDecay"] = neuron.current_decay
     group["vDecay"] = neuron.voltage_decay
@@ -187,7 +203,7 @@ def _write_neuron(group: h5py.Group, neuron: Neuron) -> None:
     group["reset"] = neuron.reset.encode("ascii")
     group["u0"] = int(neuron.u0)
     group["fires"] = neuron.threshold is not None
-    if neuron.bias is not None:
+    if with_bias and neuron.bias is not None:
         group["bias"] = neuron.bias.astype(np.int32)
 
 

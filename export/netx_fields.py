@@ -86,7 +86,7 @@ class Fields:
         value = self.array(field).ravel()
         if value.size != 1 or not isinstance(value[0], bytes | str):
             raise self.error(field, f"{value.dtype} of {value.size}", "one string")
-        return value[0].decode("ascii", "replace") if isinstance(value[0], bytes) else value[0]
+        return value[0].decode("utf-8", "replace") if isinstance(value[0], bytes) else value[0]
 
     def integers(self, field: str, low: int, high: int, counts: tuple[int, ...] = (1,)) -> tuple[int, ...]:
         value = self.numbers(field).ravel()

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from export.graph import Conv, ConvT, Dense, GraphError, Meta, Neuron, Pair, Shape
-from export.limits import BIAS_MAX, THRESHOLD_MAX
+from export.limits import BIAS_MAX
 from export.netx_fields import Fields
 
 FORMAT_VERSION = 1
@@ -106,6 +106,9 @@ def _geometry(fields: Fields) -> tuple[Pair, Pair, Pair, int]:
     )
 
 
+AFFINE_THRESHOLD = (1 << 18) - 1  # how SLAYER's affine block says that it never fires: slayer/block/base.py
+
+
 def neuron(fields: Fields, shape: Shape) -> Neuron:
     kind = fields.text("type")
     if kind not in NEURON_TYPES:
@@ -117,8 +120,8 @@ def neuron(fields: Fields, shape: Shape) -> Neuron:
     for field, value in fixed.items():
         fields.integer(field, value, value, default=value)
     threshold = fields.integer("vThMant", 0, 2**31 - 1) if fields.integer("fires", 0, 1, default=1) else None
-    if threshold is not None and threshold > THRESHOLD_MAX:
-        threshold = None  # no potential of 24 bits gets there: how SLAYER's affine block says that it never fires
+    if threshold == AFFINE_THRESHOLD and "fires" not in fields:
+        threshold = None
     return Neuron(
         threshold=threshold,
         reset=reset,

@@ -184,7 +184,7 @@ def conv(name: str, node: Any, source: Shape) -> Operator:
         )
     stride, dilation = pair(name, node, "stride", 1), pair(name, node, "dilation", 1)
     padding = _padding(name, node, weight.shape[2:], stride, dilation)
-    if groups == 1 and padding == (0, 0) and weight.shape[1:] == source:
+    if groups == 1 and padding == (0, 0) and dilation == (1, 1) and weight.shape[1:] == source:
         return Dense(weight.reshape(len(weight), -1))  # one place for the kernel: all to all
     return Conv(weight, stride, padding, dilation, groups)
 

@@ -41,6 +41,7 @@ from export.graph import (
 from export.limits import RESETS
 from export.nir_nodes import (
     DT,
+    NOISE,
     SILENT,
     SPIKING,
     conv,
@@ -56,6 +57,7 @@ from export.nir_nodes import (
 from export.passes import align_delays, fold_pool
 
 ENCODERS = ("rate", "poisson")
+PASSING = ("Output", "Flatten", "Input")  # the last of a nested graph
 INTEGRATOR = Neuron(threshold=None, reset="zero")
 Links = list[tuple[str, str]]
 
@@ -82,6 +84,9 @@ def read(
         raise GraphError(f"{path}: no such file")
     try:
         network = nir.read(path, type_check=False)  # it knows no grouped convolutions and only square kernels
+        own = note("the graph", network, "dt")
+        if own is not None and not np.isclose(own, dt, rtol=NOISE):
+            raise GraphError(f"was written for steps of {own:g} s; dt {dt:g} is asked for")
         nodes, links = _flat(network, "")
         reader = _Reader(nodes, links, dt=dt, reset=reset, input_shape=input_shape)
         meta = Meta(timesteps, encoder, *_readout(network), notes={"read from": f"NIR, dt {dt:g}"})
@@ -163,7 +168,7 @@ class _Reader:
         signal = _sum(name, arriving)
         for source, _ in signal.spikes:
             made = self.made[source]
-            if isinstance(made, Population) and made.neuron.threshold is None and kind != "Output":
+            if isinstance(made, Population) and made.neuron.threshold is None and kind not in PASSING:
                 raise GraphError(f"{name}: reads {source}, which never fires; only an output may")
         return readers[kind](name, node, signal)
 
@@ -209,7 +214,15 @@ class _Reader:
         return self._population(name, signal, neuron, factor, scale=note(name, node, "scale"))
 
     def _output(self, name: str, node: Any, signal: _Signal) -> _Signal:
-        if name in self.read or not signal.edges:  # of a nested graph, or of neurons
+        if name in self.read:  # of a nested graph
+            return signal
+        if not signal.edges:
+            (source, gain), *further = signal.spikes
+            if further or gain != 1 or isinstance(self.made[source], Pool):
+                found = f"{len(signal.spikes)} nodes" if further else "a pool"
+                raise GraphError(
+                    f"{name}: reads spikes of {found}; those of one node of neurons, or weights, are allowed"
+                )
             return signal
         return self._population(name, signal, INTEGRATOR, 1.0, scale=None)
 

@@ -121,12 +121,16 @@ def _network(nir: ModuleType, graph: Graph, dt: float) -> Any:
         shape = graph[end].shape[:1] if end in flat else graph[end].shape
         name = "output" if len(ends) == 1 and "output" not in nodes else f"{end}:output"
         add(name, nir.Output(np.array(shape)), after=end)
-    return nir.NIRGraph(nodes, links, metadata=_metadata(graph), type_check=False)
+    return nir.NIRGraph(nodes, links, metadata=_metadata(graph, dt), type_check=False)
 
 
-def _metadata(graph: Graph) -> dict[str, Any]:
+def _metadata(graph: Graph, dt: float) -> dict[str, Any]:
     unit = 2**POTENTIAL_SHIFT if graph.integer else 1
-    return {"logit_scale": graph.meta.logit_scale * unit, "class_names": json.dumps(list(graph.meta.class_names))}
+    return {
+        "logit_scale": graph.meta.logit_scale * unit,
+        "class_names": json.dumps(list(graph.meta.class_names)),
+        "dt": dt,
+    }
 
 
 def _flat_nodes(graph: Graph) -> set[str]:

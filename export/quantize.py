@@ -12,7 +12,9 @@ from export.limits import (
     BIAS_EXPONENT_MAX,
     BIAS_MANTISSA_MAX,
     BIAS_MAX,
+    DECAY_MAX,
     INPUT_MAX,
+    POTENTIAL_MAX,
     POTENTIAL_SHIFT,
     THRESHOLD_MAX,
     WEIGHT_MAX,
@@ -78,7 +80,9 @@ def _excess(population: Population, timesteps: int, scale: float) -> float:
     bias = 0.0 if given is None else np.abs(integer_bias(population.name, given, scale)).max() / 2**POTENTIAL_SHIFT
     if population.neuron.threshold is None:
         return max(worst / INPUT_MAX, (worst + bias) * timesteps / THRESHOLD_MAX)
-    return worst / INPUT_MAX
+    decay = population.neuron.current_decay
+    steps = min(timesteps, DECAY_MAX / decay) if decay else timesteps  # that a current gathers; beyond 24 bits it wraps
+    return max(worst / INPUT_MAX, worst * steps * 2**POTENTIAL_SHIFT / POTENTIAL_MAX)
 
 
 def _quantize(population: Population, timesteps: int) -> Population:

@@ -142,7 +142,7 @@ def hard_reset_chain() -> tuple[Graph, np.ndarray]:
             "b",
             (4, 2, 6),
             (Edge("a", Conv(rng.integers(-9, 20, (4, 3, 3, 1)) * 2)),),
-            Neuron(40, reset="zero"),
+            Neuron(40, reset="zero", bias=np.array([7, -5, 0, 12], np.int32).reshape(-1, 1, 1) << 6),
         ),
         Population("c", (5, 1, 1), (Edge("b", Dense(rng.integers(-9, 14, (5, 48)) * 2)),), Neuron(60, reset="zero")),
     )
