@@ -63,7 +63,7 @@ def rows(epochs: int) -> list[Row]:
 def main(
     crossval: Annotated[Path, typer.Argument(help="Folder that `neuroseg crossval` made.")],
     data: Annotated[str, typer.Option(help="The data set that it was made on.")],
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each row.")] = 3,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each row.")] = 2,
     out: Annotated[Path, typer.Option(help="Result file.")] = RESULT,
 ) -> None:
     keep_freed_memory()
