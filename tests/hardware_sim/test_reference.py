@@ -243,7 +243,9 @@ def test_report_adds_subjects_up(run):
         fidelity="stock",
         timesteps=4,
         seconds={"run": 1.23456},
+        repeat={"command": "neuroseg validate runs/first"},
     )
+    assert report["repeat"] == {"command": "neuroseg validate runs/first"}
     (layer,) = report["spikes"]["layers"]
     assert report["spikes"]["equal"] and report["spikes"]["total"] == 2 * trace.total("hidden")
     assert layer["rate"] == pytest.approx(trace.spikes["hidden"].mean())
