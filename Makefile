@@ -37,7 +37,7 @@ benchmarks/.peers: benchmarks/peers.txt
 
 # Trains the network that ships, on all subjects of a Decathlon folder: make pretrained DATA=DIR. Resumes.
 pretrained: setup
-	test -d "$(DATA)"
+	@test -d "$(DATA)" || { echo "DATA is '$(DATA)'; give the folder of the Decathlon data: make pretrained DATA=DIR"; exit 2; }
 	$(BIN)/neuroseg train --data "$(DATA)" --out runs/pretrained --validation 0
 	test -f runs/pretrained/converted.pt || $(BIN)/neuroseg convert runs/pretrained
 	$(BIN)/neuroseg finetune runs/pretrained --augment

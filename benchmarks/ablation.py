@@ -1,21 +1,25 @@
 """What each choice of the fine-tuning is worth: one change a row, T = 8, one fold, int8, 3D Dice on its test subjects.
 
+Rows that change the seed alone show how much of a difference is chance.
+
     python -m benchmarks.ablation CROSSVAL_FOLDER --data DIR
 
 Starts from the ANN of fold 1 of `neuroseg crossval`, in CROSSVAL_FOLDER. Every row is fine-tuned for as many epochs,
-with the same seed. Goes on where it was stopped: rows that are in the result file already are not run again.
+by default as in `neuroseg finetune`. Goes on where it was stopped: rows that the result file has are not run again, and
+a file of another ANN is refused.
 """
 
 from __future__ import annotations
 
 import functools
-import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from benchmarks.points import sha256, stored_points
 from export.lower import integer_scales
 from neuroseg import runs
 from neuroseg.cli.console import console, training_bar
@@ -27,43 +31,59 @@ from neuroseg.metrics import mean_dice
 from neuroseg.runs import Run
 from neuroseg.train import predict
 
+SEEDS = (1, 2)
+UNCHANGED = "none"
+
 RESULT = Path(__file__).with_name("results") / "ablation.json"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A network and its fine-tuning. u0: start potential in thresholds; alpha: height of the surrogate gradient."""
+    """A network and its fine-tuning. alpha: height of the surrogate gradient."""
 
     change: str
     variant: Variant
     tuning: FinetuneConfig
-    u0: float = 0.0
     alpha: float = 1.0
 
 
 def rows(epochs: int) -> list[Row]:
-    base = Row("none", Variant("ablation", 8), FinetuneConfig(epochs=epochs))
+    base = Row(UNCHANGED, Variant("ablation", 8), FinetuneConfig(epochs=epochs))
     variant, tuning = base.variant, base.tuning
     return [
         base,
+        *(replace(base, change=f"seed {seed}", tuning=replace(tuning, seed=seed)) for seed in SEEDS),
         replace(base, change="dropout of the ANN", tuning=replace(tuning, dropout=True)),
         replace(base, change="slices augmented", tuning=replace(tuning, augment=True)),
-        replace(base, change="start potential half a threshold", u0=0.5),
+        replace(base, change="start potential half a threshold", variant=replace(variant, u0=0.5)),
         replace(base, change="surrogate half as high", alpha=0.5),
         replace(base, change="surrogate twice as high", alpha=2.0),
         replace(base, change="learning rate 1e-3", tuning=replace(tuning, learning_rate=1e-3)),
         replace(base, change="learning rate 4e-3", tuning=replace(tuning, learning_rate=4e-3)),
         replace(base, change="quantised after the last epoch", tuning=replace(tuning, quantized=False)),
+        replace(
+            base,
+            change="both: augmented, quantised after the last epoch",
+            tuning=replace(tuning, augment=True, quantized=False),
+        ),
         replace(base, change="Poisson code", variant=replace(variant, encoder="poisson")),
         replace(base, change="balanced by activation", variant=replace(variant, balance="activation")),
         replace(base, change="balanced as published", variant=replace(variant, balance="threshold")),
     ]
 
 
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """The result file's rows as a Markdown table; Dice in percent, and points from the row that changes nothing."""
+    score = {row["change"]: 100 * row["dice"]["3d"] for row in rows}
+    lines = ["| change | 3D Dice | difference |", "|---|---:|---:|"]
+    lines += [f"| {change} | {value:.2f} | {value - score[UNCHANGED]:+.2f} |" for change, value in score.items()]
+    return "\n".join(lines) + "\n"
+
+
 def main(
     crossval: Annotated[Path, typer.Argument(help="Folder that `neuroseg crossval` made.")],
     data: Annotated[str, typer.Option(help="The data set that it was made on.")],
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each row.")] = 2,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each row.")] = FinetuneConfig.epochs,
     out: Annotated[Path, typer.Option(help="Result file.")] = RESULT,
 ) -> None:
     keep_freed_memory()
@@ -72,14 +92,12 @@ def main(
     training, validation = run_subjects(settings, data)
     test = [subject for subject in usable_subjects(data, settings.seed) if subject.id in settings.test]
     ann = runs.load_ann(run.ann)
-    found = json.loads(out.read_text()) if out.exists() else {"epochs": epochs, "rows": []}
-    if found["epochs"] != epochs:
-        raise SystemExit(f"{out} has rows of {found['epochs']} epochs, not {epochs}; delete it or choose another file")
-    done = {row["change"] for row in found["rows"]}
+    found = stored_points(out, {"ann": sha256(run.ann), "epochs": epochs}, "rows")
     for row in rows(epochs):
-        if row.change in done:
+        if any(asdict(row).items() <= stored.items() for stored in found["rows"]):
+            console.print(f"{row.change}: already in {out}")
             continue
-        network = calibrated(ann, training, row.variant, seed=settings.seed).copy(u0=row.u0, alpha=row.alpha)
+        network = calibrated(ann, training, row.variant, seed=settings.seed).copy(alpha=row.alpha)
         network = network.with_scales(integer_scales(network))
         with training_bar(row.change) as show:
             tuned, history = finetune(
@@ -91,6 +109,7 @@ def main(
         found["rows"].append({**asdict(row), "dice": dice, "validation": [epoch.validation_dice for epoch in history]})
         runs.write_json(found, out)
         console.print(f"{row.change}: 3D Dice {100 * dice['3d']:.2f} %")
+    console.print(markdown(found["rows"]), markup=False)
 
 
 if __name__ == "__main__":

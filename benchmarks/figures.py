@@ -5,13 +5,13 @@
 Takes the networks of fold 1 of `neuroseg crossval`, in CROSSVAL_FOLDER, and its test subjects. Makes masks.png (input,
 ground truth, converted, fine-tuned, Lava), layers.png (firing rate and threshold of every layer before and after
 fine-tuning), timesteps.png and timesteps.json (3D Dice at T from 2 to 200, converted and fine-tuned, rate code and
-Poisson) in benchmarks/results. Points that are in timesteps.json already are not computed again.
+Poisson) in benchmarks/results. Points that timesteps.json has are not computed again, and one of other networks or
+subjects is refused.
 """
 
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +21,7 @@ import torch
 import typer
 
 import hardware_sim
+from benchmarks.points import sha256, stored_points
 from export.lower import export, integer_scales
 from neuroseg import runs
 from neuroseg.activity import measure
@@ -98,12 +99,16 @@ def _curves(
     file = out / "timesteps.json"
     truths = [subject.mask for subject in test]
     ann = runs.load_ann(run.ann)
-    fresh = {"subjects": [s.id for s in test], "ann": mean_dice(predict(ann, test), truths)["3d"], "points": []}
-    found = json.loads(file.read_text()) if file.exists() else fresh
+    identity = {
+        "networks": {path.name: sha256(path) for path in (run.ann, run.snn)},
+        "subjects": [subject.id for subject in test],
+    }
+    found = {"ann": mean_dice(predict(ann, test), truths)["3d"], **stored_points(file, identity, "points")}
     done = {(p["network"], p["encoder"], p["timesteps"]) for p in found["points"]}
     wanted = [(name, code, t) for t in TIMESTEPS for name in (TUNED, CONVERTED) for code in ("rate", "poisson")]
     for name, code, t in [*wanted, *((PAPER, "poisson", t) for t in TIMESTEPS)]:
         if (name, code, t) in done:
+            console.print(f"{name}, {code}, T = {t}: already in {file}")
             continue
         if name == TUNED:
             network = after.copy(timesteps=t, encoder=code)

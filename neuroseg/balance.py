@@ -7,7 +7,7 @@ branch of a concatenation by its own activations; `rate` builds on it and sets e
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ from neuroseg.spiking import SpikingNetwork, bias_key
 log = logging.getLogger(__name__)
 
 METHODS = ("rate", "activation", "threshold")
-PERCENTILE = 99.0
+PERCENTILES = (99.0, 95.0, 90.0)  # of the activations, to stand for rate 1; heavy tails want a lower one
 BISECTIONS = 14
 GAIN_RANGE = (2.0**-6, 2.0**10)
 HEAVIEST = 100.0  # thresholds; a weight above 254 thresholds would not fit 8 bits
@@ -52,14 +52,14 @@ def balance(
     *,
     method: str = "rate",
     seed: int = 0,
-    percentile: float = PERCENTILE,
+    percentiles: Sequence[float] = PERCENTILES,
     rates: Sequence[Rates] = CANDIDATES,
 ) -> SpikingNetwork:
     """Return a copy of a freshly converted network, its weights scaled on calibration images (B, C, H, W).
 
-    Use training images only. The simulation runs at the network's own T, reset, u0 and encoder. Of several
-    `rates`, the one is kept whose masks agree best with the ANN's on these images. Raises ValueError for an
-    unknown method.
+    Use training images only. The simulation runs at the network's own T, reset, u0 and encoder; all images and steps
+    are held in memory at once. Of several `percentiles` (method `activation`; `rate` takes the first) or `rates`, those
+    are kept whose masks agree best with the ANN's on these images. Raises ValueError for an unknown method.
     """
     if method not in METHODS:
         raise ValueError(f"balancing {method!r} is unknown; {', '.join(METHODS)} are allowed")
@@ -67,24 +67,26 @@ def balance(
     logits = network.analog(images)[network.spec.output.name]
     spikes = encode(images, timesteps=network.spec.timesteps, encoder=network.spec.encoder, seed=seed)
     if method == "threshold":
-        _by_population(network, spikes, _largest_input)
+        network = _by_population(network, spikes, _largest_input)
+    elif method == "activation":
+        network = _closest((_scale_by_activation(network, images, each) for each in percentiles), spikes, logits)
     else:
-        _scale_by_activation(network, images, percentile)
-    if method == "rate":
-        network = max(
-            (_at_rates(network, spikes, candidate) for candidate in rates),
-            key=lambda candidate: dice((candidate(spikes) > 0).numpy(), (logits > 0).numpy()),
-        )
+        scaled = _scale_by_activation(network, images, percentiles[0])
+        network = _closest((_at_rates(scaled, spikes, each) for each in rates), spikes, logits)
     potential = network(spikes)
     spread = float(potential.std())
     network.logit_scale.fill_(float(logits.std()) / spread if spread > 0 else 1.0)
     return network
 
 
+def _closest(candidates: Iterable[SpikingNetwork], spikes: torch.Tensor, logits: torch.Tensor) -> SpikingNetwork:
+    """The candidate whose masks agree best with those of the ANN's logits (B, C, H, W); the first of equals."""
+    masks = (logits > 0).numpy()
+    return max(candidates, key=lambda candidate: dice((candidate(spikes) > 0).numpy(), masks))
+
+
 def _at_rates(network: SpikingNetwork, spikes: torch.Tensor, rates: Rates) -> SpikingNetwork:
-    scaled = network.copy()
-    _by_population(scaled, spikes, _RateGain(scaled, rates.targets(network)))
-    return scaled
+    return _by_population(network, spikes, _RateGain(network, rates.targets(network)))
 
 
 def _largest_input(population: PopulationSpec, currents: torch.Tensor) -> float:
@@ -120,8 +122,9 @@ def _by_population(
     network: SpikingNetwork,
     spikes: torch.Tensor,
     gain: Callable[[PopulationSpec, torch.Tensor], float],
-) -> None:
-    """Scale the populations' weights in topological order, each driven by the ones already scaled."""
+) -> SpikingNetwork:
+    """A copy with the populations' weights scaled in topological order, each driven by the ones already scaled."""
+    network = network.copy()
 
     def respond(population: PopulationSpec, values: dict[str, torch.Tensor]) -> torch.Tensor:
         currents = network.currents(population, values)
@@ -133,10 +136,12 @@ def _by_population(
         return integrate_fire(currents * factor, reset=network.spec.reset, u0=network.spec.u0)
 
     network.walk(spikes, respond, keep_all=False)
+    return network
 
 
-def _scale_by_activation(network: SpikingNetwork, images: torch.Tensor, percentile: float) -> None:
-    """w' = w * lambda_in / lambda_out, with a lambda_in for every input channel of a synapse."""
+def _scale_by_activation(network: SpikingNetwork, images: torch.Tensor, percentile: float) -> SpikingNetwork:
+    """A copy with w' = w * lambda_in / lambda_out, with a lambda_in for every input channel of a synapse."""
+    network = network.copy()
     activations = network.analog(images)
 
     def full_rate(layer: InputSpec | PopulationSpec) -> float:
@@ -154,3 +159,4 @@ def _scale_by_activation(network: SpikingNetwork, images: torch.Tensor, percenti
             network.weights[f"{population.name}:{k}"].mul_(scale.float())
         if population.biased:
             network.biases[bias_key(population.name)].div_(out)
+    return network

@@ -1,6 +1,6 @@
 """Cross-validation: the paper's table (Yue et al., arXiv 2302.07328), fold by fold, and a better one beside it.
 
-Every network of a fold is a run folder of its own, so that `neuroseg validate` can take it to Lava.
+Every network of a fold is a run folder of its own, which `neuroseg export` and `neuroseg validate` take to Lava.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ import csv
 import functools
 import io
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from neuroseg.balance import balance
 from neuroseg.convert import convert
 from neuroseg.data.volume import Subject, stack_slices
 from neuroseg.finetune import FinetuneConfig, Scales, finetune
+from neuroseg.losses import LOSSES
 from neuroseg.metrics import dice, dice_2d
 from neuroseg.runs import Run, Settings
 from neuroseg.spiking import SpikingNetwork
@@ -42,14 +44,15 @@ Bar = Callable[[str], AbstractContextManager[OnStep]]
 
 @dataclass(frozen=True)
 class Variant:
-    """One spiking network of the table. epochs: of fine-tuning, 0 for none; deployed: scored in int8 too."""
+    """One spiking network of the table. u0: in thresholds; finetuned, or just converted; deployed: int8 has a row."""
 
     name: str
     timesteps: int
     balance: str = "rate"
     encoder: str = "rate"
     reset: str = "subtract"
-    epochs: int = 0
+    u0: float = 0.0
+    finetuned: bool = False
     deployed: bool = True
 
 
@@ -58,9 +61,9 @@ VARIANTS = (
     Variant("paper-T200", 200, balance="threshold", encoder="poisson", deployed=False),
     Variant("converted-T128", 128, balance="activation", deployed=False),
     Variant("converted-T8", 8),
-    Variant(FINETUNED, 8, epochs=FinetuneConfig.epochs),
-    Variant("finetuned-T4", 4, epochs=FinetuneConfig.epochs),
-    Variant("finetuned-T8-zero", 8, reset="zero", epochs=FinetuneConfig.epochs),
+    Variant(FINETUNED, 8, finetuned=True),
+    Variant("finetuned-T4", 4, finetuned=True),
+    Variant("finetuned-T8-zero", 8, reset="zero", finetuned=True),
 )
 
 
@@ -75,7 +78,10 @@ class Fold:
 
 
 def make_folds(subjects: Sequence[Subject], *, folds: int, seed: int) -> tuple[Fold, ...]:
-    """Split by subject, seeded: each subject is tested on once. Raises ValueError for too few subjects."""
+    """Split by subject, seeded: each subject is tested on once. Raises ValueError for too few subjects.
+
+    Validation subjects are the first of the rest, so the folds after the first share them.
+    """
     if not 2 <= folds <= len(subjects) // 2:
         raise ValueError(f"{folds} folds of {len(subjects)} subjects; 2 to {len(subjects) // 2} are possible")
     order = np.random.default_rng(seed).permutation(len(subjects))
@@ -98,12 +104,15 @@ def run_fold(
     bar: Bar,
     model: UNetConfig = UNetConfig(),
     config: TrainConfig = TrainConfig(),
+    tuning: FinetuneConfig = FinetuneConfig(),
     variants: Sequence[Variant] = VARIANTS,
 ) -> dict[str, Any]:
     """Train the ANN and every variant of a fold; returns and stores the fold's rows.
 
-    What is done already is read from `folder`, what was interrupted goes on. `bar` makes a progress bar.
+    What is done already is read from `folder`, what was interrupted goes on. `bar` makes a progress bar. Fine-tuning
+    minimises the loss of `config`, from its seed. Raises RunError where `folder` holds something else.
     """
+    tuning = replace(tuning, loss=config.loss, seed=config.seed)
     settings = Settings(
         data=data,
         seed=config.seed,
@@ -119,15 +128,19 @@ def run_fold(
     for variant in variants:
         run = Run(folder / variant.name)
         _enter(run, settings)
-        if any(
-            row.get(key) != value for row in _stored(run) for key, value in asdict(variant).items() if key != "epochs"
-        ):
+        stored = _stored(run)
+        if any(row.get(key) != value for row in stored for key, value in _recipe(variant, tuning).items()):
             raise runs.RunError(f"{run.folder} holds another variant; delete it or choose another folder")
-        rows += _stored(run) or _store(_make_variant(fold, variant, ann, run, config, choose_scales, bar), run)
+        rows += stored or _store(_make_variant(fold, variant, ann, run, tuning, choose_scales, bar), run)
     shown = {**asdict(settings), "data": Path(data).name}  # not where it lies here
     result = {"fold": fold.number, "loss": config.loss, "settings": shown, "rows": rows}
     runs.write_json(result, folder.with_suffix(".json"))
     return result
+
+
+def _recipe(variant: Variant, tuning: FinetuneConfig) -> dict[str, Any]:
+    """How a network is made, as its rows say it."""
+    return {"variant": asdict(variant), "tuning": asdict(tuning) if variant.finetuned else None}
 
 
 def _enter(run: Run, settings: Settings) -> None:
@@ -170,18 +183,18 @@ def _train_ann(fold: Fold, run: Run, model: UNetConfig, config: TrainConfig, bar
 
 
 def _make_variant(
-    fold: Fold, variant: Variant, ann: Run, run: Run, config: TrainConfig, choose_scales: Scales, bar: Bar
+    fold: Fold, variant: Variant, ann: Run, run: Run, tuning: FinetuneConfig, choose_scales: Scales, bar: Bar
 ) -> list[dict[str, Any]]:
     start = time.perf_counter()
     network = runs.load_ann(ann.ann)
     runs.save_ann(network, [], run.ann)
-    spiking = calibrated(network, fold.training, variant, seed=config.seed)
-    spiking = spiking.with_scales(choose_scales(spiking))
-    notes = {"balance": variant.balance}
-    runs.save_snn(spiking, run.converted, notes=notes)
-    epochs = 0
-    if variant.epochs:
-        tuning = FinetuneConfig(epochs=variant.epochs, loss=config.loss, seed=config.seed)
+    if not run.converted.exists():  # made again, on another machine, it may differ in its last bits
+        spiking = calibrated(network, fold.training, variant, seed=tuning.seed)
+        spiking = spiking.with_scales(choose_scales(spiking))
+        runs.save_snn(spiking, run.converted, notes={"balance": variant.balance})
+    spiking, notes = runs.load_snn(run.converted)
+    epochs = None
+    if variant.finetuned:
         with bar(f"fold {fold.number} {variant.name}") as show:
             spiking, history = finetune(
                 spiking,
@@ -194,7 +207,7 @@ def _make_variant(
             )
         epochs = converged(history)
         runs.save_snn(spiking, run.snn, notes={**notes, "finetuned": json.dumps(asdict(tuning))})
-    row = {**asdict(variant), "epochs": epochs, "seconds": time.perf_counter() - start}
+    row = {**_recipe(variant, tuning), "epochs": epochs, "seconds": time.perf_counter() - start}
     modes = {"float": False, "int8": True} if variant.deployed else {"float": False}
     return [
         {"method": variant.name, "weights": weights, **row, **_measure(spiking, fold, quantized=quantized)}
@@ -211,6 +224,7 @@ def calibrated(network: UNet, training: Sequence[Subject], variant: Variant, *, 
         tuple(images.shape[1:]),
         timesteps=variant.timesteps,
         reset=variant.reset,
+        u0=variant.u0,
         encoder=variant.encoder,
     )
     return balance(spiking, images[chosen], method=variant.balance, seed=seed)
@@ -246,11 +260,31 @@ def converged(history: Sequence[Epoch]) -> int:
     return next(row.epoch for row in history if row.validation_dice >= best - CONVERGED)
 
 
+def load_folds(folder: Path) -> list[dict[str, Any]]:
+    """Read what `run_fold` stored beside its folders. Raises RunError naming a file that is not a fold."""
+    folds = []
+    name = re.compile(rf"fold\d+-({'|'.join(LOSSES)})\.json")
+    for file in sorted(file for file in folder.glob("fold*.json") if name.fullmatch(file.name)):
+        try:
+            fold = json.loads(file.read_text())
+            fold["fold"], fold["loss"], fold["rows"], fold["settings"]["test"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise runs.RunError(f"{file}: not a fold of `neuroseg crossval` ({error!r})") from error
+        folds.append(fold)
+    return folds
+
+
 def check_folds(folds: Sequence[dict[str, Any]]) -> None:
     """Raise RunError unless the folds of a loss are of one run: same settings, no subject tested twice."""
     for loss in {fold["loss"] for fold in folds}:
         same = [fold for fold in folds if fold["loss"] == loss]
-        common = [{k: v for k, v in f["settings"].items() if k not in ("training", "validation", "test")} for f in same]
+        common = [
+            (
+                {k: v for k, v in fold["settings"].items() if k not in ("training", "validation", "test")},
+                [(row.get("variant"), row.get("tuning")) for row in fold["rows"]],
+            )
+            for fold in same
+        ]
         tested = [name for fold in same for name in fold["settings"]["test"]]
         if any(one != common[0] for one in common) or len(set(tested)) < len(tested):
             numbers = ", ".join(str(fold["fold"]) for fold in same)
@@ -270,10 +304,10 @@ def summary(folds: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             scores = 100 * np.array([one["dice"][key] for one in found])
             total |= {
                 f"dice_{key}": float(scores.mean()),
-                f"sd_{key}": float(scores.std(ddof=1)) if len(found) > 1 else 0.0,
+                f"sd_{key}": float(scores.std(ddof=1)) if len(found) > 1 else None,
             }
         for key in ("epochs", "rate", "operations"):
-            total[key] = float(np.mean([one[key] for one in found])) if key in found[0] else None
+            total[key] = float(np.mean([one[key] for one in found])) if found[0].get(key) is not None else None
         rows.append(total)
     return rows
 
@@ -292,7 +326,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
                 f"{row[f'dice_{key}']:.2f}" + (f" ± {row[f'sd_{key}']:.2f}" if row["folds"] > 1 else "")
                 for key in ("3d", "2d")
             ),
-            f"{row['epochs']:.1f}" if row["epochs"] else "",
+            f"{row['epochs']:.1f}" if row["epochs"] is not None else "",
             f"{row['rate']:.3f}" if row["rate"] is not None else "",
             f"{row['operations'] / 1e6:.2f}",
         )

@@ -81,6 +81,12 @@ class Run:
     def picture(self) -> Path:
         return self.folder / "segmentation.png"
 
+    def exported(self) -> Path:
+        """`network`, if it is there. Raises RunError."""
+        if not self.network.exists():
+            raise RunError(f"{self.network}: no such file; `neuroseg export {self.folder}` makes it")
+        return self.network
+
     def checkpoint(self, step: Path) -> Path:
         """State of a training that may be killed."""
         return step.with_suffix(".ckpt")
@@ -134,6 +140,17 @@ def load_ann(path: Path) -> UNet:
         network = UNet(UNetConfig(**model))
         network.load_state_dict(content["state"])
     return network.eval()
+
+
+def holds(path: Path, network: torch.nn.Module) -> bool:
+    """Whether a file of `save_ann` or `save_snn` has these weights already; what was made from it then stays good."""
+    try:
+        with _reading(path, made_by="this step"):
+            stored = torch.load(path, map_location="cpu", weights_only=True)["state"]
+            state = network.state_dict()
+            return stored.keys() == state.keys() and all(torch.equal(stored[name], state[name]) for name in state)
+    except RunError:
+        return False
 
 
 def save_snn(network: SpikingNetwork, path: Path, *, notes: dict[str, str]) -> None:

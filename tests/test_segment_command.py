@@ -53,6 +53,8 @@ def test_what_it_refuses(crop, tmp_path):
         (("pretrained", crop, "-o", tmp_path / "m.nii", "--at", "1,2"), "X,Y,Z in mm"),
         (("pretrained", crop, "-o", tmp_path / "m.nii", "--at", "900,0,0"), "outside the scan"),
         (("pretrained", crop, "-o", tmp_path / "m.nii", "--at", "1,2,3", "--mask", crop), "one of them is allowed"),
+        (("pretrained", crop, "-o", crop), "named twice"),
+        (("pretrained", crop, "-o", tmp_path / "m.nii", "--probability", tmp_path / "m.nii"), "named twice"),
         (("pretrained", tmp_path / "none.nii", "-o", tmp_path / "m.nii"), "no such file"),
         ((tmp_path, crop, "-o", tmp_path / "m.nii"), "neuroseg export"),
         (("pretrained", crop, "-o", tmp_path / "m.nii", "--backend", "loihi"), "Loihi"),

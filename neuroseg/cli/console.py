@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -145,6 +146,31 @@ def dice_table(dice: Mapping[str, Mapping[str, float]], *, title: str) -> Table:
     for row in ("3d", "2d"):
         table.add_row(row.upper(), *(f"{dice[stage][row]:.4f}" for stage in stages))
     return table
+
+
+def crossval_tables(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """One table a loss, from `neuroseg.crossval.summary`; Dice in percent, mean and deviation over the folds."""
+    tables: dict[str, Table] = {}
+    for row in rows:
+        loss = row["loss"]
+        if loss not in tables:
+            title = f"{loss} loss, {row['folds']} fold(s): Dice in percent; synaptic operations a slice in millions"
+            tables[loss] = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+            tables[loss].add_column("network", no_wrap=True)
+            for column in ("3D Dice", "2D Dice", "epochs", "rate", "ops"):
+                tables[loss].add_column(column, justify="right", no_wrap=True)
+        scores = (
+            f"{row[f'dice_{key}']:.2f}" + (f" ± {row[f'sd_{key}']:.2f}" if row[f"sd_{key}"] is not None else "")
+            for key in ("3d", "2d")
+        )
+        tables[loss].add_row(
+            f"{row['method']}, {row['weights']}",
+            *scores,
+            "" if row["epochs"] is None else f"{row['epochs']:.1f}",
+            "" if row["rate"] is None else f"{row['rate']:.3f}",
+            f"{row['operations'] / 1e6:.0f}",
+        )
+    return list(tables.values())
 
 
 def rates_table(before: Mapping[str, float], after: Mapping[str, float]) -> Table:

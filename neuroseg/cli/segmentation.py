@@ -59,8 +59,10 @@ def segment(
 
     Example: neuroseg segment pretrained head.nii.gz -o mask.nii.gz --probability p.nii.gz --backend lava
     """
-    for path in (out, *([probability] if probability else ())):
+    made = [out, *([probability] if probability else ())]
+    for path in made:
         check_name(path)
+    _check_different(made, [scan, *([mask] if mask else ())])
     graph = _graph(network)
     _check_output(network, graph)
     image = load_nifti(scan)
@@ -92,7 +94,14 @@ def segment(
     for name, volume in found.volumes_mm3.items():
         table.add_row(name, str(LABELS[name]), f"{volume:,.0f}")
     console.print(table)
-    console.print(escape(", ".join(str(path) for path in (out, probability) if path)))
+    console.print(escape(", ".join(str(path) for path in made)))
+
+
+def _check_different(made: list[Path], read: list[Path]) -> None:
+    """Raise ScanError where a file to make is one that is read, or two are one file."""
+    for k, path in enumerate(made):
+        if path.resolve() in [other.resolve() for other in (*read, *made[:k])]:
+            raise ScanError(f"{path} is named twice; what is made must not replace the scan or another file")
 
 
 def _graph(network: str) -> Graph:
@@ -100,9 +109,7 @@ def _graph(network: str) -> Graph:
         return export_graph(runs.load_snn(PRETRAINED / "snn.pt")[0])
     path = Path(network)
     if path.is_dir():
-        path = Run(path).network
-        if not path.exists():
-            raise runs.RunError(f"{path}: no such file; `neuroseg export {path.parent}` makes it")
+        path = Run(path).exported()
     return netx.read(path)
 
 

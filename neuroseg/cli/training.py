@@ -9,7 +9,6 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.markdown import Markdown
 from rich.markup import escape
 
 from export.lower import integer_scales
@@ -28,12 +27,13 @@ from neuroseg.cli.app import (
 )
 from neuroseg.cli.console import (
     console,
+    crossval_tables,
     rates_table,
     training_bar,
 )
 from neuroseg.cli.subjects import parse_box, place, run_subjects, usable_subjects
 from neuroseg.convert import convert as convert_network
-from neuroseg.crossval import check_folds, make_folds, run_fold, write_tables
+from neuroseg.crossval import check_folds, load_folds, make_folds, run_fold, write_tables
 from neuroseg.data import stack_slices
 from neuroseg.finetune import FinetuneConfig
 from neuroseg.finetune import finetune as finetune_network
@@ -97,8 +97,9 @@ def train(
             checkpoint=run.checkpoint(run.ann),
             on_step=show,
         )
-    run.forget_after(run.ann)
-    runs.save_ann(network, history, run.ann)
+    if not runs.holds(run.ann, network):
+        run.forget_after(run.ann)
+        runs.save_ann(network, history, run.ann)
     console.print(f"best validation 3D Dice {max(row.validation_dice for row in history):.4f}; {escape(str(run.ann))}")
 
 
@@ -184,9 +185,10 @@ def finetune(
     console.print(
         rates_table(measure(network, sample, quantized=True).rates, measure(tuned, sample, quantized=True).rates)
     )
-    run.forget_after(run.snn)
-    notes = {**notes, "finetuned": json.dumps(dataclasses.asdict(config))}
-    runs.save_snn(tuned, run.snn, notes=notes)
+    if not runs.holds(run.snn, tuned):
+        run.forget_after(run.snn)
+        notes = {**notes, "finetuned": json.dumps(dataclasses.asdict(config))}
+        runs.save_snn(tuned, run.snn, notes=notes)
     console.print(f"best validation 3D Dice {max(row.validation_dice for row in history):.4f}; {escape(str(run.snn))}")
 
 
@@ -204,7 +206,7 @@ def crossval(
     """Cross-validate the whole road: ANN, conversions, fine-tuned networks, each fold by itself.
 
     Goes on where it was stopped. Makes OUT/foldN-LOSS.json, OUT/table.md and table.csv, and a run folder for every
-    network, which `neuroseg validate` takes to Lava.
+    network, which `neuroseg export` and `neuroseg validate` take to Lava.
 
     Example: neuroseg crossval --data data/Task04_Hippocampus --out runs/crossval --folds 5
     """
@@ -212,6 +214,7 @@ def crossval(
     wrong = [number for number in fold or () if not 1 <= number <= folds]
     if wrong:
         raise ValueError(f"--fold is {wrong[0]}; 1 to {folds} are allowed")
+    load_folds(out)  # a broken one is said before the hours of training
     for part in parts:
         if not fold or part.number in fold:
             run_fold(
@@ -222,10 +225,10 @@ def crossval(
                 bar=training_bar,
                 config=TrainConfig(epochs=epochs, loss=loss.value, seed=seed),
             )
-    done = [json.loads(file.read_text()) for file in sorted(out.glob("fold*-*.json"))]
+    done = load_folds(out)
     check_folds(done)
-    write_tables(done, out)
-    console.print(Markdown((out / "table.md").read_text()))
+    for table in crossval_tables(write_tables(done, out)):
+        console.print(table)
     console.print(escape(str(out / "table.md")))
 
 

@@ -85,7 +85,7 @@ def validate(
         raise ScanError(f"{data or settings.data}: every subject was trained on; none is left to validate with")
     start = time.perf_counter()
     network, _ = final(run)
-    graph = netx.read(run.network)
+    graph = netx.read(run.exported())
     run.forget_after(run.network)
     with console.status("Dice of each stage"):
         masks = _masks_by_stage(run, network, chosen)

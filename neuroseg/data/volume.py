@@ -86,6 +86,8 @@ def load_nifti(path: Path) -> nib.Nifti1Image:
     low, high = SPACING_RANGE_MM
     if not np.isfinite(image.affine).all() or ((spacing < low) | (spacing > high)).any():
         raise ScanError(f"{path}: voxel size {np.round(spacing, 4).tolist()} mm; {low} to {high} mm is allowed")
+    if np.isnan(nib.io_orientation(image.affine)).any() or np.linalg.matrix_rank(image.affine[:3, :3] / spacing) < 3:
+        raise ScanError(f"{path}: axes {np.round(image.affine[:3, :3], 3).tolist()} do not span space")
     return image
 
 

@@ -171,11 +171,24 @@ def test_other_architectures_are_the_same_in_every_integer(model, method, images
 def test_activation_balancing_approaches_the_ann_with_time(unet, images):
     errors = []
     for timesteps in (16, 256):
-        network = balance(convert(unet, SHAPE, timesteps=timesteps), images, method="activation", percentile=100)
+        network = balance(convert(unet, SHAPE, timesteps=timesteps), images, method="activation", percentiles=(100,))
         output = network(encode(images, timesteps=timesteps)) / network.logit_scale
         reference = unet(images)
         errors.append(1 - float(torch.corrcoef(torch.stack([output.flatten(), reference.flatten()]))[0, 1]))
     assert errors[1] < 0.02 < errors[0]
+
+
+def test_activation_balancing_keeps_the_percentile_that_agrees_best(unet, images):
+    truth = (unet(images) > 0).numpy()
+    spikes = encode(images, timesteps=24)
+
+    def agreement(percentiles):
+        network = balance(convert(unet, SHAPE, timesteps=24), images, method="activation", percentiles=percentiles)
+        found = (network(spikes) > 0).numpy()
+        return 2 * (found & truth).sum() / (found.sum() + truth.sum())
+
+    each = [agreement((percentile,)) for percentile in (100, 99, 90)]
+    assert agreement((100, 99, 90)) == max(each) > min(each)
 
 
 def test_rate_balancing_reaches_its_rates(unet, images):

@@ -11,9 +11,21 @@ import torch
 
 from export.lower import integer_scales
 from neuroseg.activity import ann_operations, measure
+from neuroseg.cli.console import console, crossval_tables
 from neuroseg.convert import convert
-from neuroseg.crossval import Variant, check_folds, converged, make_folds, markdown, run_fold, summary, write_tables
+from neuroseg.crossval import (
+    Variant,
+    check_folds,
+    converged,
+    load_folds,
+    make_folds,
+    markdown,
+    run_fold,
+    summary,
+    write_tables,
+)
 from neuroseg.encode import encode
+from neuroseg.finetune import FinetuneConfig
 from neuroseg.runs import Run, RunError, load_snn
 from neuroseg.train import Epoch, TrainConfig
 from neuroseg.unet import UNet, UNetConfig
@@ -22,7 +34,7 @@ from tests.neuroseg.test_training import blobs
 MODEL = UNetConfig(channels=(3, 4), dropout=0.1)
 VARIANTS = (
     Variant("paper", 12, balance="threshold", encoder="poisson", deployed=False),
-    Variant("tuned", 4, epochs=1),
+    Variant("tuned", 4, finetuned=True),
 )
 
 
@@ -32,7 +44,14 @@ def quiet(what):
 
 
 def run(fold, folder, **changes):
-    settings = {"data": "blobs", "choose_scales": integer_scales, "bar": quiet, "model": MODEL, "variants": VARIANTS}
+    settings = {
+        "data": "blobs",
+        "choose_scales": integer_scales,
+        "bar": quiet,
+        "model": MODEL,
+        "tuning": FinetuneConfig(epochs=1),
+        "variants": VARIANTS,
+    }
     return run_fold(fold, folder, **{**settings, "config": TrainConfig(epochs=2, warm_up=5), **changes})
 
 
@@ -67,11 +86,14 @@ def test_a_fold_gives_its_rows_and_goes_on_where_it_was_stopped(tmp_path, monkey
 
     (tmp_path / "fold1-dice" / "tuned" / "rows.json").unlink()  # as if stopped before its end
     monkeypatch.setattr("neuroseg.crossval.train", None)  # the ANN is not trained again
+    monkeypatch.setattr("neuroseg.crossval.calibrated", None)  # nor converted, which other threads may do otherwise
     again = run(fold, tmp_path / "fold1-dice")
     for one, other in zip(again["rows"], result["rows"], strict=True):
         assert one["dice"] == other["dice"] and one["subjects"] == other["subjects"]
     with pytest.raises(RunError, match="tuned holds another variant"):
-        run(fold, tmp_path / "fold1-dice", variants=(Variant("tuned", 8, epochs=1),))
+        run(fold, tmp_path / "fold1-dice", variants=(Variant("tuned", 8, finetuned=True),))
+    with pytest.raises(RunError, match="tuned holds another variant"):
+        run(fold, tmp_path / "fold1-dice", tuning=FinetuneConfig(epochs=2))
     with pytest.raises(RunError, match="holds a run with other settings"):
         run(fold, tmp_path / "fold1-dice", config=TrainConfig(epochs=3))
 
@@ -88,6 +110,13 @@ def test_tables_have_mean_and_deviation_over_folds(tmp_path):
     write_tables(folds, tmp_path)
     assert (tmp_path / "table.csv").read_text().startswith("loss,method,weights,folds,dice_3d")
     assert (tmp_path / "table.md").read_text() == markdown([row])
+    (table,) = crossval_tables([row])
+    with console.capture() as shown:
+        console.print(table, width=80)
+    assert "tuned" in shown.get() and "85.00 ± 7.07" in shown.get()
+
+    (alone,) = summary([fold(0.8, 1)])
+    assert alone["sd_3d"] is None and "| 80.00 | 40.00 |" in markdown([alone])
 
 
 def test_folds_of_different_runs_are_not_averaged():
@@ -96,9 +125,22 @@ def test_folds_of_different_runs_are_not_averaged():
         return {"fold": number, "loss": "dice", "settings": settings, "rows": []}
 
     check_folds([fold(1), fold(2)])
-    for other in (fold(2, seed=1), fold(2, test=["s1"])):
+    tuned = {**fold(2), "rows": [{"variant": {}, "tuning": {"epochs": 9}}]}
+    for other in (fold(2, seed=1), fold(2, test=["s1"]), tuned):
         with pytest.raises(RunError, match="folds 1, 2 of loss dice are of different runs"):
             check_folds([fold(1), other])
+
+
+def test_a_file_that_is_no_fold_is_named_and_others_are_left_alone(tmp_path):
+    (tmp_path / "fold1-lava-fused.json").write_text("{}")
+    assert load_folds(tmp_path) == []
+    for loss in ("dice", "bce-dice"):
+        fold = {"fold": 1, "loss": loss, "rows": [], "settings": {"test": []}}
+        (tmp_path / f"fold1-{loss}.json").write_text(json.dumps(fold))
+    assert [fold["loss"] for fold in load_folds(tmp_path)] == ["bce-dice", "dice"]
+    (tmp_path / "fold1-dice.json").write_text("{}")
+    with pytest.raises(RunError, match=r"fold1-dice\.json: not a fold"):
+        load_folds(tmp_path)
 
 
 def test_converged_is_the_first_epoch_as_good_as_the_best():

@@ -67,6 +67,7 @@ BROKEN = {
     "shapes": (IMAGE[:-1], MASK, None, r"\(29, 40, 36\), mask \(30, 40, 36\)"),
     "empty mask": (IMAGE, MASK * 0, None, "mask is empty"),
     "spacing": (IMAGE, MASK, np.diag([1.0, 1, 50, 1]), "voxel size .* 50"),
+    "parallel axes": (IMAGE, MASK, np.array([[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]), "span space"),
     "constant": (IMAGE * 0 + 3, MASK, None, "constant"),
 }
 
