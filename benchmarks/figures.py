@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ from neuroseg.spiking import SpikingNetwork
 from neuroseg.train import predict
 
 RESULTS = Path(__file__).with_name("results")
+POINTS = "timesteps.json"
 TIMESTEPS = (2, 4, 8, 16, 32, 64, 128, 200)
 FEW = 32  # at more steps plain scaling is near lossless, and rate balancing slow
 TUNED, CONVERTED, PAPER = "fine-tuned at T = 8", "converted", "converted as published"
@@ -55,9 +56,14 @@ def main(
     training, _ = run_subjects(settings, data)
     test = [subject for subject in usable_subjects(data, settings.seed) if subject.id in settings.test]
     before, after = runs.load_snn(run.converted)[0], runs.load_snn(run.snn)[0]
+    identity = {
+        "networks": {path.name: sha256(path) for path in (run.ann, run.snn)},
+        "subjects": [subject.id for subject in test[:subjects]],
+    }
+    found = stored_points(out / POINTS, identity, "points")
     draw_masks(_rows(test[:3], before, after), out / "masks.png")
     _layers(test, before, after, out / "layers.png")
-    _curves(run, settings.seed, training, test[:subjects], after, out)
+    _curves(found, run, settings.seed, training, test[:subjects], after, out)
 
 
 def _rows(subjects: Sequence[Subject], before: SpikingNetwork, after: SpikingNetwork) -> list[dict[str, np.ndarray]]:
@@ -94,16 +100,19 @@ def _layers(test: Sequence[Subject], before: SpikingNetwork, after: SpikingNetwo
 
 
 def _curves(
-    run: Run, seed: int, training: Sequence[Subject], test: Sequence[Subject], after: SpikingNetwork, out: Path
+    found: dict[str, Any],
+    run: Run,
+    seed: int,
+    training: Sequence[Subject],
+    test: Sequence[Subject],
+    after: SpikingNetwork,
+    out: Path,
 ) -> None:
-    file = out / "timesteps.json"
+    """Add the points that `found` lacks, write it and draw it."""
+    file = out / POINTS
     truths = [subject.mask for subject in test]
     ann = runs.load_ann(run.ann)
-    identity = {
-        "networks": {path.name: sha256(path) for path in (run.ann, run.snn)},
-        "subjects": [subject.id for subject in test],
-    }
-    found = {"ann": mean_dice(predict(ann, test), truths)["3d"], **stored_points(file, identity, "points")}
+    found = {"ann": mean_dice(predict(ann, test), truths)["3d"], **found}
     done = {(p["network"], p["encoder"], p["timesteps"]) for p in found["points"]}
     wanted = [(name, code, t) for t in TIMESTEPS for name in (TUNED, CONVERTED) for code in ("rate", "poisson")]
     for name, code, t in [*wanted, *((PAPER, "poisson", t) for t in TIMESTEPS)]:

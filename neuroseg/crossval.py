@@ -129,8 +129,12 @@ def run_fold(
         run = Run(folder / variant.name)
         _enter(run, settings)
         stored = _stored(run)
-        if any(row.get(key) != value for row in stored for key, value in _recipe(variant, tuning).items()):
-            raise runs.RunError(f"{run.folder} holds another variant; delete it or choose another folder")
+        if any("variant" not in row for row in stored):
+            raise runs.RunError(
+                f"{run.folder / ROWS} is of an earlier version; delete it, and its network is scored again"
+            )
+        if any(row[key] != value for row in stored for key, value in _recipe(variant, tuning).items()):
+            raise _other_variant(run)
         rows += stored or _store(_make_variant(fold, variant, ann, run, tuning, choose_scales, bar), run)
     shown = {**asdict(settings), "data": Path(data).name}  # not where it lies here
     result = {"fold": fold.number, "loss": config.loss, "settings": shown, "rows": rows}
@@ -141,6 +145,10 @@ def run_fold(
 def _recipe(variant: Variant, tuning: FinetuneConfig) -> dict[str, Any]:
     """How a network is made, as its rows say it."""
     return {"variant": asdict(variant), "tuning": asdict(tuning) if variant.finetuned else None}
+
+
+def _other_variant(run: Run) -> runs.RunError:
+    return runs.RunError(f"{run.folder} holds another variant; delete it or choose another folder")
 
 
 def _enter(run: Run, settings: Settings) -> None:
@@ -187,12 +195,17 @@ def _make_variant(
 ) -> list[dict[str, Any]]:
     start = time.perf_counter()
     network = runs.load_ann(ann.ann)
-    runs.save_ann(network, [], run.ann)
+    if not runs.holds(run.ann, network):
+        run.forget_after(run.ann)
+        runs.save_ann(network, [], run.ann)
     if not run.converted.exists():  # made again, on another machine, it may differ in its last bits
         spiking = calibrated(network, fold.training, variant, seed=tuning.seed)
         spiking = spiking.with_scales(choose_scales(spiking))
         runs.save_snn(spiking, run.converted, notes={"balance": variant.balance})
     spiking, notes = runs.load_snn(run.converted)
+    made = [getattr(spiking.spec, name) for name in ("timesteps", "reset", "u0", "encoder")]
+    if [*made, notes["balance"]] != [variant.timesteps, variant.reset, variant.u0, variant.encoder, variant.balance]:
+        raise _other_variant(run)
     epochs = None
     if variant.finetuned:
         with bar(f"fold {fold.number} {variant.name}") as show:
@@ -267,7 +280,9 @@ def load_folds(folder: Path) -> list[dict[str, Any]]:
     for file in sorted(file for file in folder.glob("fold*.json") if name.fullmatch(file.name)):
         try:
             fold = json.loads(file.read_text())
-            fold["fold"], fold["loss"], fold["rows"], fold["settings"]["test"]
+            fold["fold"], fold["loss"], fold["settings"]["test"]
+            for row in fold["rows"]:
+                row["method"], row["dice"]["3d"], row["dice"]["2d"], row["operations"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise runs.RunError(f"{file}: not a fold of `neuroseg crossval` ({error!r})") from error
         folds.append(fold)

@@ -214,7 +214,7 @@ def crossval(
     wrong = [number for number in fold or () if not 1 <= number <= folds]
     if wrong:
         raise ValueError(f"--fold is {wrong[0]}; 1 to {folds} are allowed")
-    load_folds(out)  # a broken one is said before the hours of training
+    check_folds(load_folds(out))  # said before the hours of training
     for part in parts:
         if not fold or part.number in fold:
             run_fold(

@@ -84,7 +84,10 @@ def test_a_fold_gives_its_rows_and_goes_on_where_it_was_stopped(tmp_path, monkey
     network, notes = load_snn(Run(tmp_path / "fold1-dice" / "tuned").snn)
     assert network.spec.timesteps == 4 and "finetuned" in notes
 
-    (tmp_path / "fold1-dice" / "tuned" / "rows.json").unlink()  # as if stopped before its end
+    rows = tmp_path / "fold1-dice" / "tuned" / "rows.json"
+    rows.unlink()  # as if stopped before its end
+    with pytest.raises(RunError, match="tuned holds another variant"):
+        run(fold, tmp_path / "fold1-dice", variants=(Variant("tuned", 8, finetuned=True),))
     monkeypatch.setattr("neuroseg.crossval.train", None)  # the ANN is not trained again
     monkeypatch.setattr("neuroseg.crossval.calibrated", None)  # nor converted, which other threads may do otherwise
     again = run(fold, tmp_path / "fold1-dice")
@@ -94,6 +97,9 @@ def test_a_fold_gives_its_rows_and_goes_on_where_it_was_stopped(tmp_path, monkey
         run(fold, tmp_path / "fold1-dice", variants=(Variant("tuned", 8, finetuned=True),))
     with pytest.raises(RunError, match="tuned holds another variant"):
         run(fold, tmp_path / "fold1-dice", tuning=FinetuneConfig(epochs=2))
+    rows.write_text(json.dumps([{"method": "tuned", "timesteps": 4}]))
+    with pytest.raises(RunError, match=r"rows\.json is of an earlier version"):
+        run(fold, tmp_path / "fold1-dice")
     with pytest.raises(RunError, match="holds a run with other settings"):
         run(fold, tmp_path / "fold1-dice", config=TrainConfig(epochs=3))
 
