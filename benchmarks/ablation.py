@@ -74,9 +74,11 @@ def rows(epochs: int) -> list[Row]:
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """The result file's rows as a Markdown table; Dice in percent, and points from the row that changes nothing."""
-    score = {row["change"]: 100 * row["dice"]["3d"] for row in rows}
-    lines = ["| change | 3D Dice | difference |", "|---|---:|---:|"]
-    lines += [f"| {change} | {value:.2f} | {value - score[UNCHANGED]:+.2f} |" for change, value in score.items()]
+    test = {row["change"]: 100 * row["dice"]["3d"] for row in rows}
+    lines = ["| change | validation | test | difference |", "|---|---:|---:|---:|"]
+    for row in rows:
+        name, validation = row["change"], 100 * max(row["validation"])
+        lines.append(f"| {name} | {validation:.2f} | {test[name]:.2f} | {test[name] - test[UNCHANGED]:+.2f} |")
     return "\n".join(lines) + "\n"
 
 
