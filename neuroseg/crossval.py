@@ -274,19 +274,19 @@ def converged(history: Sequence[Epoch]) -> int:
 
 
 def load_folds(folder: Path) -> list[dict[str, Any]]:
-    """Read what `run_fold` stored beside its folders. Raises RunError naming a file that is not a fold."""
+    """Read what `run_fold` stored beside its folders, loss by loss. Raises RunError naming a file that is no fold."""
     folds = []
     name = re.compile(rf"fold\d+-({'|'.join(LOSSES)})\.json")
-    for file in sorted(file for file in folder.glob("fold*.json") if name.fullmatch(file.name)):
+    for file in (file for file in folder.glob("fold*.json") if name.fullmatch(file.name)):
         try:
             fold = json.loads(file.read_text())
-            fold["fold"], fold["loss"], fold["settings"]["test"]
+            fold["fold"], LOSSES[fold["loss"]], fold["settings"]["test"]
             for row in fold["rows"]:
                 row["method"], row["dice"]["3d"], row["dice"]["2d"], row["operations"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise runs.RunError(f"{file}: not a fold of `neuroseg crossval` ({error!r})") from error
         folds.append(fold)
-    return folds
+    return sorted(folds, key=lambda fold: (list(LOSSES).index(fold["loss"]), fold["fold"]))
 
 
 def check_folds(folds: Sequence[dict[str, Any]]) -> None:

@@ -143,7 +143,7 @@ def test_a_file_that_is_no_fold_is_named_and_others_are_left_alone(tmp_path):
     for loss in ("dice", "bce-dice"):
         fold = {"fold": 1, "loss": loss, "rows": [], "settings": {"test": []}}
         (tmp_path / f"fold1-{loss}.json").write_text(json.dumps(fold))
-    assert [fold["loss"] for fold in load_folds(tmp_path)] == ["bce-dice", "dice"]
+    assert [fold["loss"] for fold in load_folds(tmp_path)] == ["dice", "bce-dice"]
     (tmp_path / "fold1-dice.json").write_text("{}")
     with pytest.raises(RunError, match=r"fold1-dice\.json: not a fold"):
         load_folds(tmp_path)
