@@ -81,6 +81,13 @@ def test_what_the_demo_prints():
     assert f"{report['dice']['hardware']['3d']:.3f}" in CARD
 
 
+def test_how_broken_files_are_borne():
+    found = json.loads((RESULTS / "fuzz.json").read_text())
+    read = found["read"] + found["read_but_not_for_loihi"]
+    assert f"{read:,} read, {found['refused']:,} refused, {len(found['failed'])} failed" in README
+    assert f"| {found['files']:,} network files" in README
+
+
 def _cells(name: str) -> list[str]:
     (line,) = [line for line in README.splitlines() if line.strip().startswith(f"│ {name} ")]
     return [cell.strip() for cell in line.strip(" │").split("│")]
