@@ -15,7 +15,10 @@ import pytest
 
 from export import netx
 from hardware_sim.trace import Trace
+from neuroseg.cli.demo import clear_demo
 from neuroseg.pretrained import FOLDER as PRETRAINED
+from neuroseg.pretrained import copy_pretrained
+from neuroseg.runs import Run
 from tests.commands import call
 
 
@@ -72,6 +75,15 @@ def test_the_shipped_network_is_small_and_says_what_it_is():
     card = (PRETRAINED / "CARD.md").read_text()
     for word in ("CC BY-SA 4.0", "make pretrained", "not for", "3D Dice"):
         assert word in card
+
+
+def test_the_demo_takes_its_folder_of_an_earlier_version(tmp_path):
+    run = Run(tmp_path / "demo")
+    copy_pretrained(run)
+    settings = json.loads(run.settings_file.read_text())
+    run.settings_file.write_text(json.dumps({**settings, "train": {**settings["train"], "warm_up": 1}}))
+    clear_demo(run)
+    assert not run.settings_file.exists() and not run.ann.exists() and not run.snn.exists()
 
 
 def test_training_on_all_subjects(tmp_path):

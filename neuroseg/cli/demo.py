@@ -38,7 +38,7 @@ def demo(
     Example: neuroseg demo --out runs/demo
     """
     run = Run(out)
-    _clear_demo(run)
+    clear_demo(run)
     if whole:
         console.rule("train the ANN on 32 simulated subjects")
         train(data=DEMO_DATA, out=out, epochs=20, seed=seed, validation=0.15, dropout=0.05)
@@ -57,7 +57,7 @@ def demo(
         raise RunError(f"3D Dice of the hardware run is {reached:.3f}; the demo is to reach {DEMO_DICE}")
 
 
-def _clear_demo(run: Run) -> None:
+def clear_demo(run: Run) -> None:
     """Delete an earlier demo's files. Raises RunError where the folder holds another run."""
     if not run.settings_file.exists():
         return
