@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import ablation
-from neuroseg.crossval import check_folds, load_folds, markdown, summary
 from neuroseg.finetune import FinetuneConfig
+from neuroseg.fold_tables import check_folds, load_folds, markdown, summary
 from neuroseg.losses import LOSSES
 from neuroseg.pretrained import FOLDER as PRETRAINED
 

@@ -21,6 +21,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from neuroseg.fold_tables import score_cells
 from neuroseg.train import Step
 
 console = Console()
@@ -149,7 +150,7 @@ def dice_table(dice: Mapping[str, Mapping[str, float]], *, title: str) -> Table:
 
 
 def crossval_tables(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
-    """One table a loss, from `neuroseg.crossval.summary`; Dice in percent, mean and deviation over the folds."""
+    """One table a loss, from `neuroseg.fold_tables.summary`; Dice in percent, mean and deviation over the folds."""
     tables: dict[str, Table] = {}
     for row in rows:
         loss = row["loss"]
@@ -159,17 +160,8 @@ def crossval_tables(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
             tables[loss].add_column("network", no_wrap=True)
             for column in ("3D Dice", "2D Dice", "epochs", "rate", "ops"):
                 tables[loss].add_column(column, justify="right", no_wrap=True)
-        scores = (
-            f"{row[f'dice_{key}']:.2f}" + (f" ± {row[f'sd_{key}']:.2f}" if row[f"sd_{key}"] is not None else "")
-            for key in ("3d", "2d")
-        )
-        tables[loss].add_row(
-            f"{row['method']}, {row['weights']}",
-            *scores,
-            "" if row["epochs"] is None else f"{row['epochs']:.1f}",
-            "" if row["rate"] is None else f"{row['rate']:.3f}",
-            f"{row['operations'] / 1e6:.0f}",
-        )
+        name, operations = f"{row['method']}, {row['weights']}", f"{row['operations'] / 1e6:.0f}"
+        tables[loss].add_row(name, *score_cells(row), operations)
     return list(tables.values())
 
 

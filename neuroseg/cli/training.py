@@ -33,10 +33,11 @@ from neuroseg.cli.console import (
 )
 from neuroseg.cli.subjects import parse_box, place, run_subjects, usable_subjects
 from neuroseg.convert import convert as convert_network
-from neuroseg.crossval import check_folds, load_folds, make_folds, run_fold, write_tables
+from neuroseg.crossval import make_folds, run_fold
 from neuroseg.data import stack_slices
 from neuroseg.finetune import FinetuneConfig
 from neuroseg.finetune import finetune as finetune_network
+from neuroseg.fold_tables import check_folds, load_folds, write_tables
 from neuroseg.pretrained import copy_pretrained
 from neuroseg.runs import Run, RunError, Settings
 from neuroseg.train import TrainConfig, split

@@ -13,19 +13,10 @@ from export.lower import integer_scales
 from neuroseg.activity import ann_operations, measure
 from neuroseg.cli.console import console, crossval_tables
 from neuroseg.convert import convert
-from neuroseg.crossval import (
-    Variant,
-    check_folds,
-    converged,
-    load_folds,
-    make_folds,
-    markdown,
-    run_fold,
-    summary,
-    write_tables,
-)
+from neuroseg.crossval import Variant, converged, make_folds, run_fold
 from neuroseg.encode import encode
 from neuroseg.finetune import FinetuneConfig
+from neuroseg.fold_tables import check_folds, load_folds, markdown, summary, write_tables
 from neuroseg.runs import Run, RunError, load_snn
 from neuroseg.train import Epoch, TrainConfig
 from neuroseg.unet import UNet, UNetConfig
