@@ -20,16 +20,18 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.points import sha256, stored_points
-from export.lower import integer_scales
+from export import files
 from neuroseg import runs
 from neuroseg.cli.console import console, training_bar
 from neuroseg.cli.subjects import run_subjects, usable_subjects
-from neuroseg.crossval import Variant, calibrated
-from neuroseg.finetune import FinetuneConfig, finetune
-from neuroseg.memory import keep_freed_memory
+from neuroseg.conversion.lower import integer_scales
+from neuroseg.experiments.crossval import Variant
 from neuroseg.metrics import mean_dice
 from neuroseg.runs import Run
-from neuroseg.train import predict
+from neuroseg.steps import calibrated
+from neuroseg.training.finetune import FinetuneConfig, finetune
+from neuroseg.training.memory import keep_freed_memory
+from neuroseg.training.train import predict
 
 SEEDS = (1, 2)
 UNCHANGED = "none"
@@ -99,17 +101,15 @@ def main(
         if any(asdict(row).items() <= stored.items() for stored in found["rows"]):
             console.print(f"{row.change}: already in {out}")
             continue
-        network = calibrated(ann, training, row.variant, seed=settings.seed).copy(alpha=row.alpha)
+        network = calibrated(ann, training, row.variant.conversion, seed=settings.seed).copy(alpha=row.alpha)
         network = network.with_scales(integer_scales(network))
         with training_bar(row.change) as show:
-            tuned, history = finetune(
-                network, training, validation, choose_scales=integer_scales, config=row.tuning, on_step=show
-            )
+            tuned, history = finetune(network, training, validation, config=row.tuning, on_step=show)
         tuned = tuned.with_scales(integer_scales(tuned))
         masks = predict(functools.partial(tuned.predict, quantized=True), test)
         dice = mean_dice(masks, [subject.mask for subject in test])
         found["rows"].append({**asdict(row), "dice": dice, "validation": [epoch.validation_dice for epoch in history]})
-        runs.write_json(found, out)
+        files.write_json(found, out)
         console.print(f"{row.change}: 3D Dice {100 * dice['3d']:.2f} %")
     console.print(markdown(found["rows"]), markup=False)
 

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from export.graph import Graph
-from export.lower import export, integer_scales
-from neuroseg.balance import Rates, balance
-from neuroseg.convert import convert
+from neuroseg.conversion.balance import Rates, balance
+from neuroseg.conversion.convert import convert
+from neuroseg.conversion.lower import export, integer_scales
 from neuroseg.data import stack_slices, template
-from neuroseg.encode import encode
-from neuroseg.spiking import SpikingNetwork
-from neuroseg.unet import UNet, UNetConfig
+from neuroseg.spiking.encode import encode
+from neuroseg.spiking.network import SpikingNetwork
+from neuroseg.training.unet import UNet, UNetConfig
 
 TIMESTEPS = 8
 SHAPE = (1, 56, 48)

@@ -22,20 +22,22 @@ import typer
 
 import hardware_sim
 from benchmarks.points import sha256, stored_points
-from export.lower import export, integer_scales
+from export import files
 from neuroseg import runs
-from neuroseg.activity import measure
 from neuroseg.cli.console import console
 from neuroseg.cli.subjects import run_subjects, usable_subjects
-from neuroseg.crossval import FINETUNED, SAMPLE_SLICES, Variant, calibrated
+from neuroseg.conversion.lower import export, integer_scales
 from neuroseg.data import Subject, stack_slices
-from neuroseg.encode import encode
-from neuroseg.figures import Curve, draw_curves, draw_layers, draw_masks, mask_rows
-from neuroseg.memory import keep_freed_memory
+from neuroseg.experiments.crossval import FINETUNED, SAMPLE_SLICES
+from neuroseg.experiments.figures import Curve, draw_curves, draw_layers, draw_masks, mask_rows
 from neuroseg.metrics import mean_dice
 from neuroseg.runs import Run
-from neuroseg.spiking import SpikingNetwork
-from neuroseg.train import predict
+from neuroseg.spiking.activity import measure
+from neuroseg.spiking.encode import encode
+from neuroseg.spiking.network import SpikingNetwork
+from neuroseg.steps import Conversion, calibrated
+from neuroseg.training.memory import keep_freed_memory
+from neuroseg.training.train import predict
 
 RESULTS = Path(__file__).with_name("results")
 POINTS = "timesteps.json"
@@ -81,7 +83,7 @@ def _rows(subjects: Sequence[Subject], before: SpikingNetwork, after: SpikingNet
 
 def _lava(network: SpikingNetwork, subject: Subject) -> np.ndarray:
     images, _ = stack_slices([subject])
-    spikes = encode(images, timesteps=network.spec.timesteps, encoder=network.spec.encoder)
+    spikes = encode(images, timesteps=network.timesteps, encoder=network.encoder)
     bits = spikes.transpose(0, 1).numpy().astype(np.uint8)
     trace = hardware_sim.run(export(network), bits, backend="lava", record=hardware_sim.Record(spikes=(), counts=()))
     return (trace.output[:, 0] > 0).astype(np.uint8)
@@ -90,7 +92,7 @@ def _lava(network: SpikingNetwork, subject: Subject) -> np.ndarray:
 def _layers(test: Sequence[Subject], before: SpikingNetwork, after: SpikingNetwork, path: Path) -> None:
     images, _ = stack_slices(test)
     sample = images[np.random.default_rng(0).permutation(len(images))[:SAMPLE_SLICES]]
-    firing = [population for population in after.spec.populations if population.fires]
+    firing = [population for population in after.populations if population.neuron.threshold is not None]
     draw_layers(
         measure(before, sample, quantized=True).rates,
         measure(after, sample, quantized=True).rates,
@@ -123,11 +125,11 @@ def _curves(
             network = after.copy(timesteps=t, encoder=code)
         else:
             method = "threshold" if name == PAPER else "rate" if t <= FEW else "activation"
-            network = calibrated(ann, training, Variant("curve", t, balance=method, encoder=code), seed=seed)
+            network = calibrated(ann, training, Conversion(t, method=method, encoder=code), seed=seed)
             network = network.with_scales(integer_scales(network))
         dice = mean_dice(predict(functools.partial(network.predict, quantized=True), test), truths)["3d"]
         found["points"].append({"network": name, "encoder": code, "timesteps": t, "dice": dice})
-        runs.write_json(found, file)
+        files.write_json(found, file)
         console.print(f"{name}, {code}, T = {t}: {100 * dice:.2f} %")
     names = dict.fromkeys((p["network"], p["encoder"]) for p in found["points"])
     curves = [

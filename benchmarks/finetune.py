@@ -21,14 +21,14 @@ from typing import Any
 import torch
 
 from benchmarks.common import SHAPE, TIMESTEPS, machine
-from export.lower import integer_scales
-from neuroseg.convert import convert
-from neuroseg.losses import dice_loss
-from neuroseg.memory import keep_freed_memory
-from neuroseg.spec import SynapseSpec
-from neuroseg.spiking import SpikingNetwork
-from neuroseg.synapse import apply_synapse, apply_to_counts, gradients, spike_dtype, to_bytes
-from neuroseg.unet import UNet, UNetConfig
+from export.graph import Edge
+from neuroseg.conversion.convert import convert
+from neuroseg.conversion.lower import integer_scales
+from neuroseg.spiking.network import SpikingNetwork
+from neuroseg.spiking.synapse import apply_synapse, apply_to_counts, gradients, spike_dtype, to_bytes
+from neuroseg.training.losses import dice_loss
+from neuroseg.training.memory import keep_freed_memory
+from neuroseg.training.unet import UNet, UNetConfig
 
 PEERS_FOLDER = Path(__file__).with_name(".peers")  # pip install --no-deps --target, see the Makefile
 BATCH, WARM_UP, STEPS, ROUNDS = 26, 2, 5, 3
@@ -77,9 +77,9 @@ def _network() -> SpikingNetwork:
 def convolutions_step(spikes: torch.Tensor, masks: torch.Tensor) -> Callable[[], None]:
     """The convolutions of the step in float32, as the peers have them."""
 
-    def step(x: torch.Tensor, weight: torch.Tensor, synapse: SynapseSpec, up: torch.Tensor) -> None:
-        apply_synapse(x, weight, synapse)
-        gradients(up, x, weight, synapse, wanted=(synapse.source != "input", True))
+    def step(x: torch.Tensor, weight: torch.Tensor, synapse: Edge, up: torch.Tensor) -> None:
+        apply_synapse(x, weight, synapse.op)
+        gradients(up, x, weight, synapse.op, wanted=(synapse.source != "input", True))
 
     return _convolutions(spikes, step, precision=torch.float32)
 
@@ -87,9 +87,9 @@ def convolutions_step(spikes: torch.Tensor, masks: torch.Tensor) -> Callable[[],
 def own_convolutions_step(spikes: torch.Tensor, masks: torch.Tensor) -> Callable[[], None]:
     """The convolutions of the step as we have them: bytes forward, bfloat16 backward, where the processor can."""
 
-    def step(x: torch.Tensor, weight: torch.Tensor, synapse: SynapseSpec, up: torch.Tensor) -> None:
-        apply_to_counts(x, weight, synapse, whole=True)
-        gradients(up, x, weight, synapse, wanted=(synapse.source != "input", True))
+    def step(x: torch.Tensor, weight: torch.Tensor, synapse: Edge, up: torch.Tensor) -> None:
+        apply_to_counts(x, weight, synapse.op, whole=True)
+        gradients(up, x, weight, synapse.op, wanted=(synapse.source != "input", True))
 
     return _convolutions(spikes, step, precision=spike_dtype(spikes.device))
 
@@ -99,11 +99,11 @@ def _convolutions(spikes: torch.Tensor, step: Callable[..., None], *, precision:
     values = network.walk(spikes, lambda p, values: (network.currents(p, values) > 1).float())
     jobs = []
     with torch.no_grad():
-        for population in network.spec.populations:
-            for k, synapse in enumerate(population.synapses):
+        for population in network.populations:
+            for k, synapse in enumerate(population.edges):
                 x = values[synapse.source].flatten(0, 1).contiguous(memory_format=torch.channels_last)
                 weight = network.integer_weight(population, k).float()
-                up = torch.ones_like(apply_synapse(x, weight, synapse)).to(precision)
+                up = torch.ones_like(apply_synapse(x, weight, synapse.op)).to(precision)
                 jobs.append((x if precision == torch.float32 else to_bytes(x), weight, synapse, up))
     return lambda: [step(*job) for job in jobs] and None
 

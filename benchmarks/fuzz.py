@@ -3,7 +3,7 @@
     python -m benchmarks.fuzz --files 100000
 
 Half of the files have their bytes changed, half their fields (`benchmarks/mutations.py`); a file follows from its seed
-alone. The reader opens them in a child of its own (`export/netx_guard.py`), where libhdf5 may crash or loop: that is
+alone. The reader opens them in a child of its own (`export/netx/guard.py`), where libhdf5 may crash or loop: that is
 refused, and counted here. All is done in worker processes, so that what gets past the guard costs one file. A file
 fails the reader that ends in any exception but GraphError, a signal, more than LIMIT_SECONDS, or more than LIMIT_BYTES
 of memory above what the worker started with.
@@ -30,9 +30,10 @@ from rich.console import Console
 
 from benchmarks.mutations import mutate
 from benchmarks.originals import originals
-from export import netx, netx_guard
+from export import netx
 from export.graph import GraphError
 from export.limits import check
+from export.netx import guard
 
 RESULT = Path(__file__).with_name("results") / "fuzz.json"
 BATCH = 2000  # files a worker reads
@@ -111,7 +112,7 @@ def read(path: Path) -> str:
     try:
         graph = netx.read(path)
     except GraphError as error:
-        return STOPPED if netx_guard.STOPPED in str(error) else REFUSED
+        return STOPPED if guard.STOPPED in str(error) else REFUSED
     try:
         check(graph)
     except GraphError:

@@ -17,7 +17,7 @@ from typing import Any
 import hardware_sim
 from benchmarks.common import graph_and_spikes, machine
 from export.graph import Graph, depths
-from hardware_sim.compare import compare
+from hardware_sim.comparison.compare import compare
 from hardware_sim.lava_backend.job import FAST, FLOOR
 from hardware_sim.lava_backend.launch import run_lava, time_lava
 from hardware_sim.trace import Trace
@@ -93,6 +93,8 @@ def read_back_share(trace: Trace) -> float:
 _VAR_GET = """
 import time
 import numpy as np
+from hardware_sim.lava_backend.compat import mend
+mend()  # before Lava is imported for the first time
 from lava.magma.core.run_conditions import RunSteps
 from lava.magma.core.run_configs import Loihi2SimCfg
 from lava.proc.io.sink import RingBuffer as Sink

@@ -7,7 +7,7 @@ from typing import Any
 import hardware_sim
 from benchmarks.common import best_of, graph_and_spikes, machine
 from export.graph import depths
-from hardware_sim.compare import compare
+from hardware_sim.comparison.compare import compare
 
 SLICES = 40
 STOCK_SLICES = 2

@@ -20,11 +20,11 @@ from torch import nn
 
 import hardware_sim
 from benchmarks.common import machine
-from export.lower import export, integer_scales
-from hardware_sim.compare import compare
-from neuroseg.balance import balance
-from neuroseg.convert import convert
-from neuroseg.encode import encode
+from hardware_sim.comparison.compare import compare
+from neuroseg.conversion.balance import balance
+from neuroseg.conversion.convert import convert
+from neuroseg.conversion.lower import export, integer_scales
+from neuroseg.spiking.encode import encode
 
 PEERS_FOLDER = Path(__file__).with_name(".peers")  # see the Makefile
 TIMESTEPS, SAMPLES = 4, 2

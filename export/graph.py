@@ -1,7 +1,7 @@
 """The graph: neuron populations joined by synapses, over numpy arrays. No torch, no HDF5.
 
-A node is a population (or an input; before the passes also a pool or a concatenation), an edge is a synapse. The
-graph is float (thresholds 1, any weights) until `quantize` makes it integer.
+A node is a population (or an input; before the passes also a pool, a concatenation or dropout), an edge is a
+synapse. The graph is float (thresholds 1, any weights) until `quantize` makes it integer.
 
 Time: an edge delivers at step t + 1 + delay what its source emitted at t, as a synapse in Lava does; so a
 population at depth d emits at t + d what it emits at t in PyTorch. `depths` checks that this holds for all edges.
@@ -140,7 +140,19 @@ class Concat:
     sources: tuple[str, ...]
 
 
-Node = Input | Population | Pool | Concat
+@dataclass(frozen=True)
+class Dropout:
+    """Spikes that training leaves out with probability p, by one mask for all steps. `passes.remove_dropout` does."""
+
+    name: str
+    shape: Shape
+    source: str
+    p: float
+
+
+Node = Input | Population | Pool | Concat | Dropout
+
+ENCODERS = ("rate", "poisson")
 
 
 @dataclass(frozen=True)
@@ -189,10 +201,14 @@ class Graph:
         return next(node for node in self.nodes if isinstance(node, Input))
 
     @property
+    def outputs(self) -> tuple[Population, ...]:
+        """The populations that only integrate."""
+        return tuple(p for p in self.populations if p.neuron.threshold is None)
+
+    @property
     def output(self) -> Population:
         """The first population that only integrates, or the last of all."""
-        integrators = [p for p in self.populations if p.neuron.threshold is None]
-        return integrators[0] if integrators else self.populations[-1]
+        return self.outputs[0] if self.outputs else self.populations[-1]
 
 
 def sources(node: Node) -> tuple[str, ...]:
@@ -202,9 +218,15 @@ def sources(node: Node) -> tuple[str, ...]:
             return tuple(edge.source for edge in node.edges)
         case Concat():
             return node.sources
-        case Pool():
+        case Pool() | Dropout():
             return (node.source,)
     return ()
+
+
+def channels(op: Conv | ConvT) -> tuple[int, int]:
+    """Input and output channels of a convolution."""
+    first, second = op.weight.shape[:2]
+    return (first, second * op.groups) if isinstance(op, ConvT) else (second * op.groups, first)
 
 
 def output_shape(op: Operator, shape: Shape) -> Shape:
@@ -239,6 +261,23 @@ def with_timesteps(graph: Graph, timesteps: int) -> Graph:
     return replace(graph, meta=replace(graph.meta, timesteps=timesteps))
 
 
+def with_encoder(graph: Graph, encoder: str) -> Graph:
+    """The same network, its images turned into spikes by another code."""
+    return replace(graph, meta=replace(graph.meta, encoder=encoder))
+
+
+def with_neurons(graph: Graph, *, reset: str, u0: float) -> Graph:
+    """The same network with another reset, and another start potential of the neurons that fire."""
+
+    def changed(node: Node) -> Node:
+        if not isinstance(node, Population):
+            return node
+        start = 0.0 if node.neuron.threshold is None else u0
+        return replace(node, neuron=replace(node.neuron, reset=reset, u0=start))
+
+    return replace(graph, nodes=tuple(changed(node) for node in graph.nodes))
+
+
 def depths(graph: Graph) -> dict[str, int]:
     """Depth of every node in steps. Raises GraphError where edges into a population are not aligned.
 
@@ -262,19 +301,10 @@ def depths(graph: Graph) -> dict[str, int]:
 def _check_shape(node: Node, nodes: Mapping[str, Node]) -> None:
     match node:
         case Population():
-            if not node.edges:
-                raise GraphError(f"{node.name}: no edge feeds it; at least one is needed")
-            for edge in node.edges:
-                try:
-                    shape = output_shape(edge.op, nodes[edge.source].shape)
-                except GraphError as error:
-                    raise GraphError(f"{node.name}: edge from {edge.source}: {error}") from None
-                if shape != node.shape:
-                    raise GraphError(f"{node.name}: edge from {edge.source} makes {shape}; shape is {node.shape}")
-                if edge.target_delay is not None and edge.target_delay.shape != node.shape:
-                    raise GraphError(
-                        f"{node.name}: target delays have shape {edge.target_delay.shape}; {node.shape} is needed"
-                    )
+            _check_edges(node, nodes)
+        case Dropout():
+            if nodes[node.source].shape != node.shape:
+                raise GraphError(f"{node.name}: reads {nodes[node.source].shape}; shape is {node.shape}")
         case Concat():
             parts = [nodes[name].shape for name in node.sources]
             joined = (sum(p[0] for p in parts), *parts[0][1:])
@@ -286,6 +316,21 @@ def _check_shape(node: Node, nodes: Mapping[str, Node]) -> None:
                 raise GraphError(f"{node.name}: pooling {node.kernel} does not divide its input {(h, w)}")
             if (c, h // node.kernel[0], w // node.kernel[1]) != node.shape:
                 raise GraphError(f"{node.name}: pooling {node.kernel} of {(c, h, w)}; shape is {node.shape}")
+
+
+def _check_edges(population: Population, nodes: Mapping[str, Node]) -> None:
+    name, shape = population.name, population.shape
+    if not population.edges:
+        raise GraphError(f"{name}: no edge feeds it; at least one is needed")
+    for edge in population.edges:
+        try:
+            made = output_shape(edge.op, nodes[edge.source].shape)
+        except GraphError as error:
+            raise GraphError(f"{name}: edge from {edge.source}: {error}") from None
+        if made != shape:
+            raise GraphError(f"{name}: edge from {edge.source} makes {made}; shape is {shape}")
+        if edge.target_delay is not None and edge.target_delay.shape != shape:
+            raise GraphError(f"{name}: target delays have shape {edge.target_delay.shape}; {shape} is needed")
 
 
 def same(a: Graph, b: Graph) -> bool:

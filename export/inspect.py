@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from export import files
 from export.graph import Conv, ConvT, Dense, Edge, Graph, Operator, Population, Shape, depths
 
 
@@ -134,9 +134,5 @@ def draw(graph: Graph, path: Path) -> None:
     axis.set_xlabel("depth (time steps behind the input); n: neurons, s: synapses")
     axis.set_yticks([])
     axis.spines[["top", "left", "right"]].set_visible(False)
-    scratch = path.with_name(path.name + ".part")
-    try:
+    with files.replacing(path) as (scratch,):
         figure.savefig(scratch, format=path.suffix[1:], bbox_inches="tight", dpi=150)
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)

@@ -12,7 +12,39 @@ from collections.abc import Callable
 
 import numpy as np
 
-from export.graph import Concat, Conv, ConvT, Dense, Edge, Graph, GraphError, Input, Node, Pool, Population
+from export.graph import Concat, Conv, ConvT, Dense, Dropout, Edge, Graph, GraphError, Input, Node, Pool, Population
+
+
+def remove_dropout(graph: Graph) -> Graph:
+    """Let what reads a dropout read what the dropout reads; drop the dropouts, which do nothing outside training."""
+    names: dict[str, str] = {}
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        names[node.name] = names[node.source] if isinstance(node, Dropout) else node.name
+        match node:
+            case Dropout():
+                continue
+            case Pool():
+                node = dataclasses.replace(node, source=names[node.source])
+            case Concat():
+                node = dataclasses.replace(node, sources=tuple(names[name] for name in node.sources))
+            case Population():
+                edges = tuple(dataclasses.replace(edge, source=names[edge.source]) for edge in node.edges)
+                node = dataclasses.replace(node, edges=edges)
+        nodes.append(node)
+    return dataclasses.replace(graph, nodes=tuple(nodes))
+
+
+def flatten_convolutions(graph: Graph) -> Graph:
+    """A convolution over the whole of its source has one place for its kernel: it becomes all-to-all synapses."""
+
+    def flatten(edge: Edge, population: Population) -> list[Edge]:
+        op, sides = edge.op, graph[edge.source].shape[1:]
+        if not (isinstance(op, Conv) and op.groups == 1 and op.padding == (0, 0) and op.weight.shape[2:] == sides):
+            return [edge]
+        return [dataclasses.replace(edge, op=Dense(op.weight.reshape(len(op.weight), -1)))]
+
+    return _rewrite_edges(graph, flatten)
 
 
 def split_concat(graph: Graph) -> Graph:
@@ -94,7 +126,9 @@ def align_delays(graph: Graph) -> Graph:
     return dataclasses.replace(graph, nodes=tuple(nodes))
 
 
-def _rewrite_edges(graph: Graph, rewrite: Callable[[Edge, Population], list[Edge]], *, drop: type) -> Graph:
+def _rewrite_edges(
+    graph: Graph, rewrite: Callable[[Edge, Population], list[Edge]], *, drop: type | tuple[()] = ()
+) -> Graph:
     nodes: list[Node] = []
     for node in graph.nodes:
         if isinstance(node, Population):

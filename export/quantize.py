@@ -1,9 +1,14 @@
-"""Float graph to integer graph. One scale per population: all its edges share it, else their sum has no meaning."""
+"""Float graph to integer graph. One scale per population: all its edges share it, else their sum has no meaning.
+
+The one place where anything is rounded: `even_integers` and `bias_step` take numpy arrays and torch tensors alike, so
+that fine-tuning (neuroseg/spiking/integers.py) rounds with the same lines. Both in float64, halves to even.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,7 +27,22 @@ from export.limits import (
     input_bound,
 )
 
+Array = TypeVar("Array", np.ndarray, Any)  # a numpy array or a torch tensor
+
 BIAS_LIMIT = BIAS_MAX / 2**POTENTIAL_SHIFT  # in weight units
+
+
+def even_integers(half: Array) -> Array:
+    """Half weights, in integer units, to even integers."""
+    return half.round() * 2
+
+
+def bias_step(shifted: Array) -> int | None:
+    """The least step, a power of two, at which a 13-bit mantissa holds all biases << 6; None where none does."""
+    for exponent in range(BIAS_EXPONENT_MAX + 1):
+        if float(abs(shifted / 2**exponent).max().round()) <= BIAS_MANTISSA_MAX:
+            return 2**exponent
+    return None
 
 
 def quantize(graph: Graph) -> Graph:
@@ -107,21 +127,20 @@ def _quantize(population: Population, timesteps: int) -> Population:
 def integer_bias(name: str, bias: np.ndarray, scale: float) -> np.ndarray:
     """Biases << 6 that a 13-bit mantissa with one exponent for all can say. Raises GraphError beyond."""
     shifted = bias.astype(np.float64) * (scale * 2**POTENTIAL_SHIFT)
-    for exponent in range(BIAS_EXPONENT_MAX + 1):
-        mantissa = np.round(shifted / 2**exponent)
-        if np.abs(mantissa).max() <= BIAS_MANTISSA_MAX:
-            return (mantissa * 2**exponent).astype(np.int32)
-    raise GraphError(f"{name}: bias reaches {np.abs(shifted).max():g} at scale {scale:g}; {BIAS_MAX} is allowed")
+    step = bias_step(shifted)
+    if step is None:
+        raise GraphError(f"{name}: bias reaches {np.abs(shifted).max():g} at scale {scale:g}; {BIAS_MAX} is allowed")
+    return ((shifted / step).round() * step).astype(np.int32)
 
 
 def _with_integer_weights(population: Population, scale: float) -> Population:
-    # In float64 and in this order, as the fine-tuned network rounds them (neuroseg/spiking.py).
+    # In float64 and in this order, as the fine-tuned network rounds them (neuroseg/spiking/network.py).
     edges = tuple(
         dataclasses.replace(
             edge,
             op=dataclasses.replace(
                 edge.op,
-                weight=(np.round(edge.op.weight.astype(np.float64) * (scale / 2)) * 2).astype(np.int32),
+                weight=even_integers(edge.op.weight.astype(np.float64) * (scale / 2)).astype(np.int32),
             ),
         )
         for edge in population.edges

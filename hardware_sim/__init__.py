@@ -1,6 +1,7 @@
 """Engines that run an integer graph, and what compares them. See `engines.run`."""
 
-from hardware_sim.engines import Record, SimulationError, run
+from hardware_sim.engines import run
+from hardware_sim.record import Record, SimulationError
 from hardware_sim.trace import Trace
 
 __all__ = ["Record", "SimulationError", "Trace", "run"]

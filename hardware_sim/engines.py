@@ -2,51 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 import numpy as np
 
 from export.graph import Graph
 from export.limits import check
+from hardware_sim.lava_backend import compat
+from hardware_sim.record import Progress, Record, SimulationError
 from hardware_sim.trace import Trace, pack
 
 BACKENDS = ("reference", "lava", "loihi")
 FIDELITIES = ("stock", "fused")
-
-Progress = Callable[[int, int], None]
-
-
-class SimulationError(RuntimeError):
-    """A run that could not start, stopped making progress, or failed in an engine."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a run keeps: names of populations, or `all`.
-
-    The output potential is always kept, and so are those of further populations that only integrate: no spikes show
-    whether they are right.
-    """
-
-    spikes: Collection[str] | Literal["all"] = "all"
-    counts: Collection[str] | Literal["all"] = ()  # alone, where spikes are too many to keep
-    potentials: Collection[str] | Literal["all"] = ()
-
-    def names(self, graph: Graph, what: Literal["spikes", "counts", "potentials"]) -> tuple[str, ...]:
-        """The populations chosen, in order. Raises SimulationError for a name the graph has not got."""
-        firing = tuple(p.name for p in graph.populations if p.neuron.threshold is not None)
-        possible = tuple(p.name for p in graph.populations) if what == "potentials" else firing
-        wanted, output = getattr(self, what), graph.output.name
-        if wanted == "all":
-            return possible
-        unknown = sorted(set(wanted) - set(possible))
-        if unknown:
-            raise SimulationError(f"cannot record {what} of {', '.join(unknown)}; {', '.join(possible)} can be")
-        kept = () if what != "potentials" else [name for name in possible if name not in firing and name != output]
-        return tuple(name for name in possible if name in wanted or name in kept)
 
 
 def run(
@@ -79,10 +46,10 @@ def run(
         raise SimulationError(f"fidelity {fidelity!r} is unknown; {', '.join(FIDELITIES)} are allowed")
     if backend == "loihi":
         fidelity = "stock"  # the chip has no fused layers
-    if importlib.util.find_spec("lava") is None or importlib.util.find_spec("lava.magma") is None:
-        raise SimulationError(
-            f"backend {backend!r} needs Lava, which is not installed: Python 3.10 and pip install 'neuroseg[lava]'"
-        )
+    try:
+        compat.check()
+    except compat.LavaError as error:
+        raise SimulationError(f"backend {backend!r}: {error}") from None
     if len(spikes) > 1 and any(e.target_delay is not None for p in graph.populations for e in p.edges):
         raise SimulationError(
             f"{len(spikes)} samples of a network with delays by target neuron; run them one by one in Lava, where "

@@ -31,7 +31,7 @@ from export.graph import (
     Population,
 )
 from export.limits import DECAY_MAX, POTENTIAL_MAX, POTENTIAL_SHIFT
-from hardware_sim.engines import Record
+from hardware_sim.record import Record
 from hardware_sim.trace import Trace, pack
 
 CHUNK = 16  # samples at a time

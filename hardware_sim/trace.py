@@ -5,7 +5,6 @@ Step t of a population is the step at which it does what PyTorch does at t, in e
 
 from __future__ import annotations
 
-import os
 import zipfile
 import zlib
 from collections import ChainMap
@@ -15,6 +14,8 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+
+from export import files
 
 
 class TraceError(ValueError):
@@ -84,28 +85,16 @@ class Trace:
 
     def save(self, path: Path | str) -> Path:
         """Write as npz, spikes bit-packed; the file appears complete or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_name(path.name + ".part")
         arrays = {f"spikes/{name}": bits for name, bits in self.packed.items()}
         arrays |= {f"shape/{name}": np.array(shape) for name, shape in self.shapes.items()}
         arrays |= {f"count/{name}": value for name, value in self.tallied.items()}
         arrays |= {f"potential/{name}": value for name, value in self.potentials.items()}
         arrays |= {} if self.stimulus is None else {"stimulus": self.stimulus}
-        try:
-            with open(scratch, "wb") as file:
-                np.savez_compressed(
-                    file,
-                    output=self.output,
-                    output_name=np.array(self.output_name),
-                    timesteps=np.array(self.timesteps),
-                    engine=np.array(self.engine),
-                    **arrays,
-                )
-            os.replace(scratch, path)
-        finally:
-            scratch.unlink(missing_ok=True)
-        return path
+        arrays |= {"output": self.output, "output_name": np.array(self.output_name)}
+        arrays |= {"timesteps": np.array(self.timesteps), "engine": np.array(self.engine)}
+        with files.replacing(path) as (scratch,), open(scratch, "wb") as file:  # a name without .npz stays as it is
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        return Path(path)
 
     @classmethod
     def load(cls, path: Path | str) -> Trace:

@@ -4,4 +4,4 @@ This package is the PyTorch side. `export` holds the integer graph and its file,
 that run the file. Only the commands, `neuroseg.cli`, know all three.
 """
 
-__version__ = "0.3.1"
+__version__ = "0.4.0"

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import os
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -14,11 +11,16 @@ from typing import Any
 
 import torch
 
+from export import files
+from export.graph import Graph
+from neuroseg import storage
 from neuroseg.data.volume import Box
-from neuroseg.spec import LAYER_KINDS, LayerSpec, NetworkSpec, SynapseSpec
-from neuroseg.spiking import SpikingNetwork
-from neuroseg.train import Epoch, TrainConfig, save_atomically
-from neuroseg.unet import UNet, UNetConfig
+from neuroseg.spiking import structure
+from neuroseg.spiking.network import SpikingNetwork
+from neuroseg.training.train import Epoch, TrainConfig
+from neuroseg.training.unet import UNet, UNetConfig
+
+WEIGHTS, OLD_WEIGHTS = ".safetensors", ".pt"
 
 
 class RunError(ValueError):
@@ -51,15 +53,15 @@ class Run:
 
     @property
     def ann(self) -> Path:
-        return self.folder / "ann.pt"
+        return self.folder / f"ann{WEIGHTS}"
 
     @property
     def converted(self) -> Path:
-        return self.folder / "converted.pt"
+        return self.folder / f"converted{WEIGHTS}"
 
     @property
     def snn(self) -> Path:
-        return self.folder / "snn.pt"
+        return self.folder / f"snn{WEIGHTS}"
 
     @property
     def network(self) -> Path:
@@ -89,7 +91,7 @@ class Run:
 
     def checkpoint(self, step: Path) -> Path:
         """State of a training that may be killed."""
-        return step.with_suffix(".ckpt")
+        return step.with_name(f"{step.stem}.checkpoint{WEIGHTS}")
 
     def forget_after(self, step: Path) -> None:
         """Delete what later steps made: it does not belong to what `step` will hold now."""
@@ -100,7 +102,7 @@ class Run:
             self.checkpoint(self.snn).unlink(missing_ok=True)
 
     def save_settings(self, settings: Settings) -> None:
-        write_json(asdict(settings), self.settings_file)
+        files.write_json(asdict(settings), self.settings_file)
 
     def load_settings(self) -> Settings:
         try:
@@ -118,7 +120,7 @@ class Run:
             )
         except FileNotFoundError:
             raise RunError(f"{self.settings_file}: no such file; `neuroseg train` makes a run folder") from None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise RunError(f"{self.settings_file}: not the settings of a run ({error!r})") from error
 
 
@@ -129,13 +131,13 @@ def save_ann(network: UNet, history: list[Epoch], path: Path) -> None:
         "state": network.state_dict(),
         "history": [asdict(row) for row in history],
     }
-    save_atomically(content, path)
+    storage.save(content, path)
 
 
 def load_ann(path: Path) -> UNet:
     """Load what `save_ann` saved, in evaluation mode. Raises RunError."""
     with _reading(path, made_by="neuroseg train"):
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = storage.load(path)
         model = {**content["model"], "channels": tuple(content["model"]["channels"])}
         network = UNet(UNetConfig(**model))
         network.load_state_dict(content["state"])
@@ -146,7 +148,7 @@ def holds(path: Path, network: torch.nn.Module) -> bool:
     """Whether a file of `save_ann` or `save_snn` has these weights already; what was made from it then stays good."""
     try:
         with _reading(path, made_by="this step"):
-            stored = torch.load(path, map_location="cpu", weights_only=True)["state"]
+            stored = storage.load(path)["state"]
             state = network.state_dict()
             return stored.keys() == state.keys() and all(torch.equal(stored[name], state[name]) for name in state)
     except RunError:
@@ -154,54 +156,49 @@ def holds(path: Path, network: torch.nn.Module) -> bool:
 
 
 def save_snn(network: SpikingNetwork, path: Path, *, notes: dict[str, str]) -> None:
-    """Save a spiking network with its spec; notes say how it was made and travel into the exported file."""
-    spec = network.spec
-    layers = [{"kind": type(layer).__name__, **asdict(layer)} for layer in spec.layers]
-    fields = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.name != "layers"}
-    save_atomically({"spec": fields, "layers": layers, "state": network.state_dict(), "notes": notes}, path)
+    """Save a spiking network with its structure; notes say how it was made and travel into the exported file."""
+    content = {
+        "graph": structure.describe(network.graph),
+        "alpha": network.alpha,
+        "state": network.state_dict(),
+        "notes": notes,
+    }
+    storage.save(content, path)
 
 
 def load_snn(path: Path, *, made_by: str = "neuroseg convert") -> tuple[SpikingNetwork, dict[str, str]]:
     """Load what `save_snn` saved, in evaluation mode, with its notes. Raises RunError."""
     with _reading(path, made_by=made_by):
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        spec = NetworkSpec(layers=tuple(_layer(fields) for fields in content["layers"]), **content["spec"])
-        network = SpikingNetwork(spec)
-        network.load_state_dict(content["state"])
-        notes = dict(content["notes"])
+        content = storage.load(path)
+        graph, state = structure.parse(content["graph"]), content["state"]
+        _check_sizes(graph, state)  # before the module takes as much memory as the description claims
+        network = SpikingNetwork(graph, alpha=float(content["alpha"]))
+        network.load_state_dict(state)
+        notes = {str(key): str(value) for key, value in content["notes"].items()}
     return network.eval(), notes
 
 
-def _layer(fields: dict[str, Any]) -> LayerSpec:
-    kind = LAYER_KINDS[fields["kind"]]
-    rest = {key: value for key, value in fields.items() if key != "kind"}
-    if "synapses" in rest:
-        rest["synapses"] = tuple(SynapseSpec(**synapse) for synapse in rest["synapses"])
-    return kind(**rest)
-
-
-def write_json(content: Any, path: Path) -> None:
-    """Write JSON beside the place, then rename."""
-    write_text(json.dumps(content, indent=2) + "\n", path)
-
-
-def write_text(text: str, path: Path) -> None:
-    """Write text beside the place, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(path.name + ".part")
-    try:
-        scratch.write_text(text, encoding="utf-8")
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+def _check_sizes(graph: Graph, state: dict[str, Any]) -> None:
+    for population in graph.populations:
+        for k, edge in enumerate(population.edges):
+            name = f"weights.{population.name}:{k}"
+            found = tuple(state[name].shape)
+            if found != edge.op.weight.shape:
+                raise ValueError(f"{name} has shape {found}; its description says {edge.op.weight.shape}")
 
 
 @contextmanager
 def _reading(path: Path, *, made_by: str) -> Iterator[None]:
     """Turn whatever a missing, torn or foreign file raises into a RunError."""
+    old = path.with_suffix(OLD_WEIGHTS)
     try:
         yield
     except FileNotFoundError:
+        if old.exists():
+            raise RunError(
+                f"{old} is of an older version, whose files could run code and are not read any more; "
+                f"make the run again (`{made_by}`)"
+            ) from None
         raise RunError(f"{path}: no such file; `{made_by}` makes it") from None
-    except (RuntimeError, EOFError, OSError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
-        raise RunError(f"{path}: cannot be read ({error})") from error
+    except (RuntimeError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"{path}: cannot be read: {error}") from error

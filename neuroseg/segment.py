@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+from export import files
 from neuroseg.data.locate import SIDES, Place, Side
 from neuroseg.data.volume import HIPPOCAMPUS_SLICE, PERCENTILES, SPACING_MM, Box, ScanError, check_box, normalise
 from neuroseg.metrics import volume_mm3
@@ -204,7 +204,7 @@ def _back(region: Region, found: np.ndarray, scan: nib.Nifti1Image) -> tuple[tup
 
 
 def _save(data: np.ndarray, scan: nib.Nifti1Image, path: Path, *, intent: str, description: str) -> None:
-    """Write beside the place, then rename. The header is the scan's, less what spoke of its intensities."""
+    """The header is the scan's, less what spoke of its intensities."""
     check_name(path)
     header = scan.header.copy() if isinstance(scan.header, nib.Nifti1Header) else nib.Nifti1Header()
     header.set_data_dtype(data.dtype)
@@ -213,11 +213,5 @@ def _save(data: np.ndarray, scan: nib.Nifti1Image, path: Path, *, intent: str, d
     header["cal_min"], header["cal_max"] = 0, 0
     header["descrip"], header["aux_file"] = description.encode(), b""
     header.extensions.clear()  # may name the patient, and speaks of the scan
-    suffix = next(suffix for suffix in SUFFIXES if path.name.endswith(suffix))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(path.name.removesuffix(suffix) + ".part" + suffix)
-    try:
+    with files.replacing(path) as (scratch,):
         nib.save(nib.Nifti1Image(data, scan.affine, header), scratch)
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)

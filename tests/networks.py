@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from export.graph import Graph
-from export.lower import export, integer_scales
-from neuroseg.convert import convert
-from neuroseg.spiking import SpikingNetwork
+from neuroseg.conversion.convert import convert
+from neuroseg.conversion.lower import export, integer_scales
+from neuroseg.spiking.network import SpikingNetwork
 
 
 @dataclass(frozen=True)

@@ -104,14 +104,14 @@ def test_a_run_folder_does_not_mix_runs(run, tmp_path):
     repeated = ("train", "--data", "template:6", "--out", copy, "--channels", "4,6,8", "--dropout", 0, "--epochs", 8)
     call(*repeated)  # done already: what was made of it stays
     call("finetune", copy, "--epochs", 2)
-    assert (copy / "snn.pt").exists() and (copy / "network.net").exists()
-    shutil.copyfile(PRETRAINED / "ann.pt", copy / "ann.pt")
+    assert (copy / "snn.safetensors").exists() and (copy / "network.net").exists()
+    shutil.copyfile(PRETRAINED / "ann.safetensors", copy / "ann.safetensors")
     call(*repeated)  # another network than the one it was made of: it goes
-    assert not (copy / "snn.pt").exists() and not (copy / "network.net").exists()
+    assert not (copy / "snn.safetensors").exists() and not (copy / "network.net").exists()
     copy = tmp_path / "another"
     shutil.copytree(run, copy)
     call("convert", copy, "--timesteps", 2)
-    assert not (copy / "snn.pt").exists() and not (copy / "network.net").exists()
+    assert not (copy / "snn.safetensors").exists() and not (copy / "network.net").exists()
     assert "`neuroseg export" in call("validate", copy, code=2)
 
 

@@ -1,4 +1,4 @@
-"""The tables of README.md and the model card, and what the text says of them, are those of benchmarks/results."""
+"""What README.md, docs and the model card say was measured is in benchmarks/results, and their links lead somewhere."""
 
 from __future__ import annotations
 
@@ -10,15 +10,23 @@ from pathlib import Path
 import pytest
 
 from benchmarks import ablation
-from neuroseg.finetune import FinetuneConfig
-from neuroseg.fold_tables import check_folds, load_folds, markdown, summary
-from neuroseg.losses import LOSSES
+from neuroseg.experiments.tables import check_folds, load_folds, markdown, summary
 from neuroseg.pretrained import FOLDER as PRETRAINED
+from neuroseg.training.finetune import FinetuneConfig
+from neuroseg.training.losses import LOSSES
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+PAGES = [
+    *(ROOT / name for name in ("README.md", "FORMAT.md", "CONTRIBUTING.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    PRETRAINED / "CARD.md",
+]
 README = (ROOT / "README.md").read_text()
+FOLDS = (ROOT / "docs" / "results.md").read_text()
+BENCHMARKS = (ROOT / "docs" / "benchmarks.md").read_text()
 CARD = (PRETRAINED / "CARD.md").read_text()
+README_LINES = 200
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +38,7 @@ def folds():
 
 def test_the_table_of_the_folds(folds):
     table = markdown(summary(folds))
-    assert table == (RESULTS / "crossval" / "table.md").read_text() and table in README
+    assert table == (RESULTS / "crossval" / "table.md").read_text() and table in FOLDS
     rows = [line for line in CARD.splitlines() if line.startswith("| dice |")]
     assert len(rows) == 5 and set(rows) <= set(table.splitlines())
 
@@ -52,7 +60,7 @@ def test_what_is_lost_on_the_way(folds):
         (row["loss"], row["method"], row["weights"]): row["dice_3d"]
         for row in summary([f for f in folds if f["fold"] == 1])
     }
-    assert _numbers("conversion alone") == [
+    assert _numbers("conversion alone", FOLDS) == [
         lost(dice, "dice", "converted-T128", "float"),
         lost(dice, "dice", "finetuned-T8"),
         lost(dice, "dice", "finetuned-T8-zero"),
@@ -62,15 +70,15 @@ def test_what_is_lost_on_the_way(folds):
 
 
 def test_the_table_of_the_ablation():
-    found = json.loads((RESULTS / "ablation.json").read_text())
-    assert ablation.markdown(found["rows"]) in README
+    found = _result("ablation")
+    assert ablation.markdown(found["rows"]) in FOLDS
     assert found["epochs"] == FinetuneConfig.epochs
     for row, stored in zip(ablation.rows(found["epochs"]), found["rows"], strict=True):
         assert asdict(row).items() <= stored.items()
 
 
 def test_what_the_demo_prints():
-    report = json.loads((RESULTS / "demo.json").read_text())
+    report = _result("demo")
     for layer in report["spikes"]["layers"]:
         counts = [f"{layer[key]:,}" for key in ("neurons", "software", "hardware", "mismatched")]
         assert _cells(layer["name"]) == [layer["name"], *counts, f"{layer['rate']:.3f}"]
@@ -82,10 +90,90 @@ def test_what_the_demo_prints():
 
 
 def test_how_broken_files_are_borne():
-    found = json.loads((RESULTS / "fuzz.json").read_text())
+    found = _result("fuzz")
     read = found["read"] + found["read_but_not_for_loihi"]
-    assert f"{read:,} read, {found['refused']:,} refused, {len(found['failed'])} failed" in README
-    assert f"| {found['files']:,} network files" in README
+    assert f"{read:,} read, {found['refused']:,} refused, {len(found['failed'])} failed" in BENCHMARKS
+    assert f"| {found['files']:,} network files" in BENCHMARKS
+
+
+def test_what_the_benchmarks_measured():
+    lava, reference, finetune = _result("lava"), _result("reference"), _result("finetune")
+    scaling, third_party = _result("scaling"), _result("third_party")
+    assert {found.pop("machine") for found in (lava, reference, finetune, scaling, third_party)} == {
+        re.search(r"one machine \((.*?)\)", BENCHMARKS.replace("\n", " "))[1]
+    }
+    fits = ", ".join(f"{scaling['fits'][x]['straight_line_r2']:.3f}" for x in ("timesteps", "slices", "spikes"))
+    assert _ratios() == [
+        f"{lava['stock_over_fused']:.0f} times faster",
+        f"{lava['fused_over_floor']:.2f} times the floor",
+        f"{lava['stock_over_fast']:.1f} times faster",
+        f"{lava['subject_ratio']:.0f} times faster",
+        f"{reference['reference_over_stock']:.0f} times more",
+        *(
+            f"{finetune[f'{peer}_over_neuroseg']:.1f} times faster, {finetune[f'memory_of_{peer}']:.2f} of its memory"
+            for peer in ("spikingjelly", "snntorch")
+        ),
+        f"{finetune['neuroseg_over_own_convolutions']:.2f} times as long",
+        f"{finetune['neuroseg_over_float32_convolutions']:.2f} times as long",
+        f"R² {fits}",
+        f"every spike equal ({sum(row['spikes'] for row in third_party.values()):,})",
+    ]
+    assert lava["equal"] and reference["equal"]
+    assert all(row["pytorch_equals_reference"] and row["reference_equals_lava"] for row in third_party.values())
+
+
+def test_a_fold_in_lava():
+    for fidelity, subjects in (("fused", 40), ("stock", 2)):
+        report = json.loads((RESULTS / "crossval" / f"fold1-lava-{fidelity}.json").read_text())
+        spikes, dice = report["spikes"], report["dice"]
+        assert len(report["subjects"]) == subjects and report["fidelity"] == fidelity
+        assert f"{spikes['total']:,} spikes, {spikes['mismatched']} mismatched" in FOLDS.replace("\n", " ")
+        assert dice["hardware"] == dice["quantized"]
+        if fidelity == "fused":
+            assert f"{spikes['total']:,} spikes, {spikes['mismatched']} mismatched" in README.replace("\n", " ")
+            assert f"3D Dice {100 * dice['hardware']['3d']:.2f}" in FOLDS.replace("\n", " ")
+
+
+def test_the_headlines_of_the_readme(folds):
+    dice = {(row["loss"], row["method"], row["weights"]): row["dice_3d"] for row in summary(folds)}
+    text = README.split("## Measured\n")[1].split("\n## ")[0].replace("\n", " ")
+    lava, reference, finetune, fuzz = (_result(name) for name in ("lava", "reference", "finetune", "fuzz"))
+    for said in (
+        f"a 3D Dice of {dice['dice', 'ann', 'float']:.2f}",
+        f"integers {dice['dice', 'finetuned-T8', 'int8']:.2f}",
+        f"{lava['stock_over_fused']:.0f} times faster fused than stock",
+        f"the reference engine {reference['reference_over_stock']:.0f} times",
+        f"{finetune['spikingjelly_over_neuroseg']:.1f} times faster than SpikingJelly's",
+        f"{finetune['memory_of_spikingjelly']:.2f} of its memory",
+        f"Of {fuzz['files']:,} broken network files all were read or refused, {len(fuzz['failed'])} failed",
+    ):
+        assert said in text, said
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not re.match(r"[a-z]+:", target):  # https: and the like are not looked up
+            path, _, heading = target.partition("#")
+            assert not heading, f"{page.name}: {target}: links go to pages, not to headings"
+            assert (page.parent / path).resolve().is_relative_to(ROOT) and (page.parent / path).exists(), target
+
+
+def test_the_readme_is_read_in_five_minutes():
+    assert len(README.splitlines()) < README_LINES
+    assert {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")} <= set(re.findall(r"\]\((.*?)\)", README))
+
+
+def _result(name: str) -> dict:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def _ratios() -> list[str]:
+    """The last column of the table of benchmarks, but for broken files."""
+    rows = [line for line in BENCHMARKS.splitlines() if line.startswith("| ")]
+    assert rows[0] == "| command | what | against | ratio |" and "benchmarks.fuzz" in rows[-1]
+    return [row.strip("| ").split(" | ")[-1] for row in rows[1:-1]]
 
 
 def _cells(name: str) -> list[str]:
@@ -93,7 +181,7 @@ def _cells(name: str) -> list[str]:
     return [cell.strip() for cell in line.strip(" │").split("│")]
 
 
-def _numbers(word: str) -> list[str]:
-    """Those with two decimals, in the paragraph that has a word."""
-    (found,) = [paragraph for paragraph in README.split("\n\n") if word in paragraph]
+def _numbers(word: str, page: str) -> list[str]:
+    """Those with two decimals, in the paragraph of a page that has a word."""
+    (found,) = [paragraph for paragraph in page.split("\n\n") if word in paragraph]
     return re.findall(r"\d+\.\d\d", found)

@@ -21,8 +21,8 @@ import numpy as np
 
 from export import netx
 from export.graph import Graph
-from hardware_sim.engines import Record, SimulationError
 from hardware_sim.lava_backend.job import Files, Job
+from hardware_sim.record import Record, SimulationError
 from hardware_sim.trace import Trace, pack
 
 log = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,10 +16,10 @@ import hardware_sim
 from export.graph import GraphError
 from hardware_sim.trace import TraceError
 from neuroseg.cli.console import errors
-from neuroseg.convert import ConversionError
+from neuroseg.conversion.convert import ConversionError
 from neuroseg.data import ScanError
-from neuroseg.memory import keep_freed_memory
 from neuroseg.runs import RunError
+from neuroseg.training.memory import keep_freed_memory
 
 EXIT_DIFFERENT, EXIT_BAD_INPUT = 1, 2
 ORDER = ("demo", "data", "train", "convert", "finetune", "export", "validate", "segment")
@@ -36,27 +36,27 @@ KNOWN_ERRORS = (
 )
 
 
-class Loss(str, Enum):
+class Loss(StrEnum):
     dice, bce, bce_dice = "dice", "bce", "bce-dice"
 
 
-class Balance(str, Enum):
+class Balance(StrEnum):
     rate, activation, threshold = "rate", "activation", "threshold"
 
 
-class Reset(str, Enum):
+class Reset(StrEnum):
     subtract, zero = "subtract", "zero"
 
 
-class Encoder(str, Enum):
+class Encoder(StrEnum):
     rate, poisson = "rate", "poisson"
 
 
-class Backend(str, Enum):
+class Backend(StrEnum):
     reference, lava, loihi = "reference", "lava", "loihi"
 
 
-class Fidelity(str, Enum):
+class Fidelity(StrEnum):
     stock, fused = "stock", "fused"
 
 
@@ -98,9 +98,6 @@ Data = Annotated[
 OtherData = Annotated[
     str | None, typer.Option(help="Another data set than the run's; same forms as in `neuroseg train`.")
 ]
-
-
-STALL_TIMEOUT = 120.0
 
 
 StallTimeout = Annotated[float, typer.Option(min=1, help="Seconds without a step after which a Lava run is ended.")]

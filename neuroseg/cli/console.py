@@ -21,19 +21,13 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from neuroseg.fold_tables import score_cells
-from neuroseg.train import Step
+from neuroseg.data import Subject
+from neuroseg.experiments.tables import score_cells
+from neuroseg.report import STAGES
+from neuroseg.training.train import Step
 
 console = Console()
 errors = Console(stderr=True)
-
-STAGES = {
-    "ann": "ANN",
-    "converted": "converted",
-    "finetuned": "fine-tuned",
-    "quantized": "quantised",
-    "hardware": "hardware",
-}
 
 
 @contextmanager
@@ -83,6 +77,22 @@ def steps_bar(what: str, *, unit: str = "steps") -> Iterator[Callable[[int, int]
             progress.update(task, completed=done, total=total or None)
 
         yield show
+
+
+@contextmanager
+def subjects_bar(what: str, subjects: Sequence[Subject]) -> Iterator[Callable[[Subject, int, int], None]]:
+    """A bar over the steps of all subjects, which names the one that runs."""
+    weights = {subject.id: len(subject.image) for subject in subjects}
+    whole = sum(weights.values())
+    finished: dict[str, int] = {}
+
+    with steps_bar(what, unit="slices") as show:
+
+        def on_step(subject: Subject, done: int, total: int) -> None:
+            finished[subject.id] = done * weights[subject.id] // max(total, 1)
+            show(sum(finished.values()), whole)
+
+        yield on_step
 
 
 def spikes_table(layers: Sequence[Mapping[str, Any]], *, title: str) -> Table:
@@ -150,7 +160,7 @@ def dice_table(dice: Mapping[str, Mapping[str, float]], *, title: str) -> Table:
 
 
 def crossval_tables(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
-    """One table a loss, from `neuroseg.fold_tables.summary`; Dice in percent, mean and deviation over the folds."""
+    """One table a loss, from `experiments.tables.summary`; Dice in percent, mean and deviation over the folds."""
     tables: dict[str, Table] = {}
     for row in rows:
         loss = row["loss"]
@@ -219,7 +229,7 @@ def show_verdict(comparison: Verdict) -> None:
 
 
 class Explanation(Protocol):
-    """What `show_diagnosis` needs of a diagnosis; see `hardware_sim.diagnose`."""
+    """What `show_diagnosis` needs of a diagnosis; see `hardware_sim.comparison.diagnose`."""
 
     @property
     def verdict(self) -> str: ...

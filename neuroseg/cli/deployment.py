@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
-import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 import hardware_sim
 from export import netx
-from export.graph import Graph, GraphError, depths
+from export.graph import GraphError, depths
 from export.inspect import draw as draw_graph
 from export.inspect import inspect as inspect_graph
-from export.lower import export as export_graph
-from hardware_sim.compare import compare as compare_traces
-from hardware_sim.diagnose import diagnose
-from hardware_sim.reference import input_spikes
+from hardware_sim.comparison.compare import compare as compare_traces
+from hardware_sim.comparison.diagnose import diagnose
 from hardware_sim.trace import Trace, TraceError
-from neuroseg import runs
 from neuroseg.cli.app import (
     EXIT_DIFFERENT,
-    STALL_TIMEOUT,
     Backend,
     Data,
     Fidelity,
@@ -46,17 +40,14 @@ from neuroseg.cli.console import (
 )
 from neuroseg.cli.subjects import usable_subjects
 from neuroseg.data import ScanError, stack_slices
-from neuroseg.encode import encode
+from neuroseg.engine import STALL_TIMEOUT, Engine, image_spikes
 from neuroseg.runs import Run
-from neuroseg.spiking import SpikingNetwork
-
-CLASS_NAMES = ("hippocampus",)
-
+from neuroseg.steps import export_run
 
 LAYERS_WIDTH = 144  # columns that `inspect` needs
 
 
-class Bench(str, Enum):
+class Bench(StrEnum):
     lava, finetune, reference, scaling = "lava", "finetune", "reference", "scaling"
     third_party = "third_party"
 
@@ -70,10 +61,7 @@ def export(run_folder: RunFolder) -> None:
     Example: neuroseg export runs/first
     """
     run = Run(run_folder)
-    network, notes = final(run)
-    graph = export_graph(network, class_names=CLASS_NAMES, notes=notes)
-    run.forget_after(run.network)
-    netx.write(graph, run.network)
+    graph = export_run(run)
     size = run.network.stat().st_size / 1024
     console.print(f"{len(graph.populations)} populations, 8-bit weights, {size:.0f} KiB; {escape(str(run.network))}")
 
@@ -100,7 +88,8 @@ def simulate(
     spikes = image_spikes(graph, images)
     record = hardware_sim.Record(potentials="all" if potentials else ())
     with steps_bar(backend.value) as show:
-        trace = simulate_network(graph, spikes, backend, fidelity, show, record=record, stall_timeout=stall_timeout)
+        engine = Engine(backend.value, fidelity.value, stall_timeout)
+        trace = engine.run(graph, spikes, record=record, on_step=show)
     trace.save(out)
     total = sum(trace.total(name) for name in trace.packed)
     console.print(f"{trace.samples} slices, {total:,} spikes in {trace.seconds['run']:.1f} s; {escape(str(out))}")
@@ -191,36 +180,3 @@ def bench(
     console.print((module.__doc__ or "").strip())
     for key, value in result.items():
         console.print(f"  {key}: {value:.4g}" if isinstance(value, float) else f"  {key}: {value}", soft_wrap=True)
-
-
-def final(run: Run) -> tuple[SpikingNetwork, dict[str, str]]:
-    """The fine-tuned network where there is one, else the converted one."""
-    return runs.load_snn(run.snn if run.snn.exists() else run.converted)
-
-
-def image_spikes(graph: Graph, images: torch.Tensor) -> torch.Tensor:
-    """Spikes (T, B, C, H, W) of images (B, C, H, W) in [0, 1], by the graph's input neurons or its encoder."""
-    if graph.input.neuron is not None:
-        return torch.from_numpy(input_spikes(graph, images.numpy())).transpose(0, 1)
-    return encode(images, timesteps=graph.meta.timesteps, encoder=graph.meta.encoder)
-
-
-def simulate_network(
-    graph: Graph,
-    spikes: torch.Tensor,
-    backend: Backend,
-    fidelity: Fidelity,
-    show: Any,
-    *,
-    stall_timeout: float,
-    record: hardware_sim.Record = hardware_sim.Record(),
-) -> Trace:
-    return hardware_sim.run(
-        graph,
-        spikes.transpose(0, 1).numpy().astype(np.uint8),
-        backend=backend.value,
-        fidelity=fidelity.value,
-        record=record,
-        stall_timeout=stall_timeout,
-        on_step=show,
-    )

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from export import netx, nir_read, nir_write
+from export import netx, nir
 from export.limits import check
 from export.quantize import quantize
 from neuroseg.cli.app import Encoder, Reset
@@ -23,7 +23,7 @@ def import_nir(
     out: Annotated[Path, typer.Argument(help="NetX file to write, FILE.net.")],
     timesteps: Annotated[int, typer.Option("--timesteps", "-T", min=1, help="Time steps per sample.")],
     dt: Annotated[float, typer.Option(min=0, help="Seconds a step, in the unit of the file's time constants.")] = (
-        nir_read.DT
+        nir.DT
     ),
     reset: Annotated[
         Reset, typer.Option(help="Of neurons whose file does not say; NIR itself means zero.")
@@ -38,7 +38,7 @@ def import_nir(
     Example: neuroseg nir import model.nir model.net -T 16
     """
     graph = quantize(
-        nir_read.read(
+        nir.read(
             file,
             timesteps=timesteps,
             dt=dt,
@@ -56,13 +56,13 @@ def import_nir(
 def export_nir(
     file: Annotated[Path, typer.Argument(help="Network in NetX HDF5, FILE.net.")],
     out: Annotated[Path, typer.Argument(help="NIR file to write, FILE.nir.")],
-    dt: Annotated[float, typer.Option(min=0, help="Seconds that a step is said to last.")] = nir_read.DT,
+    dt: Annotated[float, typer.Option(min=0, help="Seconds that a step is said to last.")] = nir.DT,
 ) -> None:
     """Write a network file as NIR. What NIR cannot say is refused, or noted in the metadata and said here.
 
     Example: neuroseg nir export model.net model.nir
     """
-    nir_write.write(netx.read(file), out, dt=dt)
+    nir.write(netx.read(file), out, dt=dt)
     console.print(escape(str(out)))
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -16,13 +16,13 @@ from scipy.special import expit
 import hardware_sim
 from export import netx
 from export.graph import Graph, GraphError
-from export.lower import export as export_graph
 from neuroseg import runs
-from neuroseg.cli.app import STALL_TIMEOUT, Backend, Fidelity, StallTimeout, app
+from neuroseg.cli.app import Backend, Fidelity, StallTimeout, app
 from neuroseg.cli.console import console, steps_bar
-from neuroseg.cli.deployment import image_spikes, simulate_network
+from neuroseg.conversion.lower import export as export_graph
 from neuroseg.data.locate import find, is_crop
 from neuroseg.data.volume import ScanError, load_nifti
+from neuroseg.engine import STALL_TIMEOUT, Engine, image_spikes
 from neuroseg.pretrained import FOLDER as PRETRAINED
 from neuroseg.runs import Run
 from neuroseg.segment import BOX, LABELS, check_name, cut, save_mask, save_probability
@@ -32,8 +32,11 @@ SHIPPED = "pretrained"
 NOTHING = hardware_sim.Record(spikes=())  # only the output is wanted
 
 
-class Side(str, Enum):
+class Side(StrEnum):
     both, right, left = "both", "right", "left"
+
+
+SIDE_OF: dict[Side, Literal["right", "left"] | None] = {Side.both: None, Side.right: "right", Side.left: "left"}
 
 
 @app.command()
@@ -71,17 +74,16 @@ def segment(
     _, height, width = graph.input.shape
     try:
         with console.status("looking for the hippocampus"):
-            places = find(image, side=None if side is Side.both else side.value, boxes=centres, mask=region)
+            places = find(image, side=SIDE_OF[side], boxes=centres, mask=region)
         regions = cut(image, places, box=(None if is_crop(image) else BOX[0], height, width))
     except ScanError as error:
         raise ScanError(f"{scan}: {error}") from error
+    engine = Engine(backend.value, fidelity.value, stall_timeout)
     with steps_bar(f"{backend.value}, {' and '.join(places)}") as show:
 
         def predict(slices: torch.Tensor) -> np.ndarray:
             spikes = image_spikes(graph, slices)
-            trace = simulate_network(
-                graph, spikes, backend, fidelity, show, record=NOTHING, stall_timeout=stall_timeout
-            )
+            trace = engine.run(graph, spikes, record=NOTHING, on_step=show)
             return expit(trace.output[:, :1] * graph.meta.logit_scale)
 
         found = segment_scan(image, regions, predict)
@@ -106,7 +108,7 @@ def _check_different(made: list[Path], read: list[Path]) -> None:
 
 def _graph(network: str) -> Graph:
     if network == SHIPPED and not Path(network).exists():
-        return export_graph(runs.load_snn(PRETRAINED / "snn.pt")[0])
+        return export_graph(runs.load_snn(PRETRAINED / f"snn{runs.WEIGHTS}")[0])
     path = Path(network)
     if path.is_dir():
         path = Run(path).exported()

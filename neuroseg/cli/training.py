@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 from rich.markup import escape
 
-from export.lower import integer_scales
-from neuroseg import runs
-from neuroseg.activity import measure
-from neuroseg.balance import balance
 from neuroseg.cli.app import (
     Balance,
     Data,
@@ -32,19 +25,14 @@ from neuroseg.cli.console import (
     training_bar,
 )
 from neuroseg.cli.subjects import parse_box, place, run_subjects, usable_subjects
-from neuroseg.convert import convert as convert_network
-from neuroseg.crossval import make_folds, run_fold
-from neuroseg.data import stack_slices
-from neuroseg.finetune import FinetuneConfig
-from neuroseg.finetune import finetune as finetune_network
-from neuroseg.fold_tables import check_folds, load_folds, write_tables
+from neuroseg.experiments.crossval import make_folds, run_fold
+from neuroseg.experiments.tables import check_folds, load_folds, write_tables
 from neuroseg.pretrained import copy_pretrained
-from neuroseg.runs import Run, RunError, Settings
-from neuroseg.train import TrainConfig, split
-from neuroseg.train import train as train_network
-from neuroseg.unet import UNetConfig
-
-CALIBRATION_SLICES = 25
+from neuroseg.runs import Run, Settings
+from neuroseg.steps import CALIBRATION_SLICES, Conversion, convert_run, finetune_run, train_run
+from neuroseg.training.finetune import FinetuneConfig
+from neuroseg.training.train import TrainConfig, split
+from neuroseg.training.unet import UNetConfig
 
 
 @app.command()
@@ -62,7 +50,7 @@ def train(
     box: Annotated[str | None, typer.Option(help="Box to crop to, as X,Y,Z in mm; X may be `all`.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of split, weights and order.")] = 0,
 ) -> None:
-    """Train the ANN U-Net; goes on where it stopped if it was killed. Makes RUN/ann.pt.
+    """Train the ANN U-Net; goes on where it stopped if it was killed. Makes RUN/ann.safetensors.
 
     Example: neuroseg train --data data/Task04_Hippocampus --out runs/first
     """
@@ -82,25 +70,11 @@ def train(
         train=TrainConfig(epochs=epochs, loss=loss.value, seed=seed),
         box=sides,
     )
-    settings.model.check_slice(*training[0].image.shape[1:])
     run = Run(out)
-    if run.settings_file.exists() and run.load_settings() != settings:
-        raise RunError(f"{out} holds a run with other settings; delete it or choose another folder")
-    run.save_settings(settings)
     where = f"validating on {len(held_out)}" if validation else f"{len(held_out)} of them show how far it is"
     console.print(f"training on {len(training)} subjects, {where}")
     with training_bar("ANN") as show:
-        network, history = train_network(
-            training,
-            held_out,
-            model=settings.model,
-            config=settings.train,
-            checkpoint=run.checkpoint(run.ann),
-            on_step=show,
-        )
-    if not runs.holds(run.ann, network):
-        run.forget_after(run.ann)
-        runs.save_ann(network, history, run.ann)
+        history = train_run(run, settings, training, held_out, on_step=show)
     console.print(f"best validation 3D Dice {max(row.validation_dice for row in history):.4f}; {escape(str(run.ann))}")
 
 
@@ -115,30 +89,18 @@ def convert(
     slices: Annotated[int, typer.Option(min=1, help="Training slices to calibrate on.")] = CALIBRATION_SLICES,
     data: OtherData = None,
 ) -> None:
-    """Turn the ANN into integrate-and-fire neurons and balance their thresholds. Makes RUN/converted.pt.
+    """Turn the ANN into integrate-and-fire neurons and balance their thresholds. Makes RUN/converted.safetensors.
 
     Example: neuroseg convert runs/first -T 8 --reset zero
     """
     run = Run(run_folder)
     settings = run.load_settings()
     training, _ = run_subjects(settings, data)
-    images, _ = stack_slices(training)
-    chosen = np.random.default_rng(settings.seed).permutation(len(images))[:slices]
-    network = convert_network(
-        runs.load_ann(run.ann),
-        tuple(images.shape[1:]),
-        timesteps=timesteps,
-        reset=reset.value,
-        u0=u0,
-        encoder=encoder.value,
-    )
-    with console.status(f"balancing on {len(chosen)} training slices ({method.value})"):
-        network = balance(network, images[chosen], method=method.value, seed=settings.seed)
-    network = network.with_scales(integer_scales(network))
-    run.forget_after(run.converted)
-    runs.save_snn(network, run.converted, notes={"balance": method.value, "data": Path(settings.data).name})
+    conversion = Conversion(timesteps, reset.value, u0, encoder.value, method.value, slices)
+    with console.status(f"balancing on {slices} training slices ({method.value})"):
+        network = convert_run(run, training, conversion)
     console.print(
-        f"{len(network.spec.populations)} populations, T = {timesteps}, reset {reset.value}, "
+        f"{len(network.populations)} populations, T = {timesteps}, reset {reset.value}, "
         f"{encoder.value} code; {escape(str(run.converted))}"
     )
 
@@ -153,14 +115,13 @@ def finetune(
     augment: Annotated[bool, typer.Option(help="Vary shape and contrast, for scans of other contrast.")] = False,
     data: OtherData = None,
 ) -> None:
-    """Fine-tune the spiking network by spike-based backpropagation; resumes. Makes RUN/snn.pt.
+    """Fine-tune the spiking network by spike-based backpropagation; resumes. Makes RUN/snn.safetensors.
 
     Example: neuroseg finetune runs/first --epochs 4
     """
     run = Run(run_folder)
     settings = run.load_settings()
     training, held_out = run_subjects(settings, data)
-    network, notes = runs.load_snn(run.converted)
     config = FinetuneConfig(
         epochs=epochs,
         learning_rate=learning_rate,
@@ -170,27 +131,10 @@ def finetune(
         augment=augment,
     )
     with training_bar("spiking") as show:
-        tuned, history = finetune_network(
-            network,
-            training,
-            held_out,
-            choose_scales=integer_scales,
-            config=config,
-            checkpoint=run.checkpoint(run.snn),
-            on_step=show,
-        )
-    if not quantized:
-        tuned = tuned.with_scales(integer_scales(tuned))
-    images, _ = stack_slices(training)
-    sample = images[np.random.default_rng(settings.seed).permutation(len(images))[:CALIBRATION_SLICES]]
-    console.print(
-        rates_table(measure(network, sample, quantized=True).rates, measure(tuned, sample, quantized=True).rates)
-    )
-    if not runs.holds(run.snn, tuned):
-        run.forget_after(run.snn)
-        notes = {**notes, "finetuned": json.dumps(dataclasses.asdict(config))}
-        runs.save_snn(tuned, run.snn, notes=notes)
-    console.print(f"best validation 3D Dice {max(row.validation_dice for row in history):.4f}; {escape(str(run.snn))}")
+        tuning = finetune_run(run, training, held_out, config, on_step=show)
+    console.print(rates_table(tuning.before, tuning.after))
+    best = max(row.validation_dice for row in tuning.history)
+    console.print(f"best validation 3D Dice {best:.4f}; {escape(str(run.snn))}")
 
 
 @app.command()
@@ -222,7 +166,6 @@ def crossval(
                 part,
                 out / f"fold{part.number}-{loss.value}",
                 data=place(data),
-                choose_scales=integer_scales,
                 bar=training_bar,
                 config=TrainConfig(epochs=epochs, loss=loss.value, seed=seed),
             )

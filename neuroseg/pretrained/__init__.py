@@ -11,7 +11,7 @@ FOLDER = Path(__file__).parent
 
 
 def copy_pretrained(run: Run) -> None:
-    """Make a run folder of the shipped network: run.json, ann.pt and snn.pt. Raises RunError where a run is already."""
+    """Make a run folder of the shipped network: settings and weights. Raises RunError where a run is already."""
     if run.settings_file.exists():
         raise RunError(f"{run.folder} holds a run; delete it or choose another folder")
     run.folder.mkdir(parents=True, exist_ok=True)

@@ -27,11 +27,11 @@ from export.graph import (
     same,
 )
 from export.limits import INPUT_MAX, check, edge_bound
-from export.lower import integer_scales, lower
 from export.passes import align_delays, fold_pool, split_concat
 from export.quantize import largest_scale, quantize
 from hardware_sim.engines import Record
 from hardware_sim.reference import run_reference, sum_inputs
+from neuroseg.conversion.lower import integer_scales, lower
 from tests.networks import PLAIN, build, cases
 
 RNG = np.random.default_rng(0)
@@ -170,10 +170,10 @@ def test_delays_make_paths_meet():
 @settings(max_examples=60)
 def test_integers_are_those_that_pytorch_trained_with(case):
     network, graph, _ = build(case)
-    for spec in network.spec.populations:
+    for spec in network.populations:
         population = graph[spec.name]
         assert population.scale == network.scale(spec)
-        if spec.fires:
+        if spec.neuron.threshold is not None:
             assert population.neuron.threshold == network.scale(spec)
     assert check(graph) is graph
     scales = integer_scales(network)

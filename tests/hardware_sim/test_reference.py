@@ -13,12 +13,12 @@ import hardware_sim
 from export.graph import Conv, ConvT, Dense, Edge, Graph, Input, Meta, Neuron, Population
 from export.limits import POTENTIAL_MAX
 from hardware_sim import Record, SimulationError, Trace
-from hardware_sim.compare import compare
+from hardware_sim.comparison.compare import compare
 from hardware_sim.lava_backend.synapses import to_sparse
 from hardware_sim.reference import run_reference
-from hardware_sim.report import build_report
+from hardware_sim.reporting.report import build_report
 from hardware_sim.trace import TraceError, pack, unpack
-from neuroseg.cli.validation import software_trace
+from neuroseg.validation import software_trace
 from tests.export.test_graph import chain
 from tests.networks import build, cases
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from neuroseg.unet import UNet, UNetConfig
+from neuroseg.training.unet import UNet, UNetConfig
 
 SHAPE = (1, 12, 8)
 

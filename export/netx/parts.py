@@ -1,0 +1,179 @@
+"""What the layers of a NetX file are made of: synapses, neurons, and the file's meta data."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import h5py
+import numpy as np
+
+from export.graph import ENCODERS, Conv, ConvT, Dense, GraphError, Meta, Neuron, Pair, Shape
+from export.limits import BIAS_MAX
+from export.netx.fields import Fields
+
+FORMAT_VERSION = 1
+HARD_RESET, SOFT_RESET = "CUBA", "CUBA_SOFT_RESET"  # stock NetX knows the first only
+NEURON_TYPES = {HARD_RESET: "zero", "LOIHI": "zero", SOFT_RESET: "subtract"}
+GEOMETRY = 2**15  # more is no stride, padding, dilation or number of groups
+TIMESTEPS_MAX = 2**20
+
+
+def conv(fields: Fields, source: Shape) -> Conv:
+    stride, padding, dilation, groups = _geometry(fields)
+    weight = _weight(fields, 4)
+    if len(weight) % groups:
+        raise fields.error("groups", str(groups), f"a divisor of {len(weight)} channels")
+    return Conv(weight, stride, padding, dilation, groups)
+
+
+def conv_transposed(fields: Fields, source: Shape) -> ConvT:
+    stride, padding, dilation, groups = _geometry(fields)
+    further = fields.pair("outputPadding", 0, GEOMETRY, default=(0, 0))
+    if any(n >= max(s, d) for n, s, d in zip(further, stride, dilation, strict=True) if n):
+        raise fields.error("outputPadding", str(further), "less than the stride or the dilation")
+    return ConvT(_weight(fields, 4), stride, padding, further, dilation, groups)
+
+
+def dense(fields: Fields, source: Shape) -> Dense:
+    return Dense(_weight(fields, 2, flat=(fields.shape()[0], -1)))
+
+
+def pool(fields: Fields, source: Shape) -> Conv:
+    """SLAYER's pooling: the same kernel on every channel by itself.
+
+    Where a side is no multiple of the kernel, SLAYER appends `side % kernel` zeros. A convolution pads both ends
+    alike; a kernel with as many zeros before it skips those at the front.
+    """
+    kernel, sides = _tiling_kernel(fields)
+    short = (source[1] % sides[0], source[2] % sides[1])
+    if any((n + more) % k for n, more, k in zip(source[1:], short, sides, strict=True)):
+        raise fields.error("kernelSize", f"{sides} on {source[1:]}", "what SLAYER's padding makes a divisor")
+    weight = np.pad(kernel, ((short[0], 0), (short[1], 0)))
+    return Conv(_each(weight, source), stride=sides, padding=short, groups=source[0])
+
+
+def unpool(fields: Fields, source: Shape) -> ConvT:
+    kernel, sides = _tiling_kernel(fields)
+    return ConvT(_each(kernel, source), stride=sides, groups=source[0])
+
+
+def _each(kernel: np.ndarray, source: Shape) -> np.ndarray:
+    return np.broadcast_to(kernel, (source[0], 1, *kernel.shape)).copy()
+
+
+def _tiling_kernel(fields: Fields) -> tuple[np.ndarray, Pair]:
+    """SLAYER lays the channels below each other, so all but kernels side by side would mix them."""
+    weight = _weight(fields, 4)
+    if weight.shape[:2] != (1, 1):
+        raise fields.error("weight", f"of shape {weight.shape}", "one kernel for all channels")
+    sides = (weight.shape[2], weight.shape[3])
+    wanted: dict[str, Pair] = {"stride": sides, "padding": (0, 0), "dilation": (1, 1)}
+    for field, value in wanted.items():
+        found = fields.pair(field, 0, GEOMETRY, default=value)
+        if found != value:
+            raise fields.error(field, str(found), f"{value}, without which SLAYER mixes channels,")
+    return weight[0, 0], sides
+
+
+def _weight(fields: Fields, ndim: int, flat: tuple[int, int] | None = None) -> np.ndarray:
+    """Integer weights with `ndim` axes; SLAYER writes a dense layer of one output flat."""
+    weight = fields.numbers("weight")
+    if flat and weight.ndim == 1 and weight.size % flat[0] == 0:
+        weight = weight.reshape(flat)
+    if ndim == 4 and weight.ndim == 5 and weight.shape[4] == 1:  # SLAYER keeps an axis for time
+        weight = weight[..., 0]
+    if weight.ndim != ndim or not weight.size:
+        raise fields.error("weight", f"of shape {weight.shape}", f"{ndim} axes, none empty,")
+    if not _whole(weight, 2**15):
+        raise fields.error("weight", "fractional or beyond 16 bits", "integers")
+    return weight.astype(np.int32)
+
+
+def _whole(value: np.ndarray, most: int) -> bool:
+    """Whether all are integers up to +-most. Not by np.abs: the least integer of a type has none."""
+    return bool((value == np.round(value)).all() and (value >= -most).all() and (value <= most).all())
+
+
+def _geometry(fields: Fields) -> tuple[Pair, Pair, Pair, int]:
+    return (
+        fields.pair("stride", 1, GEOMETRY, default=(1, 1)),
+        fields.pair("padding", 0, GEOMETRY, default=(0, 0)),
+        fields.pair("dilation", 1, GEOMETRY, default=(1, 1)),
+        fields.integer("groups", 1, GEOMETRY, default=1),
+    )
+
+
+AFFINE_THRESHOLD = (1 << 18) - 1  # how SLAYER's affine block says that it never fires: slayer/block/base.py
+
+
+def neuron(fields: Fields, shape: Shape) -> Neuron:
+    kind = fields.text("type")
+    if kind not in NEURON_TYPES:
+        raise fields.error("type", repr(kind), ", ".join(NEURON_TYPES))
+    reset = fields.text("reset") if "reset" in fields else NEURON_TYPES[kind]
+    if reset != NEURON_TYPES[kind]:
+        raise fields.error("reset", repr(reset), f"{NEURON_TYPES[kind]!r} with type {kind}")
+    fixed = {"refDelay": 1, "gradedSpike": 0, "wgtExp": 0, "weight_exp": 0}  # what nothing here simulates otherwise
+    for field, value in fixed.items():
+        fields.integer(field, value, value, default=value)
+    threshold = fields.integer("vThMant", 0, 2**31 - 1) if fields.integer("fires", 0, 1, default=1) else None
+    if threshold == AFFINE_THRESHOLD and "fires" not in fields:
+        threshold = None
+    return Neuron(
+        threshold=threshold,
+        reset=reset,
+        u0=fields.integer("u0", -(2**31), 2**31 - 1, default=0),
+        current_decay=fields.integer("iDecay", 0, 4096),
+        voltage_decay=fields.integer("vDecay", 0, 4096),
+        bias=_bias(fields, shape) if "bias" in fields else None,
+    )
+
+
+def _bias(fields: Fields, shape: Shape) -> np.ndarray:
+    bias = fields.numbers("bias")
+    if not _whole(bias, BIAS_MAX):
+        raise fields.error("bias", "fractional or too large", f"integers up to +-{BIAS_MAX}")
+    if bias.ndim > 3 or any(n not in (1, m) for n, m in zip(bias.shape[::-1], shape[::-1], strict=False)):
+        raise fields.error("bias", f"of shape {bias.shape}", f"one that broadcasts to {shape}")
+    return bias.astype(np.int32)
+
+
+def sample_steps(file: Fields) -> int:
+    """Steps a sample in a file of lava-dl, which SLAYER calls tSample; 8 where nothing says."""
+    if "simulation" not in file or "tSample" not in (simulation := file.sub("simulation")):
+        return Meta().timesteps
+    return simulation.integer("tSample", 1, TIMESTEPS_MAX)
+
+
+def meta(file: Fields) -> Meta:
+    attrs = file.sub("meta").group.attrs
+    try:
+        if _attribute(attrs, "format") != "neuroseg" or int(_attribute(attrs, "version")) != FORMAT_VERSION:
+            other = f"{_attribute(attrs, 'format')!r} {_attribute(attrs, 'version')!r}"
+            raise GraphError(f"meta: format {other}; neuroseg {FORMAT_VERSION} is allowed")
+        found = Meta(
+            timesteps=int(_attribute(attrs, "timesteps")),
+            encoder=str(_attribute(attrs, "encoder")),
+            logit_scale=float(_attribute(attrs, "logit_scale")),
+            class_names=tuple(str(name) for name in json.loads(_attribute(attrs, "class_names"))),
+            notes={str(k): str(v) for k, v in json.loads(_attribute(attrs, "notes")).items()},
+        )
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError) as error:
+        if isinstance(error, GraphError):
+            raise
+        raise GraphError(f"meta: missing or broken attribute ({error})") from None
+    if not 1 <= found.timesteps <= TIMESTEPS_MAX or not math.isfinite(found.logit_scale):
+        raise GraphError(f"meta: timesteps {found.timesteps}, logit_scale {found.logit_scale}; out of range")
+    if found.encoder not in ENCODERS:
+        raise GraphError(f"meta: encoder is {found.encoder[:40]!r}; {' or '.join(ENCODERS)} is allowed")
+    return found
+
+
+def _attribute(attrs: h5py.AttributeManager, name: str) -> Any:
+    """One value. Raises KeyError, or TypeError for an array, which is not read: its strings may be of any length."""
+    if attrs.get_id(name).shape != ():
+        raise TypeError(f"{name} is an array")
+    value = attrs[name]
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,215 @@
+"""The reading half of `netx`: every field is checked before it is used.
+
+One exception type, GraphError, naming the file, the layer, the field, what was found and what is allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from export.graph import Edge, Graph, GraphError, Input, Meta, Neuron, Node, Operator, Population, Shape
+from export.limits import BIAS_MANTISSA_MAX, DELAY_MAX, INPUT_MAX
+from export.netx import parts
+from export.netx.fields import Budget, Fields
+from export.netx.guard import guarded
+from export.passes import slice_channels
+
+MAX_LAYERS = 1000
+MAX_EDGES = 2**14  # more come of layers that read each other over and over, not of a network
+SCALE_MAX = 1e30
+INPUT_GAIN = 64.0  # of an input block that has none: lava/lib/dl/netx/hdf5.py, create_input
+NETX_BIAS_EXPONENT = 6  # lava/lib/dl/netx/hdf5.py, get_neuron_params
+SYNAPSES: dict[str, Callable[[Fields, Shape], Operator]] = {
+    "conv": parts.conv,
+    "convT": parts.conv_transposed,
+    "dense": parts.dense,
+    "pool": parts.pool,
+    "unpool": parts.unpool,
+}
+# What NetX gives a dense layer without a neuron (create_dense): its current sums up, its voltage is its current.
+INTEGRATOR = Neuron(threshold=None, reset="zero", current_decay=0, voltage_decay=4096)
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """What a layer hands to the next: node names with delays, their joint shape; or edges waiting for a sum."""
+
+    parts: tuple[tuple[str, int], ...]
+    shape: Shape
+    edges: tuple[Edge, ...] = ()
+
+
+def read(path: Path | str) -> Graph:
+    """Read a NetX file as an integer graph. Raises GraphError for anything it does not understand."""
+    path = Path(path)
+    if not path.is_file():
+        raise GraphError(f"{path}: no such file")
+    return guarded(_open, path)
+
+
+def _open(path: Path) -> Graph:
+    try:
+        with h5py.File(path, "r") as file:
+            return _read(file)
+    except GraphError as error:
+        raise GraphError(f"{path}: {error}") from None
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError) as error:
+        raise GraphError(f"{path}: cannot be read as NetX HDF5 ({error})") from error
+
+
+def _read(file: h5py.File) -> Graph:
+    root = Fields(file, "the file", Budget())
+    if "layer" not in root:
+        raise GraphError("no group 'layer'; a NetX file has one")
+    layers = root.sub("layer")
+    count = len(layers.group)
+    if not 0 < count <= MAX_LAYERS:
+        raise GraphError(f"{count} layers; 1 to {MAX_LAYERS} are allowed")
+    reader = _Reader()
+    for k in range(count):
+        if str(k) not in layers:
+            raise GraphError(f"layer {k} is missing; {count} layers must be numbered from 0")
+        reader.layer(layers.sub(str(k), where=f"layer {k}"))
+    ours = "meta" in root
+    reader.finish(ours=ours)
+    meta = parts.meta(root) if ours else Meta(timesteps=parts.sample_steps(root), notes=reader.notes)
+    graph = Graph(tuple(reader.nodes), integer=True, meta=meta)
+    if not graph.populations:
+        raise GraphError("no layer with neurons; at least one is needed")
+    return graph
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self.shapes: dict[str, Shape] = {}
+        self.edges = 0
+        self.streams: list[_Stream] = []
+        self.summed: set[int] = set()  # synapse layers that an add layer reads
+        self.notes: dict[str, str] = {}
+
+    def layer(self, fields: Fields) -> None:
+        kind = fields.text("type")
+        readers: dict[str, Callable[[Fields], _Stream]] = {
+            "input": self._input,
+            "concat": self._concat,
+            "flatten": self._previous,
+            "add": self._add,
+            "average": self._average,
+        }
+        if kind not in readers and kind not in SYNAPSES:
+            raise fields.error("type", repr(kind[:40]), ", ".join(("input", *SYNAPSES, *list(readers)[1:])))
+        if self.notes:
+            raise GraphError(f"{fields.where}: follows an average, which must be the last layer")
+        self.streams.append(self._synapse(fields, SYNAPSES[kind]) if kind in SYNAPSES else readers[kind](fields))
+
+    def _input(self, fields: Fields) -> _Stream:
+        if self.streams:
+            raise GraphError(f"{fields.where}: a second input; one, as layer 0, is allowed")
+        shape, name = fields.shape(), self._name(fields, "input")
+        if "neuron" not in fields:
+            return self._node(Input(name, shape))
+        gain, offset = fields.number("weight", INPUT_GAIN, INPUT_MAX), fields.number("bias", 0.0, INPUT_MAX)
+        return self._node(Input(name, shape, parts.neuron(fields.sub("neuron"), shape), gain, offset))
+
+    def _synapse(self, fields: Fields, build: Callable[[Fields, Shape], Operator]) -> _Stream:
+        source = self._previous(fields)
+        if not source.parts:
+            raise GraphError(f"{fields.where}: reads a layer without neurons; an add layer must follow it")
+        if "inputs" in fields:
+            raise GraphError(f"{fields.where}: field 'inputs' is read on concat and add layers only")
+        op, edges, start = build(fields, source.shape), [], 0
+        target_delay = self._target_delay(fields)
+        for name, delay in source.parts:
+            shape = self.shapes[name]
+            try:
+                part = op if len(source.parts) == 1 else slice_channels(op, start, shape, source.shape)
+            except (GraphError, ValueError) as error:
+                raise GraphError(f"{fields.where}: weight does not fit its inputs: {error}") from None
+            edges.append(Edge(name, part, delay, target_delay))
+            start += shape[0]
+        self._count(fields, len(edges))
+        if "neuron" not in fields:
+            return _Stream((), fields.shape(), tuple(edges))
+        return self._population(fields, tuple(edges))
+
+    @staticmethod
+    def _target_delay(fields: Fields) -> np.ndarray | None:
+        """lava-dl's axonal delay: SLAYER delays what a channel emits, its NetX all that reaches it. (C, H, W)."""
+        if "delay" not in fields:
+            return None
+        shape = fields.shape()
+        delays = fields.integers("delay", 0, DELAY_MAX, counts=(1, shape[0]))
+        return np.broadcast_to(np.array(delays, np.int32).reshape(-1, 1, 1), shape)
+
+    def _count(self, fields: Fields, edges: int) -> None:
+        self.edges += edges
+        if self.edges > MAX_EDGES:
+            raise GraphError(f"{fields.where}: the layers so far make more than {MAX_EDGES} synapses between layers")
+
+    def _average(self, fields: Fields) -> _Stream:
+        """lava-dl's readout: the mean over groups of output neurons, which the host takes."""
+        source = self._previous(fields)
+        self.notes["average"] = str(int(np.prod(fields.shape())))
+        return source
+
+    def finish(self, *, ours: bool) -> None:
+        """What comes last without a neuron integrates in a file of lava-dl, as in NetX; else something must sum it."""
+        for k, stream in enumerate(self.streams):
+            if not stream.edges or k in self.summed:
+                continue
+            if ours or k < len(self.streams) - 1:
+                raise GraphError(f"layer {k}: has no neuron, and no add layer sums it")
+            self.nodes.append(Population(f"layer_{k}", stream.shape, stream.edges, INTEGRATOR))
+
+    def _concat(self, fields: Fields) -> _Stream:
+        inputs = fields.integers("inputs", 0, len(self.streams) - 1, counts=tuple(range(1, MAX_LAYERS)))
+        streams = [self.streams[k] for k in inputs]
+        delays = fields.integers("delay", 0, 2**16, counts=(len(inputs),)) if "delay" in fields else (0,) * len(inputs)
+        if any(len(stream.parts) != 1 for stream in streams):
+            raise GraphError(f"{fields.where}: inputs {inputs} are not all layers with neurons")
+        joined = tuple((s.parts[0][0], s.parts[0][1] + d) for s, d in zip(streams, delays, strict=True))
+        shape = (sum(s.shape[0] for s in streams), *streams[0].shape[1:])
+        if len({s.shape[1:] for s in streams}) > 1 or fields.shape() != shape:
+            raise fields.error("shape", str(fields.shape()), f"{shape}, of inputs with equal sides,")
+        return _Stream(joined, shape)
+
+    def _add(self, fields: Fields) -> _Stream:
+        inputs = fields.integers("inputs", 0, len(self.streams) - 1, counts=tuple(range(1, MAX_LAYERS)))
+        if not all(self.streams[k].edges for k in inputs):
+            raise GraphError(f"{fields.where}: inputs {inputs} are not all synapse layers without neurons")
+        self.summed.update(inputs)
+        self._count(fields, sum(len(self.streams[k].edges) for k in inputs))
+        return self._population(fields, tuple(edge for k in inputs for edge in self.streams[k].edges))
+
+    def _population(self, fields: Fields, edges: tuple[Edge, ...]) -> _Stream:
+        shape = fields.shape()
+        neuron = parts.neuron(fields.sub("neuron"), shape)
+        if "bias" in fields:
+            mantissa = fields.integers("bias", -BIAS_MANTISSA_MAX, BIAS_MANTISSA_MAX, counts=(1, shape[0]))
+            bias = np.array(mantissa, np.int32).reshape(-1, 1, 1) << NETX_BIAS_EXPONENT
+            neuron = replace(neuron, bias=bias if neuron.bias is None else neuron.bias + bias)
+        scale = fields.number("scale", 0.0, SCALE_MAX) if "scale" in fields else None
+        if scale is not None and scale <= 0:
+            raise fields.error("scale", f"{scale:g}", "a positive number")
+        name = self._name(fields, f"layer_{len(self.streams)}")
+        return self._node(Population(name, shape, edges, neuron, scale=scale))
+
+    def _node(self, node: Node) -> _Stream:
+        self.nodes.append(node)
+        self.shapes[node.name] = node.shape
+        return _Stream(((node.name, 0),), node.shape)
+
+    def _previous(self, fields: Fields) -> _Stream:
+        if not self.streams:
+            raise GraphError(f"{fields.where}: nothing comes before it; layer 0 must be the input")
+        return self.streams[-1]
+
+    @staticmethod
+    def _name(fields: Fields, default: str) -> str:
+        return fields.text("name") if "name" in fields else default

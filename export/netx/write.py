@@ -1,0 +1,209 @@
+"""The writing half of `netx`: lava-dl's NetX HDF5 of a graph.
+
+`layer/0`, `layer/1`, ... in topological order with the fields of lava/lib/dl/slayer/block/base.py (export_hdf5).
+Beyond lava-dl: `inputs` and `delay` of a concat layer, the layer type `add` (a neuron that sums synapse layers),
+`neuron/reset`, `neuron/u0`, `name`, `scale`, and the group `meta`.
+
+A chain with reset zero is what stock NetX runs. What it would run wrongly, it must not load: skips pass through
+`concat`, which it refuses, and soft-reset neurons carry a type that it does not know.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from export import files
+from export.graph import (
+    Conv,
+    ConvT,
+    Dense,
+    Edge,
+    Graph,
+    GraphError,
+    Input,
+    Neuron,
+    Operator,
+    Population,
+)
+from export.limits import BIAS_MANTISSA_MAX, THRESHOLD_MAX
+from export.netx.parts import FORMAT_VERSION, HARD_RESET, SOFT_RESET
+from export.netx.read import NETX_BIAS_EXPONENT
+
+
+def write(graph: Graph, path: Path | str) -> Path:
+    """Write an integer graph of inputs and populations; the file appears complete or not at all.
+
+    Raises GraphError for a float graph or one with pools or concatenations left.
+    """
+    if not graph.integer:
+        raise GraphError("the graph holds floats; quantize it before writing")
+    with files.replacing(path) as (scratch,), h5py.File(scratch, "w") as file:
+        _Writer(file.create_group("layer")).graph(graph)
+        _write_meta(file.create_group("meta"), graph)
+    return Path(path)
+
+
+class _Writer:
+    """Appends layers; `index` maps a node's name to the layer that holds its neurons."""
+
+    def __init__(self, group: h5py.Group) -> None:
+        self.group = group
+        self.index: dict[str, int] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+
+    def graph(self, graph: Graph) -> None:
+        for node in graph.nodes:
+            self.shapes[node.name] = node.shape
+            match node:
+                case Input():
+                    layer = self.layer("input", node.shape)
+                    layer["name"] = node.name
+                    if node.neuron is not None:
+                        _write_neuron(layer.create_group("neuron"), node.neuron)
+                        layer["weight"], layer["bias"] = node.gain, node.offset
+                case Population():
+                    layer = self.population(node)
+                case _:
+                    raise GraphError(f"{node.name}: a {type(node).__name__} is left; run the passes before writing")
+            self.index[node.name] = len(self.group) - 1
+
+    def layer(self, kind: str, shape: Sequence[int]) -> h5py.Group:
+        layer = self.group.create_group(str(len(self.group)))
+        layer.create_dataset("type", (1,), "S10", [kind.encode("ascii")])
+        layer["shape"] = np.array(shape, np.int64)
+        return layer
+
+    def population(self, population: Population) -> h5py.Group:
+        edges = population.edges
+        # stock NetX would run a convolution without its delays by target neuron: a concat keeps it from that
+        plain = edges[0].target_delay is None or isinstance(edges[0].op, Dense)
+        bias = _stock_bias(population)
+        plain = plain and (population.neuron.bias is None or bias is not None)
+        if len(edges) == 1 and plain and not edges[0].delay and self.index[edges[0].source] == len(self.group) - 1:
+            layer = self.synapse(edges[0], population.shape, self.shapes[edges[0].source])
+        elif (joined := _join(edges, self.shapes)) is not None:
+            op, shape = joined
+            self.concat(edges, shape)
+            layer = self.synapse(replace(edges[0], op=op), population.shape, shape)
+        else:
+            parts = []
+            for edge in edges:
+                self.concat([edge], self.shapes[edge.source])
+                self.synapse(edge, population.shape, self.shapes[edge.source])
+                parts.append(len(self.group) - 1)
+            layer = self.layer("add", population.shape)
+            layer["inputs"] = np.array(parts, np.int64)
+        _write_neuron(layer.create_group("neuron"), population.neuron, with_bias=bias is None)
+        if bias is not None:
+            layer["bias"] = bias
+        layer["name"] = population.name
+        if population.scale is not None:
+            layer["scale"] = population.scale
+        return layer
+
+    def concat(self, edges: Sequence[Edge], shape: Sequence[int]) -> None:
+        layer = self.layer("concat", shape)
+        layer["inputs"] = np.array([self.index[edge.source] for edge in edges], np.int64)
+        layer["delay"] = np.array([edge.delay for edge in edges], np.int64)
+
+    def synapse(self, edge: Edge, shape: Sequence[int], source: Sequence[int]) -> h5py.Group:
+        op = edge.op
+        if isinstance(op, Dense):
+            if source[1:] != (1, 1):
+                self.layer("flatten", (int(np.prod(source)), 1, 1))
+            layer = self.layer("dense", shape)
+            layer["inFeatures"], layer["outFeatures"] = op.weight.shape[1], op.weight.shape[0]
+        else:
+            transposed = isinstance(op, ConvT)
+            layer = self.layer("convT" if transposed else "conv", shape)
+            layer["inChannels"], layer["outChannels"] = source[0], shape[0]
+            layer["kernelSize"] = np.array(op.weight.shape[2:], np.int64)
+            fields: dict[str, Any] = {"stride": op.stride, "padding": op.padding, "dilation": op.dilation}
+            if isinstance(op, ConvT):
+                fields["outputPadding"] = op.output_padding
+            for name, value in fields.items():
+                layer[name] = np.array(value, np.int64)
+            layer["groups"] = op.groups
+        if edge.target_delay is not None:
+            if (edge.target_delay != edge.target_delay[:, :1, :1]).any():
+                raise GraphError("delays by target neuron differ within a channel; the file has one for each channel")
+            layer["delay"] = edge.target_delay[:, 0, 0].astype(np.int64)
+        layer.create_dataset("weight", data=op.weight.astype(np.int16), compression="gzip", shuffle=True)
+        return layer
+
+
+def _join(edges: Sequence[Edge], shapes: dict[str, tuple[int, ...]]) -> tuple[Operator, tuple[int, ...]] | None:
+    """The one operator on the concatenated sources that equals the sum of the edges, if there is one."""
+    first = edges[0].op
+    sides = {shapes[edge.source][1:] for edge in edges}
+    if len(sides) > 1 or any(type(edge.op) is not type(first) for edge in edges):
+        return None
+    if any(not _same(edge.target_delay, edges[0].target_delay) for edge in edges):
+        return None
+    shape = (sum(shapes[edge.source][0] for edge in edges), *next(iter(sides)))
+    if len(edges) == 1:
+        return first, shape
+    if isinstance(first, Dense):
+        return Dense(np.concatenate([edge.op.weight for edge in edges], axis=1)), shape
+    ops = [edge.op for edge in edges if not isinstance(edge.op, Dense)]
+    geometries = {(op.stride, op.padding, op.dilation, op.groups, op.weight.shape[2:]) for op in ops}
+    if len(geometries) > 1 or first.groups > 1:
+        return None
+    if isinstance(first, ConvT):
+        if len({op.output_padding for op in ops if isinstance(op, ConvT)}) > 1:
+            return None
+        weight = np.concatenate([op.weight for op in ops], axis=0)
+        return (
+            ConvT(weight, first.stride, first.padding, first.output_padding, first.dilation, first.groups),
+            shape,
+        )
+    weight = np.concatenate([op.weight for op in ops], axis=1)
+    return Conv(weight, first.stride, first.padding, first.dilation, first.groups), shape
+
+
+def _same(a: np.ndarray | None, b: np.ndarray | None) -> bool:
+    return (a is None and b is None) or (a is not None and b is not None and np.array_equal(a, b))
+
+
+def _stock_bias(population: Population) -> np.ndarray | None:
+    """The bias (C,) of a hard-reset population as stock NetX reads it, of the layer; None where it cannot say it."""
+    bias, shape = population.neuron.bias, population.shape
+    if bias is None or population.neuron.reset != "zero":
+        return None
+    whole = np.broadcast_to(bias, shape).reshape(shape[0], -1)
+    mantissa = whole[:, 0] >> NETX_BIAS_EXPONENT
+    if (whole != (mantissa << NETX_BIAS_EXPONENT)[:, None]).any() or np.abs(mantissa).max() > BIAS_MANTISSA_MAX:
+        return None
+    return mantissa.astype(np.int32)
+
+
+def _write_neuron(group: h5py.Group, neuron: Neuron, *, with_bias: bool = True) -> None:
+    group["type"] = (HARD_RESET if neuron.reset == "zero" else SOFT_RESET).encode("ascii")
+    group["iDecay"] = neuron.current_decay
+    group["vDecay"] = neuron.voltage_decay
+    group["vThMant"] = THRESHOLD_MAX if neuron.threshold is None else int(neuron.threshold)
+    group["refDelay"] = 1
+    group["gradedSpike"] = False
+    group["reset"] = neuron.reset.encode("ascii")
+    group["u0"] = int(neuron.u0)
+    group["fires"] = neuron.threshold is not None
+    if with_bias and neuron.bias is not None:
+        group["bias"] = neuron.bias.astype(np.int32)
+
+
+def _write_meta(group: h5py.Group, graph: Graph) -> None:
+    meta = graph.meta
+    group.attrs["format"] = "neuroseg"
+    group.attrs["version"] = FORMAT_VERSION
+    group.attrs["timesteps"] = meta.timesteps
+    group.attrs["encoder"] = meta.encoder
+    group.attrs["logit_scale"] = meta.logit_scale
+    group.attrs["class_names"] = json.dumps(list(meta.class_names))
+    group.attrs["notes"] = json.dumps(dict(meta.notes))

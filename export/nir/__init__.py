@@ -1,0 +1,7 @@
+"""NIR, the exchange format of snnTorch, Norse and others: `write` a graph, `read` a graph. See `nodes`."""
+
+from export.nir.nodes import DT
+from export.nir.read import read
+from export.nir.write import write
+
+__all__ = ["DT", "read", "write"]

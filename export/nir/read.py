@@ -1,0 +1,305 @@
+"""Read NIR, the exchange format of snnTorch, Norse, SpikingJelly, Sinabs and others: `nodes` has the equations.
+
+What it can say and Loihi can run comes through: Conv2d, Linear, Affine, SumPool2d, AvgPool2d, Flatten, neurons, sums of
+in-edges, nested graphs. Between two neurons there is one weight at most, with pools before it or after a convolution.
+
+Where a framework steps its own network otherwise than `nodes` says, spikes differ, and no file tells. snnTorch and
+Sinabs reset by subtraction unless told otherwise, which their writers drop: `reset="subtract"` is for them. snnTorch
+1.0.0 needs reset_delay=False then, and for `Synaptic` always: a delayed subtraction is not decayed, a delayed reset of
+`Synaptic` loses an input; and after a reset that leaves a potential above the threshold it misses a spike. SpikingJelly
+and Sinabs fire at v >= v_threshold; Sinabs decays by exp(-1 / tau) and may fire several times a step; Norse's dt is
+1e-3, and its LIFCell adds spikes to i undivided.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from export.graph import (
+    CURRENT_DECAY_NONE,
+    ENCODERS,
+    Conv,
+    Edge,
+    Graph,
+    GraphError,
+    Input,
+    Meta,
+    Neuron,
+    Node,
+    Operator,
+    Pool,
+    Population,
+    Shape,
+    output_shape,
+)
+from export.limits import RESETS
+from export.nir.nodes import (
+    DT,
+    NOISE,
+    SILENT,
+    SPIKING,
+    conv,
+    dense,
+    from_nir,
+    load_nir,
+    note,
+    numbers,
+    pair,
+    pooled,
+    scaled,
+)
+from export.passes import align_delays, fold_pool
+
+PASSING = ("Output", "Flatten", "Input")  # the last of a nested graph
+INTEGRATOR = Neuron(threshold=None, reset="zero")
+Links = list[tuple[str, str]]
+
+
+def read(
+    path: Path | str,
+    *,
+    timesteps: int,
+    dt: float = DT,
+    encoder: str = "rate",
+    reset: Literal["zero", "subtract"] = "zero",
+    input_shape: Shape | None = None,
+) -> Graph:
+    """Read a NIR file as a float graph without pools, delays aligned, ready for `quantize`.
+
+    timesteps: steps a sample. dt: seconds a step, in the unit of the file's time constants. reset: of neurons whose
+    metadata say nothing, as only ours do. input_shape: (N,) or (C, H, W), where the file's has axes for batch or time.
+    Populations are named as the neurons are; weights that end in an output get neurons that integrate, named as it is.
+    Raises GraphError naming the file, the node, what was found and what is allowed.
+    """
+    _check_options(timesteps, dt, encoder, reset)
+    nir, path = load_nir(), Path(path)
+    if not path.is_file():
+        raise GraphError(f"{path}: no such file")
+    try:
+        network = nir.read(path, type_check=False)  # it knows no grouped convolutions and only square kernels
+        own = note("the graph", network, "dt")
+        if own is not None and not np.isclose(own, dt, rtol=NOISE):
+            raise GraphError(f"was written for steps of {own:g} s; dt {dt:g} is asked for")
+        nodes, links = _flat(network, "")
+        reader = _Reader(nodes, links, dt=dt, reset=reset, input_shape=input_shape)
+        meta = Meta(timesteps, encoder, *_readout(network), notes={"read from": f"NIR, dt {dt:g}"})
+        return align_delays(fold_pool(Graph(reader.graph(), meta=meta)))
+    except GraphError as error:
+        raise GraphError(f"{path}: {error}") from None
+    except (
+        OSError,
+        RuntimeError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+        ArithmeticError,
+    ) as error:
+        raise GraphError(f"{path}: cannot be read as NIR ({type(error).__name__}: {error})") from error
+
+
+@dataclass(frozen=True, eq=False)
+class _Signal:
+    """What a NIR node hands on: spikes with a factor, by the node that emits them, or weighted edges; with a bias."""
+
+    shape: Shape
+    spikes: tuple[tuple[str, float], ...] = ()
+    edges: tuple[Edge, ...] = ()
+    bias: np.ndarray | float = 0.0
+
+
+class _Reader:
+    """Turns the nodes of one flat NIR graph, in topological order, into ours."""
+
+    def __init__(
+        self, nodes: dict[str, Any], links: Links, *, dt: float, reset: str, input_shape: Shape | None
+    ) -> None:
+        self.nodes = nodes
+        self.feeds: dict[str, list[str]] = {name: [] for name in nodes}
+        for source, target in links:
+            if source in self.feeds[target]:
+                raise GraphError(f"{target}: two edges come from {source}; one is allowed")
+            self.feeds[target].append(source)
+        self.read = {source for source, _ in links}
+        self.dt, self.reset, self.input_shape = dt, reset, input_shape
+        self.made: dict[str, Node] = {}
+
+    def graph(self) -> tuple[Node, ...]:
+        try:
+            order = tuple(TopologicalSorter(self.feeds).static_order())
+        except CycleError as error:
+            raise GraphError(f"{' -> '.join(error.args[1])}: a recurrent loop; networks without are allowed") from None
+        signals: dict[str, _Signal] = {}
+        for name in order:
+            signals[name] = self._node(name, [signals[source] for source in self.feeds[name]])
+        inputs = [node.name for node in self.made.values() if isinstance(node, Input)]
+        if len(inputs) != 1 or len(self.made) < 2:
+            raise GraphError(f"{len(inputs)} inputs, {len(self.made)} layers; 1 and at least 2 are allowed")
+        return tuple(self.made.values())
+
+    def _node(self, name: str, arriving: list[_Signal]) -> _Signal:
+        node = self.nodes[name]
+        kind = type(node).__name__
+        readers: dict[str, Callable[[str, Any, _Signal], _Signal]] = {
+            "Input": lambda _name, _node, signal: signal,  # of a nested graph
+            "Output": self._output,
+            "Flatten": lambda _name, _node, signal: signal,  # dense synapses flatten their source themselves
+            "Conv2d": lambda name, node, signal: self._weighted(name, conv(name, node, signal.shape), node, signal),
+            "Linear": lambda name, node, signal: self._weighted(name, dense(name, node), None, signal),
+            "Affine": lambda name, node, signal: self._weighted(name, dense(name, node), node, signal),
+            "SumPool2d": self._pool,
+            "AvgPool2d": self._pool,
+            **dict.fromkeys((*SPIKING, *SILENT), self._neuron),
+        }
+        if kind not in readers:
+            raise GraphError(f"{name}: a {kind}; {', '.join(readers)} are allowed")
+        if kind == "Input" and not arriving:
+            return self._add(Input(name, self._input_shape(name, node)))
+        if not arriving:
+            raise GraphError(f"{name}: nothing feeds it; a path from the input must")
+        signal = _sum(name, arriving)
+        for source, _ in signal.spikes:
+            made = self.made[source]
+            if isinstance(made, Population) and made.neuron.threshold is None and kind not in PASSING:
+                raise GraphError(f"{name}: reads {source}, which never fires; only an output may")
+        return readers[kind](name, node, signal)
+
+    def _input_shape(self, name: str, node: Any) -> Shape:
+        found = np.asarray(self.input_shape or node.input_type["input"]).ravel()
+        if len(found) not in (1, 3) or (found < 1).any():
+            raise GraphError(
+                f"{name}: shape is {found.tolist()}; (N) or (C, H, W) is allowed, without batch or time: "
+                "give input_shape"
+            )
+        shape = tuple(int(side) for side in found)
+        return shape if len(shape) == 3 else (*shape, 1, 1)
+
+    def _weighted(self, name: str, op: Operator, biased: Any, signal: _Signal) -> _Signal:
+        if signal.edges:
+            raise GraphError(f"{name}: weights follow weights of {signal.edges[0].source}; neurons between are needed")
+        shape = _output_shape(name, op, signal.shape)
+        bias = np.zeros(shape[0]) if biased is None else numbers(name, biased, "bias")
+        if bias.shape != shape[:1]:
+            raise GraphError(f"{name}: bias has shape {bias.shape}; {shape[:1]} is allowed")
+        edges = tuple(Edge(source, scaled(op, factor)) for source, factor in signal.spikes)
+        return _Signal(shape, edges=edges, bias=bias.reshape(-1, 1, 1))
+
+    def _pool(self, name: str, node: Any, signal: _Signal) -> _Signal:
+        kernel, stride, padding = (pair(name, node, field) for field in ("kernel_size", "stride", "padding"))
+        factor = float(np.prod(kernel)) if type(node).__name__ == "SumPool2d" else 1.0
+        if padding != (0, 0) or (signal.spikes and stride != kernel):
+            allowed = "stride = kernel" if signal.spikes else "any stride"
+            raise GraphError(f"{name}: kernel {kernel}, stride {stride}, padding {padding}; {allowed}, no padding is")
+        pools = []
+        for source, gain in signal.spikes:
+            c, h, w = self.made[source].shape
+            pool_name = name if len(signal.spikes) == 1 else f"{name}.{source}"
+            pool = Pool(pool_name, (c, h // kernel[0], w // kernel[1]), source, kernel)
+            self._add(pool)
+            pools.append((pool.name, gain * factor))
+        mean = Conv(np.ones((signal.shape[0], 1, *kernel)), stride, groups=signal.shape[0])
+        edges = tuple(replace(e, op=scaled(pooled(name, e.op, mean), factor)) for e in signal.edges)
+        return _Signal(_output_shape(name, mean, signal.shape), tuple(pools), edges, signal.bias * factor)
+
+    def _neuron(self, name: str, node: Any, signal: _Signal) -> _Signal:
+        neuron, factor = from_nir(name, node, signal.shape, dt=self.dt, reset=self.reset)
+        return self._population(name, signal, neuron, factor, scale=note(name, node, "scale"))
+
+    def _output(self, name: str, node: Any, signal: _Signal) -> _Signal:
+        if name in self.read:  # of a nested graph
+            return signal
+        if not signal.edges:
+            (source, gain), *further = signal.spikes
+            if further or gain != 1 or isinstance(self.made[source], Pool):
+                found = f"{len(signal.spikes)} nodes" if further else "a pool"
+                raise GraphError(
+                    f"{name}: reads spikes of {found}; those of one node of neurons, or weights, are allowed"
+                )
+            return signal
+        return self._population(name, signal, INTEGRATOR, 1.0, scale=None)
+
+    def _population(self, name: str, signal: _Signal, neuron: Neuron, factor: float, *, scale: float | None) -> _Signal:
+        if scale is not None and scale <= 0:
+            raise GraphError(f"{name}: scale in its metadata is {scale:g}; a positive number is allowed")
+        one_to_one = Conv(np.ones((signal.shape[0], 1, 1, 1)), groups=signal.shape[0])
+        edges = signal.edges + tuple(Edge(source, scaled(one_to_one, gain)) for source, gain in signal.spikes)
+        edges = tuple(replace(edge, op=scaled(edge.op, factor)) for edge in edges)
+        if np.any(signal.bias):
+            if neuron.current_decay != CURRENT_DECAY_NONE:
+                raise GraphError(f"{name}: a bias drives its current, which decays; 0 is allowed, or tau_syn = dt")
+            neuron = replace(neuron, bias=np.asarray(signal.bias * factor))
+        return self._add(Population(name, signal.shape, edges, neuron, scale=scale))
+
+    def _add(self, node: Node) -> _Signal:
+        if node.name in self.made:
+            raise GraphError(f"{node.name}: the name is used twice; names must be unique")
+        self.made[node.name] = node
+        return _Signal(node.shape, spikes=((node.name, 1.0),))
+
+
+def _check_options(timesteps: int, dt: float, encoder: str, reset: str) -> None:
+    if timesteps < 1 or not 0 < dt < np.inf or encoder not in ENCODERS or reset not in RESETS:
+        raise GraphError(
+            f"timesteps {timesteps}, dt {dt}, encoder {encoder!r}, reset {reset!r}; positive numbers, "
+            f"{' or '.join(ENCODERS)} and {' or '.join(RESETS)} are allowed"
+        )
+
+
+def _flat(network: Any, prefix: str) -> tuple[dict[str, Any], Links]:
+    """Nodes and edges with nested graphs laid open: `outer.inner`."""
+    nodes: dict[str, Any] = {}
+    links: Links = []
+    ends: dict[tuple[str, str], str] = {}  # a node's name as a source and as a target
+    for name, node in network.nodes.items():
+        if type(node).__name__ != "NIRGraph":
+            nodes[prefix + name] = node
+            ends[name, "Output"] = ends[name, "Input"] = prefix + name
+            continue
+        inner, inner_links = _flat(node, f"{prefix}{name}.")
+        nodes |= inner
+        links += inner_links
+        for kind in ("Input", "Output"):
+            found = [key for key, part in node.nodes.items() if type(part).__name__ == kind]
+            if len(found) != 1:
+                raise GraphError(f"{prefix}{name}: a nested graph with {len(found)} {kind} nodes; 1 is allowed")
+            ends[name, kind] = f"{prefix}{name}.{found[0]}"
+    for source, target in network.edges:
+        unknown = {source, target} - set(network.nodes)
+        if unknown:
+            raise GraphError(f"an edge from {source} to {target}: there is no node {unknown.pop()}")
+        links.append((ends[source, "Output"], ends[target, "Input"]))
+    return nodes, links
+
+
+def _readout(network: Any) -> tuple[float, tuple[str, ...]]:
+    """logit_scale and class_names of a file of ours."""
+    scale = note("the graph", network, "logit_scale")
+    names = json.loads(str(network.metadata.get("class_names", "[]")))
+    return 1.0 if scale is None else scale, tuple(str(name) for name in names)
+
+
+def _sum(name: str, arriving: list[_Signal]) -> _Signal:
+    shapes = {signal.shape for signal in arriving}
+    if len(shapes) > 1:
+        raise GraphError(f"{name}: its in-edges have shapes {sorted(shapes)}; one shape is allowed")
+    return _Signal(
+        shapes.pop(),
+        spikes=tuple(spike for signal in arriving for spike in signal.spikes),
+        edges=tuple(edge for signal in arriving for edge in signal.edges),
+        bias=sum(signal.bias for signal in arriving),
+    )
+
+
+def _output_shape(name: str, op: Operator, shape: Shape) -> Shape:
+    try:
+        return output_shape(op, shape)
+    except GraphError as error:
+        raise GraphError(f"{name}: {error}") from None

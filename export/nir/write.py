@@ -1,0 +1,170 @@
+"""Write NIR, the exchange format of snnTorch, Norse, SpikingJelly, Sinabs and others: `nodes` has the equations.
+
+Layers are simultaneous in NIR, so the delays that `align_delays` made are left out, and made again by `read`.
+Weights are written as they stand, integers as integers. A synapse K of a population P is the node `P:K`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from export import files
+from export.graph import (
+    CURRENT_DECAY_NONE,
+    Conv,
+    ConvT,
+    Dense,
+    Edge,
+    Graph,
+    GraphError,
+    Population,
+    Shape,
+    same,
+)
+from export.limits import POTENTIAL_SHIFT
+from export.nir.nodes import DT, compact, load_nir, to_nir
+from export.passes import align_delays, fold_pool, split_concat
+
+LOG = logging.getLogger(__name__)
+
+
+def write(graph: Graph, path: Path | str, *, dt: float = DT) -> Path:
+    """Write a graph, integer or float; the file appears complete or not at all.
+
+    dt: seconds that a step is said to last. Biases of an integer graph come << 6 and are written without. Pools and
+    concatenations are folded into the weights. NIR has no reset by subtraction and no start potential: they go into
+    the metadata of the neurons, which `read` obeys and others ignore, and a warning is logged.
+    Raises GraphError naming the population for what NIR cannot say: transposed convolutions, delays beyond those that
+    align layers, input neurons, a bias beside a current that decays.
+    """
+    nir, path = load_nir(), Path(path)
+    network = _network(nir, _plain(graph), dt)
+    with files.replacing(path) as (scratch,):
+        nir.write(scratch, network)
+    silent = sorted(p.name for p in graph.populations if p.neuron.threshold is not None and _beyond_nir(p))
+    if silent:
+        LOG.warning(
+            "%s: NIR cannot say reset by subtraction or a start potential; metadata do: %s", path, ", ".join(silent)
+        )
+    return path
+
+
+def _beyond_nir(population: Population) -> bool:
+    return population.neuron.reset == "subtract" or bool(population.neuron.u0)
+
+
+def _plain(graph: Graph) -> Graph:
+    """The graph as NIR can say it, without pools, concatenations and delays; GraphError where it cannot."""
+    if graph.input.neuron is not None:
+        raise GraphError(f"{graph.input.name}: has neurons, which NIR's Input has not; encode images instead")
+    for node in graph.nodes:
+        if "/" in node.name:
+            raise GraphError(f"{node.name}: a name with '/', which HDF5 splits; others are allowed")
+    for population in graph.populations:
+        for edge in population.edges:
+            if isinstance(edge.op, ConvT):
+                raise GraphError(
+                    f"{population.name}: a transposed convolution from {edge.source}, which NIR has not; convolutions "
+                    "and dense synapses are allowed"
+                )
+            if edge.target_delay is not None:
+                raise GraphError(f"{population.name}: delays by target neuron from {edge.source}; none are allowed")
+    graph = fold_pool(split_concat(graph))
+    aligned = align_delays(graph)
+    if any(edge.delay for p in graph.populations for edge in p.edges) and not same(graph, aligned):
+        for given, due in zip(graph.populations, aligned.populations, strict=True):
+            found, allowed = ([edge.delay for edge in p.edges] for p in (given, due))
+            if found != allowed:
+                raise GraphError(f"{given.name}: delays {found}; {allowed}, which align its layers, are allowed")
+    return graph
+
+
+def _network(nir: ModuleType, graph: Graph, dt: float) -> Any:
+    flat = _flat_nodes(graph)
+    nodes: dict[str, Any] = {}
+    links: list[tuple[str, str]] = []
+
+    def add(name: str, node: Any, *, after: str | None = None) -> str:
+        if name in nodes:
+            raise GraphError(f"{name}: the name is used twice; ours end in ':' and a number")
+        nodes[name] = node
+        if after is not None:
+            links.append((after, name))
+        return name
+
+    for node in graph.nodes:
+        shape = node.shape[:1] if node.name in flat else node.shape
+        if not isinstance(node, Population):
+            add(node.name, nir.Input(np.array(shape)))
+            continue
+        add(node.name, to_nir(nir, node, shape, dt=dt, integer=graph.integer))
+        for k, edge in enumerate(node.edges):
+            name, source = edge.source, graph[edge.source].shape
+            if node.name in flat and name not in flat:
+                name = add(f"{node.name}:{k}:flat", nir.Flatten(np.array(source), 0, -1), after=name)
+            bias = _bias(node, integer=graph.integer) if k == 0 else None
+            name = add(f"{node.name}:{k}", _synapse(nir, edge, source, bias, flat=node.name in flat), after=name)
+            links.append((name, node.name))
+    ends = {p.name for p in graph.populations} - {edge.source for p in graph.populations for edge in p.edges}
+    for end in sorted(ends):
+        shape = graph[end].shape[:1] if end in flat else graph[end].shape
+        name = "output" if len(ends) == 1 and "output" not in nodes else f"{end}:output"
+        add(name, nir.Output(np.array(shape)), after=end)
+    return nir.NIRGraph(nodes, links, metadata=_metadata(graph, dt), type_check=False)
+
+
+def _metadata(graph: Graph, dt: float) -> dict[str, Any]:
+    unit = 2**POTENTIAL_SHIFT if graph.integer else 1
+    return {
+        "logit_scale": graph.meta.logit_scale * unit,
+        "class_names": json.dumps(list(graph.meta.class_names)),
+        "dt": dt,
+    }
+
+
+def _flat_nodes(graph: Graph) -> set[str]:
+    """Nodes (C, 1, 1) that are (C) in NIR: neither convolutions nor what must be written as one make or read them."""
+    flat = {node.name for node in graph.nodes if node.shape[1:] == (1, 1)}
+    for population in reversed(graph.populations):
+        if population.name not in flat or any(not isinstance(edge.op, Dense) for edge in population.edges):
+            flat -= {population.name, *(edge.source for edge in population.edges)}
+    return flat
+
+
+def _synapse(nir: ModuleType, edge: Edge, source: Shape, bias: np.ndarray | None, *, flat: bool) -> Any:
+    """Linear or Affine into flat neurons, else Conv2d; dense synapses as a kernel as large as their source."""
+    op = edge.op
+    if isinstance(op, Dense) and flat:
+        weight = compact(op.weight)
+        return nir.Linear(weight) if bias is None else nir.Affine(weight, compact(bias))
+    if isinstance(op, Dense):
+        op = Conv(op.weight.reshape(-1, *source))
+    assert isinstance(op, Conv)
+    return nir.Conv2d(
+        input_shape=tuple(source[1:]),
+        weight=compact(op.weight),
+        stride=op.stride,
+        padding=op.padding,
+        dilation=op.dilation,
+        groups=op.groups,
+        bias=compact(np.zeros(len(op.weight)) if bias is None else bias),
+    )
+
+
+def _bias(population: Population, *, integer: bool) -> np.ndarray | None:
+    """One number a channel (C,), in weight units."""
+    neuron = population.neuron
+    if neuron.bias is None:
+        return None
+    if neuron.current_decay != CURRENT_DECAY_NONE:
+        raise GraphError(f"{population.name}: a bias, and a current decay of {neuron.current_decay}; either is allowed")
+    bias = np.broadcast_to(neuron.bias, population.shape).reshape(population.shape[0], -1)
+    if (bias != bias[:, :1]).any():
+        raise GraphError(f"{population.name}: a bias for every neuron; one number a channel is allowed")
+    return bias[:, 0] / (2**POTENTIAL_SHIFT if integer else 1)

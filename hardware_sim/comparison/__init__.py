@@ -1,0 +1,1 @@
+"""Hold two runs against each other: `compare` them, and `diagnose` why they differ."""

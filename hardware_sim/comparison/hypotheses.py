@@ -1,0 +1,282 @@
+"""What could make a population spike otherwise than its graph says: each cause is tried against what it did.
+
+A cause is named only if with it, and the same input spikes, the population would have done exactly what was seen, at
+every step, in every sample and neuron.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from export.graph import CURRENT_DECAY_NONE, VOLTAGE_DECAY_NONE, ConvT, Dense, Edge, Neuron, Population
+from export.limits import THRESHOLD_MAX, THRESHOLD_MIN, WEIGHT_MAX, WEIGHT_MIN
+from hardware_sim.comparison.bounds import UNIT, between, bounds, drive, exact, gather, spent, taps
+from hardware_sim.reference import edge_input, integer_scan
+
+LATE = (1, -1, 2, -2, 3, -3)  # steps
+LISTED = 3  # causes of one kind that are told apart in words
+
+
+@dataclass(frozen=True)
+class Cause:
+    """kind: threshold, delay, kernel, channels, weight or neuron. source: of the edge, if it is one's. text: a line."""
+
+    kind: str
+    text: str
+    source: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A population, the spikes (T, B, C, H, W) of its sources, and what it made of them.
+
+    observed: its spikes (T, B, C, H, W); of an output that never fires its potentials (B, C, H, W) after T steps.
+    """
+
+    population: Population
+    inputs: Mapping[str, torch.Tensor]
+    observed: torch.Tensor
+
+    def currents(self, edges: tuple[Edge, ...] | None = None) -> torch.Tensor:
+        """Weighted input (T, B, C, H, W), with other edges in place of the population's if given."""
+        return sum(edge_input(edge, self.inputs[edge.source]) for edge in edges or self.population.edges)  # type: ignore[return-value]
+
+    def does(self, currents: torch.Tensor, neuron: Neuron | None = None) -> bool:
+        """Whether this input, into these neurons, gives exactly what was observed."""
+        return bool(torch.equal(outcome(currents, neuron or self.population.neuron), self.observed))
+
+    def sample(self, k: int) -> Case:
+        """One sample alone."""
+        axis = self.observed.ndim - 4  # where the samples are
+        inputs = {name: x[:, k : k + 1] for name, x in self.inputs.items()}
+        return replace(self, inputs=inputs, observed=self.observed.narrow(axis, k, 1))
+
+    @property
+    def plain(self) -> bool:
+        """Whether the neurons only integrate: then input and threshold follow from the spikes."""
+        neuron = self.population.neuron
+        return neuron.current_decay == CURRENT_DECAY_NONE and neuron.voltage_decay == VOLTAGE_DECAY_NONE
+
+
+def outcome(currents: torch.Tensor, neuron: Neuron) -> torch.Tensor:
+    """Spikes (T, B, C, H, W) of neurons, or where they never fire the potentials (B, C, H, W) after the last step."""
+    spikes, potentials = integer_scan(currents, neuron)
+    return potentials[-1] if neuron.threshold is None else spikes
+
+
+def causes(case: Case) -> tuple[Cause, ...]:
+    """Every cause that explains all that was observed; empty where none does, or where nothing departs."""
+    expected = case.currents()
+    if case.does(expected):
+        return ()
+    tests: tuple[Callable[[Case, torch.Tensor], Iterator[Cause]], ...] = (
+        _threshold,
+        _neuron,
+        _delay,
+        _kernel,
+        _channels,
+        _bias,
+        _weight,
+    )
+    return tuple(itertools.chain.from_iterable(test(case, expected) for test in tests))
+
+
+def _threshold(case: Case, expected: torch.Tensor) -> Iterator[Cause]:
+    """The thresholds v that all spikes allow: after n spikes a neuron fires where v < drive / (n + 1), else not."""
+    neuron = case.population.neuron
+    if neuron.threshold is None or not case.plain:
+        return
+    fired = case.observed > 0
+    ratio = drive(expected, case.observed, neuron) / (spent(case.observed, neuron) + 1)
+    low = math.ceil(ratio[~fired].max()) if (~fired).any() else 1
+    high = math.ceil(ratio[fired].min()) - 1 if fired.any() else math.inf
+    low, high = max(low, THRESHOLD_MIN), min(high, THRESHOLD_MAX)
+    if low <= high and case.does(expected, replace(neuron, threshold=low)):
+        yield Cause("threshold", f"the threshold is {between(low, high)}; the file says {neuron.threshold:g}")
+
+
+def _neuron(case: Case, expected: torch.Tensor) -> Iterator[Cause]:
+    neuron = case.population.neuron
+    if neuron.threshold is not None:
+        other = "zero" if neuron.reset == "subtract" else "subtract"
+        if case.does(expected, replace(neuron, reset=other)):
+            yield Cause("neuron", f"the reset is {other}; the file says {neuron.reset}")
+        for u0, word in ((0, "0"), (int(neuron.threshold) * UNIT // 2, "half the threshold")):
+            if u0 != neuron.u0 and case.does(expected, replace(neuron, u0=u0)):
+                yield Cause("neuron", f"the start potential is {word}; the file says {neuron.u0 / UNIT:g}")
+    if neuron.bias is not None and case.does(expected, replace(neuron, bias=None)):
+        yield Cause("neuron", "the bias is missing")
+
+
+def _delay(case: Case, expected: torch.Tensor) -> Iterator[Cause]:
+    """Late or early spikes of one edge; in a stream of samples they reach the next one, else they are lost."""
+    for edge in case.population.edges:
+        x = case.inputs[edge.source]
+        own = edge_input(edge, x)
+        for late in dict.fromkeys((*LATE, -edge.delay)):  # or its delay is left out
+            if not late:
+                continue
+            for stream in (True, False):
+                y = edge_input(edge, _shift(x, late, stream=stream))
+                if case.does(expected - own + y):
+                    steps = f"{abs(late)} step{'s' if abs(late) > 1 else ''} {'late' if late > 0 else 'early'}"
+                    yield Cause("delay", f"spikes of {edge.source} arrive {steps}", edge.source)
+                    break
+
+
+def _shift(x: torch.Tensor, late: int, *, stream: bool) -> torch.Tensor:
+    """Spikes (T, B, ...) some steps later; negative: earlier."""
+    line = x.transpose(0, 1).flatten(0, 1) if stream else x  # B*T, ... or T, B, ...
+    moved = torch.zeros_like(line)
+    if abs(late) < len(line):
+        moved[max(late, 0) : len(line) + min(late, 0)] = line[max(-late, 0) : len(line) - max(late, 0)]
+    return moved.unflatten(0, x.transpose(0, 1).shape[:2]).transpose(0, 1) if stream else moved
+
+
+def _kernel(case: Case, expected: torch.Tensor) -> Iterator[Cause]:
+    turns: tuple[tuple[str, Callable[[np.ndarray], np.ndarray]], ...] = (
+        ("flipped (turned by 180 degrees)", lambda w: w[:, :, ::-1, ::-1]),
+        ("flipped top to bottom", lambda w: w[:, :, ::-1]),
+        ("flipped left to right", lambda w: w[..., ::-1]),
+        ("transposed (height and width swapped)", lambda w: w.swapaxes(2, 3)),
+    )
+    edges = case.population.edges
+    spatial = {
+        k: edge.op.weight
+        for k, edge in enumerate(edges)
+        if not isinstance(edge.op, Dense) and max(edge.op.weight.shape[2:]) > 1
+    }
+    for word, turn in turns:
+        for k, weight in spatial.items():
+            if _with(case, {k: turn(weight)}, expected):
+                yield Cause("kernel", f"the kernel from {edges[k].source} is {word}", edges[k].source)
+        if len(spatial) > 1 and _with(case, {k: turn(weight) for k, weight in spatial.items()}, expected):
+            yield Cause("kernel", f"all kernels are {word}")
+
+
+def _with(case: Case, weights: Mapping[int, np.ndarray], expected: torch.Tensor) -> bool:
+    """Whether other weights, by number of the edge, explain it."""
+    edges = case.population.edges
+    if any(weight.shape != edges[k].op.weight.shape for k, weight in weights.items()):
+        return False
+    own = tuple(edges[k] for k in weights)
+    changed = tuple(replace(edges[k], op=replace(edges[k].op, weight=weight.copy())) for k, weight in weights.items())
+    return case.does(expected - case.currents(own) + case.currents(changed))
+
+
+def _channels(case: Case, expected: torch.Tensor) -> Iterator[Cause]:
+    """Two of the population's own channels, two sources, or two channels of a source swapped."""
+    yield from _own_channels(case, expected)
+    edges = case.population.edges
+    for a, b in itertools.combinations(edges, 2):
+        if a.source != b.source and case.inputs[a.source].shape == case.inputs[b.source].shape:
+            inputs = {**case.inputs, a.source: case.inputs[b.source], b.source: case.inputs[a.source]}
+            if case.does(replace(case, inputs=inputs).currents()):
+                yield Cause("channels", f"the sources {a.source} and {b.source} are swapped")
+    few = case.sample(_first_sample(case, expected))  # thousands of pairs: those that fail here need no more
+    base = few.currents()
+    for edge in edges:
+        if isinstance(edge.op, Dense) or edge.op.groups > 1:
+            continue
+        for i, j in itertools.combinations(range(case.inputs[edge.source].shape[2]), 2):
+            if few.does(base + _swap(few, edge, i, j)) and case.does(expected + _swap(case, edge, i, j)):
+                yield Cause("channels", f"channels {i} and {j} of {edge.source} are swapped", edge.source)
+
+
+def _swap(case: Case, edge: Edge, i: int, j: int) -> torch.Tensor:
+    """How the input changes when two channels of a source change places: (w_i - w_j) on (x_j - x_i)."""
+    op, x = edge.op, case.inputs[edge.source]
+    taken = [op.weight[k : k + 1] if isinstance(op, ConvT) else op.weight[:, k : k + 1] for k in (i, j)]
+    difference = replace(edge, op=replace(op, weight=taken[0] - taken[1]))
+    return edge_input(difference, x[:, :, j : j + 1] - x[:, :, i : i + 1])
+
+
+def _own_channels(case: Case, expected: torch.Tensor) -> Iterator[Cause]:
+    axis = case.observed.ndim - 3
+    ours, theirs = (
+        x.movedim(axis, 0).flatten(1) for x in (outcome(expected, case.population.neuron), case.observed)
+    )  # C, ...
+    wrong = [c for c in range(len(ours)) if not torch.equal(ours[c], theirs[c])]
+    match = {c: [k for k in wrong if torch.equal(theirs[c], ours[k])] for c in wrong}
+    if all(match.values()) and len({found[0] for found in match.values()}) == len(wrong):
+        order = ", ".join(f"{c} does what {found[0]} should" for c, found in list(match.items())[:LISTED])
+        yield Cause("channels", f"{len(wrong)} of its channels are swapped: {order}")
+
+
+def _first_sample(case: Case, expected: torch.Tensor) -> int:
+    differing = outcome(expected, case.population.neuron) != case.observed
+    by_sample = differing.movedim(differing.ndim - 4, 0).flatten(1).any(1)
+    return int(by_sample.nonzero()[0])
+
+
+def _bias(case: Case, expected: torch.Tensor) -> Iterator[Cause]:
+    """The bias of one channel off by some d, which adds up at every step."""
+    neuron, channel = case.population.neuron, _only_channel(case, expected)
+    if neuron.bias is None or channel is None or not case.plain:
+        return
+    spot = f"the bias of channel {channel}"
+    for _, low, high in _changes(case, expected, channel, torch.ones_like(expected[:, :, :1])):
+        bias = np.broadcast_to(neuron.bias, case.population.shape)
+        moved = bias.copy()
+        moved[channel] += round(low * UNIT)
+        if case.does(expected, replace(neuron, bias=moved)):
+            values = np.unique(bias[channel]) / UNIT
+            said = f"{values[0]:g}" if len(values) == 1 else f"{values[0]:g} to {values[-1]:g}"
+            yield Cause("neuron", f"{spot} is {between(low, high)} more than in the file, which says {said}")
+
+
+def _weight(case: Case, expected: torch.Tensor) -> Iterator[Cause]:
+    """One weight off by some d, within what Loihi holds."""
+    channel = _only_channel(case, expected)
+    if channel is None or not case.plain:
+        return
+    found = []
+    for number, edge in enumerate(case.population.edges):
+        if edge.target_delay is not None:
+            continue
+        for index_of, carriers in taps(edge, case.inputs[edge.source], channel):
+            for k, least, most in _changes(case, expected, channel, carriers):
+                index = index_of(k)
+                old = float(edge.op.weight[index])
+                low, high = max(old + least, WEIGHT_MIN), min(old + most, WEIGHT_MAX)
+                weight = edge.op.weight.copy()
+                weight[index] = low
+                if low <= high and _with(case, {number: weight}, expected):
+                    found.append((edge.source, index, low, high, old))
+    for source, index, low, high, old in found[:LISTED]:
+        rest = f" (one of {len(found)} that would explain it)" if len(found) > 1 else ""
+        there = f"weight {list(index)} from {source} is {between(low, high)}"
+        yield Cause("weight", f"{there}; the file says {old:g}{rest}", source)
+
+
+def _only_channel(case: Case, expected: torch.Tensor) -> int | None:
+    """The channel in which all differences lie, if one holds them all."""
+    differing = outcome(expected, case.population.neuron) != case.observed
+    channels = differing.movedim(differing.ndim - 3, 0).flatten(1).any(1).nonzero().flatten().tolist()
+    return channels[0] if len(channels) == 1 else None
+
+
+def _changes(
+    case: Case, expected: torch.Tensor, channel: int, carriers: torch.Tensor
+) -> Iterator[tuple[int, float, float]]:
+    """Which of K carriers (T, B, K, H, W) explain a channel if each of their spikes counts some d; least and most d.
+
+    With x of them up to a step, neurons fire if drive + d x > v, and else not.
+    """
+    neuron = case.population.neuron
+    observed = case.observed.narrow(case.observed.ndim - 3, channel, 1)
+    driven = drive(expected[:, :, channel : channel + 1], observed, neuron, channel=channel)
+    carried = gather(carriers, observed, neuron)
+    if neuron.threshold is None:
+        low, high = exact(carried[-1], observed.double() / UNIT - driven[-1])
+    else:
+        missing = neuron.threshold * (spent(observed, neuron) + 1) - driven
+        low, high = bounds(carried, missing, observed > 0)
+    for k in (low <= high).nonzero().flatten().tolist():
+        yield k, low[k].item(), high[k].item()

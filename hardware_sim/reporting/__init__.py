@@ -1,0 +1,1 @@
+"""What was found, to read and to look at: report.json and report.html."""

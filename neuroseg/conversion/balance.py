@@ -1,0 +1,162 @@
+"""Threshold balancing: scale the weights of a converted network so that every threshold is 1.
+
+Three methods. `threshold` is the paper's (the largest net input seen); `activation` scales each
+branch of a concatenation by its own activations; `rate` builds on it and sets each population's firing rate.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from export.graph import Input, Population
+from neuroseg.metrics import dice
+from neuroseg.spiking.channels import channel_values, per_input_channel
+from neuroseg.spiking.encode import encode
+from neuroseg.spiking.network import SpikingNetwork, bias_key, fires, operator
+from neuroseg.spiking.neuron import integrate_fire
+
+log = logging.getLogger(__name__)
+
+METHODS = ("rate", "activation", "threshold")
+PERCENTILES = (99.0, 95.0, 90.0)  # of the activations, to stand for rate 1; heavy tails want a lower one
+BISECTIONS = 14
+GAIN_RANGE = (2.0**-6, 2.0**10)
+HEAVIEST = 100.0  # thresholds; a weight above 254 thresholds would not fit 8 bits
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Target firing rates, in spikes per neuron and step: `last` for the last populations before the output."""
+
+    inner: float
+    last: tuple[float, ...] = ()
+
+    def targets(self, network: SpikingNetwork) -> dict[str, float]:
+        firing = [population.name for population in network.populations if fires(population)]
+        targets = dict.fromkeys(firing, self.inner)
+        targets.update(zip(reversed(firing), reversed(self.last), strict=False))
+        return targets
+
+
+CANDIDATES = tuple(Rates(inner, last) for inner in (0.05, 0.1, 0.15, 0.2, 0.3) for last in ((), (0.2, 0.3)))
+
+
+@torch.no_grad()
+def balance(
+    network: SpikingNetwork,
+    images: torch.Tensor,
+    *,
+    method: str = "rate",
+    seed: int = 0,
+    percentiles: Sequence[float] = PERCENTILES,
+    rates: Sequence[Rates] = CANDIDATES,
+) -> SpikingNetwork:
+    """Return a copy of a freshly converted network, its weights scaled on calibration images (B, C, H, W).
+
+    Use training images only. The simulation runs at the network's own T, reset, u0 and encoder; all images and steps
+    are held in memory at once. Of several `percentiles` (method `activation`; `rate` takes the first) or `rates`, those
+    are kept whose masks agree best with the ANN's on these images. Raises ValueError for an unknown method.
+    """
+    if method not in METHODS:
+        raise ValueError(f"balancing {method!r} is unknown; {', '.join(METHODS)} are allowed")
+    network = network.copy().eval()
+    logits = network.analog(images)[network.output.name]
+    spikes = encode(images, timesteps=network.timesteps, encoder=network.encoder, seed=seed)
+    if method == "threshold":
+        network = _by_population(network, spikes, _largest_input)
+    elif method == "activation":
+        network = _closest((_scale_by_activation(network, images, each) for each in percentiles), spikes, logits)
+    else:
+        scaled = _scale_by_activation(network, images, percentiles[0])
+        network = _closest((_at_rates(scaled, spikes, each) for each in rates), spikes, logits)
+    potential = network(spikes)
+    spread = float(potential.std())
+    network.logit_scale.fill_(float(logits.std()) / spread if spread > 0 else 1.0)
+    return network
+
+
+def _closest(candidates: Iterable[SpikingNetwork], spikes: torch.Tensor, logits: torch.Tensor) -> SpikingNetwork:
+    """The candidate whose masks agree best with those of the ANN's logits (B, C, H, W); the first of equals."""
+    masks = (logits > 0).numpy()
+    return max(candidates, key=lambda candidate: dice((candidate(spikes) > 0).numpy(), masks))
+
+
+def _at_rates(network: SpikingNetwork, spikes: torch.Tensor, rates: Rates) -> SpikingNetwork:
+    return _by_population(network, spikes, _RateGain(network, rates.targets(network)))
+
+
+def _largest_input(population: Population, currents: torch.Tensor) -> float:
+    """The paper's threshold, the largest net input seen; dividing by it makes the threshold 1."""
+    top = float(currents.max())
+    return 1 / top if top > 0 else 1.0
+
+
+class _RateGain:
+    """The gain at which a population reaches its target rate, by bisection on a logarithmic scale."""
+
+    def __init__(self, network: SpikingNetwork, targets: dict[str, float]) -> None:
+        self.network = network
+        self.targets = targets
+
+    def __call__(self, population: Population, currents: torch.Tensor) -> float:
+        if not fires(population):
+            return 1.0
+        target = self.targets[population.name]
+        weights = [self.network.folded_weight(population, k) for k in range(len(population.edges))]
+        heaviest = max(float(weight.abs().max()) for weight in weights) or 1.0
+        low, high = np.log2(GAIN_RANGE[0]), np.log2(min(GAIN_RANGE[1], HEAVIEST / heaviest))
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            spikes = integrate_fire(currents * 2**middle, reset=population.neuron.reset, u0=population.neuron.u0)
+            low, high = (middle, high) if float(spikes.mean()) < target else (low, middle)
+        log.debug("%s: gain %.3f for rate %.2f", population.name, 2**high, target)
+        return float(2**high)
+
+
+def _by_population(
+    network: SpikingNetwork,
+    spikes: torch.Tensor,
+    gain: Callable[[Population, torch.Tensor], float],
+) -> SpikingNetwork:
+    """A copy with the populations' weights scaled in topological order, each driven by the ones already scaled."""
+    network = network.copy()
+
+    def respond(population: Population, values: dict[str, torch.Tensor]) -> torch.Tensor:
+        currents = network.currents(population, values)
+        factor = gain(population, currents)
+        for k in range(len(population.edges)):
+            network.weights[f"{population.name}:{k}"].mul_(factor)
+        if population.neuron.bias is not None:
+            network.biases[bias_key(population.name)].mul_(factor)
+        return integrate_fire(currents * factor, reset=population.neuron.reset, u0=network.neuron.u0)
+
+    network.walk(spikes, respond, keep_all=False)
+    return network
+
+
+def _scale_by_activation(network: SpikingNetwork, images: torch.Tensor, percentile: float) -> SpikingNetwork:
+    """A copy with w' = w * lambda_in / lambda_out, with a lambda_in for every input channel of a synapse."""
+    network = network.copy()
+    activations = network.analog(images)
+
+    def full_rate(layer: Input | Population) -> float:
+        """The activation that stands for rate 1."""
+        if isinstance(layer, Input):
+            return 1.0
+        size = activations[layer.name].abs().numpy()
+        return float(np.percentile(size, percentile)) or float(size.max()) or 1.0
+
+    lambdas = channel_values(network.graph, full_rate, lambda _: 1)
+    for population in network.populations:
+        out = float(lambdas[population.name][0])
+        for k, edge in enumerate(population.edges):
+            scale = per_input_channel(lambdas[edge.source], operator(edge)) / out
+            network.weights[f"{population.name}:{k}"].mul_(scale.float())
+        if population.neuron.bias is not None:
+            network.biases[bias_key(population.name)].div_(out)
+    return network

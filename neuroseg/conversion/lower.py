@@ -1,0 +1,60 @@
+"""Spiking module to graph: its parameters back into its structure, and all steps from there to Loihi's integers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from export.graph import Edge, Graph, Node, Population
+from export.limits import check
+from export.passes import align_delays, flatten_convolutions, fold_pool, remove_dropout, split_concat
+from export.quantize import largest_scale, quantize
+from neuroseg.spiking.network import SpikingNetwork, operator
+
+
+def lower(
+    network: SpikingNetwork, *, class_names: tuple[str, ...] = (), notes: Mapping[str, str] | None = None
+) -> Graph:
+    """The network as a float graph, as it stands: pools and concatenations are nodes, dropout is gone."""
+
+    def with_numbers(node: Node) -> Node:
+        return _population(network, node) if isinstance(node, Population) else node
+
+    meta = replace(
+        network.graph.meta, logit_scale=float(network.logit_scale), class_names=class_names, notes=dict(notes or {})
+    )
+    graph = replace(network.graph, nodes=tuple(with_numbers(node) for node in network.graph.nodes), meta=meta)
+    return flatten_convolutions(remove_dropout(graph))
+
+
+def export(
+    network: SpikingNetwork, *, class_names: tuple[str, ...] = (), notes: Mapping[str, str] | None = None
+) -> Graph:
+    """All steps from the module to the integer graph that Loihi can hold."""
+    graph = lower(network, class_names=class_names, notes=notes)
+    graph = split_concat(graph)
+    graph = fold_pool(graph)
+    graph = align_delays(graph)
+    graph = quantize(graph)
+    return check(graph)
+
+
+def integer_scales(network: SpikingNetwork) -> dict[str, float]:
+    """The largest integer scale of every population, by name: what `finetune` asks for."""
+    graph = fold_pool(split_concat(lower(network)))
+    return {population.name: largest_scale(population, timesteps=network.timesteps) for population in graph.populations}
+
+
+def _population(network: SpikingNetwork, population: Population) -> Population:
+    def with_weight(k: int, edge: Edge) -> Edge:
+        weight = network.weights[f"{population.name}:{k}"].detach().double().cpu().numpy().copy()
+        return replace(edge, op=replace(operator(edge), weight=weight))
+
+    bias = network.bias(population)
+    scale = network.scale(population)
+    return replace(
+        population,
+        edges=tuple(with_weight(k, edge) for k, edge in enumerate(population.edges)),
+        neuron=replace(population.neuron, bias=None if bias is None else bias.detach().cpu().numpy().reshape(-1, 1, 1)),
+        scale=scale if scale > 0 else None,
+    )

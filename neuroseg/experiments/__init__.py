@@ -1,0 +1,1 @@
+"""Experiments over many networks: cross-validation, its tables and its figures."""

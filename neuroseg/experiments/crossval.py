@@ -1,0 +1,257 @@
+"""Cross-validation: the paper's table (Yue et al., arXiv 2302.07328), fold by fold, and a better one beside it.
+
+Every network of a fold is a run folder of its own, which `neuroseg export` and `neuroseg validate` take to Lava.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export import files
+from neuroseg import runs
+from neuroseg.conversion.convert import convert
+from neuroseg.conversion.lower import integer_scales
+from neuroseg.data.volume import Subject, stack_slices
+from neuroseg.metrics import dice, dice_2d
+from neuroseg.runs import Run, Settings
+from neuroseg.spiking.activity import ann_operations, measure
+from neuroseg.spiking.network import SpikingNetwork
+from neuroseg.steps import Conversion, calibrated
+from neuroseg.training.finetune import FinetuneConfig, finetune
+from neuroseg.training.train import Epoch, OnStep, TrainConfig, predict, train
+from neuroseg.training.unet import UNetConfig
+
+VALIDATION_SUBJECTS = 16  # of a fold's training subjects, to choose the best epoch on
+SAMPLE_SLICES = 100  # test slices whose spikes are counted
+CONVERGED = 0.002  # within this of the best validation Dice
+
+ROWS = "rows.json"
+
+Bar = Callable[[str], AbstractContextManager[OnStep]]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One spiking network of the table. u0: in thresholds; finetuned, or just converted; deployed: int8 has a row."""
+
+    name: str
+    timesteps: int
+    balance: str = "rate"
+    encoder: str = "rate"
+    reset: str = "subtract"
+    u0: float = 0.0
+    finetuned: bool = False
+    deployed: bool = True
+
+    @property
+    def conversion(self) -> Conversion:
+        return Conversion(self.timesteps, self.reset, self.u0, self.encoder, self.balance)
+
+
+FINETUNED = "finetuned-T8"
+VARIANTS = (
+    Variant("paper-T200", 200, balance="threshold", encoder="poisson", deployed=False),
+    Variant("converted-T128", 128, balance="activation", deployed=False),
+    Variant("converted-T8", 8),
+    Variant(FINETUNED, 8, finetuned=True),
+    Variant("finetuned-T4", 4, finetuned=True),
+    Variant("finetuned-T8-zero", 8, reset="zero", finetuned=True),
+)
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Whose subjects do what. number counts from 1."""
+
+    number: int
+    training: tuple[Subject, ...]
+    validation: tuple[Subject, ...]
+    test: tuple[Subject, ...]
+
+
+def make_folds(subjects: Sequence[Subject], *, folds: int, seed: int) -> tuple[Fold, ...]:
+    """Split by subject, seeded: each subject is tested on once. Raises ValueError for too few subjects.
+
+    Validation subjects are the first of the rest, so the folds after the first share them.
+    """
+    if not 2 <= folds <= len(subjects) // 2:
+        raise ValueError(f"{folds} folds of {len(subjects)} subjects; 2 to {len(subjects) // 2} are possible")
+    order = np.random.default_rng(seed).permutation(len(subjects))
+    parts = np.array_split(order, folds)
+    made = []
+    for number, part in enumerate(parts, start=1):
+        rest = [subjects[i] for other in parts if other is not part for i in other]
+        held_out = max(1, min(VALIDATION_SUBJECTS, len(rest) // 5))
+        test = tuple(subjects[i] for i in part)
+        made.append(Fold(number, tuple(rest[held_out:]), tuple(rest[:held_out]), test))
+    return tuple(made)
+
+
+def run_fold(
+    fold: Fold,
+    folder: Path,
+    *,
+    data: str,
+    bar: Bar,
+    model: UNetConfig = UNetConfig(),
+    config: TrainConfig = TrainConfig(),
+    tuning: FinetuneConfig = FinetuneConfig(),
+    variants: Sequence[Variant] = VARIANTS,
+) -> dict[str, Any]:
+    """Train the ANN and every variant of a fold; returns and stores the fold's rows.
+
+    What is done already is read from `folder`, what was interrupted goes on. `bar` makes a progress bar. Fine-tuning
+    minimises the loss of `config`, from its seed. Raises RunError where `folder` holds something else.
+    """
+    tuning = replace(tuning, loss=config.loss, seed=config.seed)
+    settings = Settings(
+        data=data,
+        seed=config.seed,
+        training=tuple(s.id for s in fold.training),
+        validation=tuple(s.id for s in fold.validation),
+        test=tuple(s.id for s in fold.test),
+        model=model,
+        train=config,
+    )
+    ann = Run(folder / "ann")
+    _enter(ann, settings)
+    rows = _stored(ann) or _store([_train_ann(fold, ann, model, config, bar)], ann)
+    for variant in variants:
+        run = Run(folder / variant.name)
+        _enter(run, settings)
+        stored = _stored(run)
+        if any("variant" not in row for row in stored):
+            raise runs.RunError(
+                f"{run.folder / ROWS} is of an earlier version; delete it, and its network is scored again"
+            )
+        if any(row[key] != value for row in stored for key, value in _recipe(variant, tuning).items()):
+            raise _other_variant(run)
+        rows += stored or _store(_make_variant(fold, variant, ann, run, tuning, bar), run)
+    shown = {**asdict(settings), "data": Path(data).name}  # not where it lies here
+    result = {"fold": fold.number, "loss": config.loss, "settings": shown, "rows": rows}
+    files.write_json(result, folder.with_suffix(".json"))
+    return result
+
+
+def _recipe(variant: Variant, tuning: FinetuneConfig) -> dict[str, Any]:
+    """How a network is made, as its rows say it."""
+    return {"variant": asdict(variant), "tuning": asdict(tuning) if variant.finetuned else None}
+
+
+def _other_variant(run: Run) -> runs.RunError:
+    return runs.RunError(f"{run.folder} holds another variant; delete it or choose another folder")
+
+
+def _enter(run: Run, settings: Settings) -> None:
+    if run.settings_file.exists() and run.load_settings() != settings:
+        raise runs.RunError(f"{run.folder} holds a run with other settings; delete it or choose another folder")
+    run.save_settings(settings)
+
+
+def _stored(run: Run) -> list[dict[str, Any]]:
+    """The rows that an earlier call left, if it came to the end."""
+    file = run.folder / ROWS
+    return json.loads(file.read_text()) if file.exists() else []
+
+
+def _store(rows: list[dict[str, Any]], run: Run) -> list[dict[str, Any]]:
+    files.write_json(rows, run.folder / ROWS)
+    return rows
+
+
+def _train_ann(fold: Fold, run: Run, model: UNetConfig, config: TrainConfig, bar: Bar) -> dict[str, Any]:
+    start = time.perf_counter()
+    with bar(f"fold {fold.number} ANN") as show:
+        network, history = train(
+            fold.training,
+            fold.validation,
+            model=model,
+            config=config,
+            checkpoint=run.checkpoint(run.ann),
+            on_step=show,
+        )
+    runs.save_ann(network, history, run.ann)
+    images, _ = stack_slices(fold.test)
+    return {
+        "method": "ann",
+        **_scores(predict(network, fold.test), fold.test),
+        "epochs": converged(history),
+        "operations": ann_operations(convert(network, tuple(images.shape[1:]))),
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def _make_variant(
+    fold: Fold, variant: Variant, ann: Run, run: Run, tuning: FinetuneConfig, bar: Bar
+) -> list[dict[str, Any]]:
+    start = time.perf_counter()
+    network = runs.load_ann(ann.ann)
+    if not runs.holds(run.ann, network):
+        run.forget_after(run.ann)
+        runs.save_ann(network, [], run.ann)
+    if not run.converted.exists():  # made again, on another machine, it may differ in its last bits
+        spiking = calibrated(network, fold.training, variant.conversion, seed=tuning.seed)
+        spiking = spiking.with_scales(integer_scales(spiking))
+        runs.save_snn(spiking, run.converted, notes={"balance": variant.balance})
+    spiking, notes = runs.load_snn(run.converted)
+    made = [spiking.timesteps, spiking.neuron.reset, spiking.neuron.u0, spiking.encoder]
+    if [*made, notes["balance"]] != [variant.timesteps, variant.reset, variant.u0, variant.encoder, variant.balance]:
+        raise _other_variant(run)
+    epochs = None
+    if variant.finetuned:
+        with bar(f"fold {fold.number} {variant.name}") as show:
+            spiking, history = finetune(
+                spiking,
+                fold.training,
+                fold.validation,
+                config=tuning,
+                checkpoint=run.checkpoint(run.snn),
+                on_step=show,
+            )
+        epochs = converged(history)
+        runs.save_snn(spiking, run.snn, notes={**notes, "finetuned": json.dumps(asdict(tuning))})
+    row = {**_recipe(variant, tuning), "epochs": epochs, "seconds": time.perf_counter() - start}
+    modes = {"float": False, "int8": True} if variant.deployed else {"float": False}
+    return [
+        {"method": variant.name, "weights": weights, **row, **_measure(spiking, fold, quantized=quantized)}
+        for weights, quantized in modes.items()
+    ]
+
+
+def _measure(network: SpikingNetwork, fold: Fold, *, quantized: bool) -> dict[str, Any]:
+    """Dice on the test subjects; firing rate and synaptic operations a slice on a sample of their slices."""
+    images, _ = stack_slices(fold.test)
+    sample = images[np.random.default_rng(0).permutation(len(images))[:SAMPLE_SLICES]]
+    activity = measure(network, sample, quantized=quantized)
+    return {
+        **_scores(predict(functools.partial(network.predict, quantized=quantized), fold.test), fold.test),
+        "rate": activity.rate,
+        "rates": activity.rates,
+        "operations": activity.operations,
+    }
+
+
+def _scores(masks: Sequence[np.ndarray], subjects: Sequence[Subject]) -> dict[str, Any]:
+    each = {
+        subject.id: {"3d": dice(mask, subject.mask), "2d": dice_2d(mask, subject.mask)}
+        for mask, subject in zip(masks, subjects, strict=True)
+    }
+    return {
+        "dice": {key: float(np.mean([row[key] for row in each.values()])) for key in ("3d", "2d")},
+        "subjects": each,
+    }
+
+
+def converged(history: Sequence[Epoch]) -> int:
+    """The first epoch within 0.2 points of the best validation Dice."""
+    best = max(row.validation_dice for row in history)
+    return next(row.epoch for row in history if row.validation_dice >= best - CONVERGED)

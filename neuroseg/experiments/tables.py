@@ -1,0 +1,105 @@
+"""Tables of a cross-validation: the folds that `neuroseg.experiments.crossval` stored, read, checked, and summed up."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export import files
+from neuroseg.runs import RunError
+from neuroseg.training.losses import LOSSES
+
+
+def load_folds(folder: Path) -> list[dict[str, Any]]:
+    """Read what `run_fold` stored beside its folders, loss by loss. Raises RunError naming a file that is no fold."""
+    folds = []
+    name = re.compile(rf"fold\d+-({'|'.join(LOSSES)})\.json")
+    for file in (file for file in folder.glob("fold*.json") if name.fullmatch(file.name)):
+        try:
+            fold = json.loads(file.read_text())
+            fold["fold"], LOSSES[fold["loss"]], fold["settings"]["test"]
+            for row in fold["rows"]:
+                row["method"], row["dice"]["3d"], row["dice"]["2d"], row["operations"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{file}: not a fold of `neuroseg crossval` ({error!r})") from error
+        folds.append(fold)
+    return sorted(folds, key=lambda fold: (list(LOSSES).index(fold["loss"]), fold["fold"]))
+
+
+def check_folds(folds: Sequence[dict[str, Any]]) -> None:
+    """Raise RunError unless the folds of a loss are of one run: same settings, no subject tested twice."""
+    for loss in {fold["loss"] for fold in folds}:
+        same = [fold for fold in folds if fold["loss"] == loss]
+        common = [
+            (
+                {k: v for k, v in fold["settings"].items() if k not in ("training", "validation", "test")},
+                [(row.get("variant"), row.get("tuning")) for row in fold["rows"]],
+            )
+            for fold in same
+        ]
+        tested = [name for fold in same for name in fold["settings"]["test"]]
+        if any(one != common[0] for one in common) or len(set(tested)) < len(tested):
+            numbers = ", ".join(str(fold["fold"]) for fold in same)
+            raise RunError(f"folds {numbers} of loss {loss} are of different runs; use a folder for each")
+
+
+def summary(folds: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each loss and method: mean and standard deviation over folds, in percent and points."""
+    grouped: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for fold in folds:
+        for row in fold["rows"]:
+            grouped.setdefault((fold["loss"], row["method"], row.get("weights", "float")), []).append(row)
+    rows = []
+    for (loss, method, weights), found in grouped.items():
+        total: dict[str, Any] = {"loss": loss, "method": method, "weights": weights, "folds": len(found)}
+        for key in ("3d", "2d"):
+            scores = 100 * np.array([one["dice"][key] for one in found])
+            total |= {
+                f"dice_{key}": float(scores.mean()),
+                f"sd_{key}": float(scores.std(ddof=1)) if len(found) > 1 else None,
+            }
+        for key in ("epochs", "rate", "operations"):
+            total[key] = float(np.mean([one[key] for one in found])) if found[0].get(key) is not None else None
+        rows.append(total)
+    return rows
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """The summary as a Markdown table; Dice in percent, mean and standard deviation over folds."""
+    head = ("loss", "network", "weights", "folds", "3D Dice", "2D Dice", "epochs", "firing rate", "Mops a slice")
+    lines = ["| " + " | ".join(head) + " |", "|---|---|---|" + "---:|" * (len(head) - 3)]
+    for row in rows:
+        cells = (row["loss"], row["method"], row["weights"], str(row["folds"]), *score_cells(row))
+        lines.append("| " + " | ".join((*cells, f"{row['operations'] / 1e6:.2f}")) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def score_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """3D Dice, 2D Dice, epochs and firing rate of a row of the summary, as tables show them."""
+
+    def score(key: str) -> str:
+        deviation = row[f"sd_{key}"]
+        return f"{row[f'dice_{key}']:.2f}" + ("" if deviation is None else f" ± {deviation:.2f}")
+
+    epochs = "" if row["epochs"] is None else f"{row['epochs']:.1f}"
+    rate = "" if row["rate"] is None else f"{row['rate']:.3f}"
+    return score("3d"), score("2d"), epochs, rate
+
+
+def write_tables(folds: Sequence[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
+    """Write table.md and table.csv; returns the summary."""
+    rows = summary(folds)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    files.write_text(text.getvalue(), folder / "table.csv")
+    files.write_text(markdown(rows), folder / "table.md")
+    return rows

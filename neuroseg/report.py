@@ -1,0 +1,106 @@
+"""What a validation leaves in its run folder: report.json, report.html, segmentation.png and network.svg."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from export import files
+from export.inspect import draw as draw_graph
+from hardware_sim.reporting.page import count_cells, make_viewer, rasters, render
+from hardware_sim.reporting.pictures import draw_masks, mask_rows
+from hardware_sim.reporting.report import build_report
+from neuroseg import __version__, runs
+from neuroseg.data.volume import stack_slices
+from neuroseg.runs import Run
+from neuroseg.spiking.activity import measure
+from neuroseg.spiking.network import SpikingNetwork
+from neuroseg.validation import Validation
+
+STAGES = {
+    "ann": "ANN",
+    "converted": "converted",
+    "finetuned": "fine-tuned",
+    "quantized": "quantised",
+    "hardware": "hardware",
+}
+VIEWED = 3  # subjects whose slices report.html shows
+VERSIONS = ("torch", "numpy", "lava-nc", "h5py", "nibabel")
+
+
+def write_report(
+    run: Run, validation: Validation, network: SpikingNetwork, *, repeat: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write the four files; returns the content of report.json. repeat: see `provenance`."""
+    shown = validation.shown
+    report = build_report(
+        validation.comparisons,
+        samples=[len(subject.image) for subject in validation.subjects],
+        subjects=[subject.id for subject in validation.subjects],
+        dice=validation.dice,
+        backend=validation.engine.backend,
+        fidelity=shown.hardware.engine.rpartition("/")[2],
+        timesteps=network.timesteps,
+        seconds=validation.seconds,
+        repeat=repeat,
+    )
+    files.write_json(report, run.report)
+    first = validation.subjects[0]
+    masks = {STAGES[stage]: found[0] for stage, found in validation.masks.items()}
+    draw_masks(mask_rows(first.image, first.mask, masks), run.picture)
+    draw_graph(validation.graph, run.drawing)
+    files.write_text(_page(run, validation, network, report), run.page)
+    return report
+
+
+def provenance(network_file: bytes, *, command: str, seed: int, encoder: str) -> dict[str, Any]:
+    """What the outcome of a validation depends on. network_file: the bytes that were read and run."""
+    installed = {distribution.metadata["Name"].lower() for distribution in importlib.metadata.distributions()}
+    return {
+        "command": command,
+        "seed": seed,
+        "encoder": encoder,
+        "network.net, SHA-256": hashlib.sha256(network_file).hexdigest(),
+        "versions": {
+            "neuroseg": __version__,
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in VERSIONS if name in installed},
+        },
+        "machine": f"{platform.system()} {platform.machine()}",
+        "made": time.strftime("%Y-%m-%d %H:%M %Z"),
+    }
+
+
+def _page(run: Run, validation: Validation, network: SpikingNetwork, report: Mapping[str, Any]) -> str:
+    """report.html; its slices are of the first subjects, the one whose spikes are shown before all."""
+    shown, subjects = validation.shown, validation.subjects
+    order = sorted(range(len(subjects)), key=lambda k: subjects[k].id != shown.subject.id)[:VIEWED]
+    viewers = [
+        make_viewer(
+            subjects[k].id,
+            subjects[k].image,
+            subjects[k].mask,
+            {STAGES[stage]: found[k] for stage, found in validation.masks.items()},
+            compared=(STAGES["quantized"], STAGES["hardware"]),
+        )
+        for k in order
+    ]
+    images, _ = stack_slices([shown.subject])
+    networks = {"converted": runs.load_snn(run.converted)[0]} if run.converted.exists() else {}
+    networks |= {"fine-tuned": network} if run.snn.exists() else {}
+    return render(
+        report,
+        viewers=viewers,
+        rates={name: measure(part, images, quantized=True).rates for name, part in networks.items()},
+        rasters=rasters(shown.software, shown.hardware, validation.diagnosis),
+        cells=count_cells(shown.software, shown.hardware),
+        stages=STAGES,
+        network_svg=Path(run.drawing).read_text(),
+        samples=shown.software.samples,
+        diagnosis=validation.diagnosis,
+    )

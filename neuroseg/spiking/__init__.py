@@ -1,0 +1,1 @@
+"""Integrate-and-fire neurons and their synapses in PyTorch: `network.SpikingNetwork` runs a graph."""

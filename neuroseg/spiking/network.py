@@ -1,0 +1,357 @@
+"""The spiking network as a torch module: populations of integrate-and-fire neurons joined by synapses.
+
+A float graph (`export.graph`, thresholds 1) says what the network is; `SpikingNetwork` runs it in three modes:
+
+- spiking: float weights, thresholds 1 (what conversion and balancing produce);
+- quantized: the very integers that are exported, in float32, which holds them exactly (below 2^24);
+- analog: ReLU in place of neurons, the ANN it came from (for calibration).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from export.graph import (
+    CURRENT_DECAY_NONE,
+    VOLTAGE_DECAY_NONE,
+    Concat,
+    Conv,
+    ConvT,
+    Dropout,
+    Edge,
+    Graph,
+    Input,
+    Neuron,
+    Pool,
+    Population,
+    with_encoder,
+    with_neurons,
+    with_timesteps,
+)
+from export.limits import POTENTIAL_SHIFT
+from neuroseg.spiking.channels import last_reads, per_input_channel, pool_sizes, survival_rates
+from neuroseg.spiking.encode import encode
+from neuroseg.spiking.integers import POTENTIAL_LIMIT, even_integers, loihi_bias
+from neuroseg.spiking.neuron import NO_LIMIT, check_neuron, integrate_fire, scan
+from neuroseg.spiking.population import Response, respond_to_counts
+from neuroseg.spiking.structure import without_numbers
+from neuroseg.spiking.synapse import COUNT_MAX, apply_synapse, spike_dtype
+
+FRAMES = 128  # slices times time steps at once where no gradient is needed: what the caches hold
+
+Respond = Callable[[Population, dict[str, torch.Tensor]], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What one run did. spikes: (T, B, C, H, W) per firing population; potentials: the same, after reset, for
+    every population; logits: (B, C, H, W)."""
+
+    spikes: dict[str, torch.Tensor]
+    potentials: dict[str, torch.Tensor]
+    logits: torch.Tensor
+
+
+class SpikingNetwork(nn.Module):
+    """Spikes (T, B, C, H, W) to logits (B, C, H, W) = logit_scale * output potential after T steps."""
+
+    def __init__(self, graph: Graph, *, alpha: float = 1.0) -> None:
+        """graph: float, with thresholds 1. alpha: height of the surrogate gradient. Raises ValueError for other graphs.
+
+        The graph that is kept has the structure alone; its numbers are the parameters.
+        """
+        super().__init__()
+        _check(graph)
+        self.graph, self.alpha = without_numbers(graph), alpha
+        self.pooled, self.survival = pool_sizes(graph), survival_rates(graph)
+        self.last_read = last_reads(graph)
+        self.weights, self.biases = nn.ParameterDict(), nn.ParameterDict()
+        for population in graph.populations:
+            for k, edge in enumerate(population.edges):
+                weight = torch.tensor(edge.op.weight, dtype=torch.float32)
+                self.weights[_key(population, k)] = nn.Parameter(weight)
+            if population.neuron.bias is not None:
+                bias = torch.tensor(population.neuron.bias, dtype=torch.float32)
+                self.biases[bias_key(population.name)] = nn.Parameter(bias.reshape(-1))
+        # Threshold in integer weight units, per population; 0 until chosen (see export.quantize).
+        self.scales: torch.Tensor
+        scales = [population.scale or 0.0 for population in graph.populations]
+        self.register_buffer("scales", torch.tensor(scales, dtype=torch.float64))
+        self.logit_scale: torch.Tensor
+        self.register_buffer("logit_scale", torch.tensor(graph.meta.logit_scale, dtype=torch.float64))
+
+    @property
+    def timesteps(self) -> int:
+        return self.graph.meta.timesteps
+
+    @property
+    def encoder(self) -> str:
+        return self.graph.meta.encoder
+
+    @property
+    def neuron(self) -> Neuron:
+        """What all firing populations share: threshold, reset and start potential (in thresholds)."""
+        firing = [population.neuron for population in self.populations if population.neuron.threshold is not None]
+        return firing[0] if firing else self.populations[0].neuron
+
+    @property
+    def populations(self) -> tuple[Population, ...]:
+        return self.graph.populations
+
+    @property
+    def outputs(self) -> tuple[Population, ...]:
+        return self.graph.outputs
+
+    @property
+    def output(self) -> Population:
+        """The first output, whose potential is read as logits."""
+        return self.graph.output
+
+    def forward(self, spikes: torch.Tensor, *, quantized: bool = False) -> torch.Tensor:
+        values = self.propagate(spikes, quantized=quantized, keep_all=False)
+        return self._logits(values[self.output.name], quantized=quantized)
+
+    def analog(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Run as the ANN: images (B, C, H, W) to every layer's activation (B, C, H, W); outputs = logits."""
+
+        def respond(population: Population, values: dict[str, torch.Tensor]) -> torch.Tensor:
+            currents = self.currents(population, values)
+            return F.relu(currents) if fires(population) else currents
+
+        return {name: value[0] for name, value in self.walk(images[None], respond).items()}
+
+    @torch.no_grad()
+    def record(self, spikes: torch.Tensor, *, quantized: bool) -> Activity:
+        """Run and keep every spike and potential (in thresholds, or integer weight units when quantized)."""
+        values = self.propagate(spikes, quantized=quantized, keep_all=True)
+        potentials, fired = {}, {}
+        for population in self.populations:
+            currents = self.currents(population, values, quantized=quantized)
+            if fires(population):
+                fired[population.name] = values[population.name].to(currents.dtype)
+                *_, potentials[population.name] = scan(currents, **self._neuron(population, quantized))
+            else:
+                potentials[population.name] = currents.cumsum(0)
+        return Activity(fired, potentials, self._logits(values[self.output.name], quantized=quantized))
+
+    def predict(self, images: torch.Tensor, *, quantized: bool = False, seed: int = 0) -> torch.Tensor:
+        """Encode images (B, C, H, W) in [0, 1] and run; returns logits. A few slices at a time if without gradient."""
+        spikes = encode(images, timesteps=self.timesteps, encoder=self.encoder, seed=seed)
+        slices = len(images) if torch.is_grad_enabled() else max(1, FRAMES // self.timesteps)
+        return torch.cat([self(part, quantized=quantized) for part in spikes.split(slices, dim=1)])
+
+    def currents(
+        self, population: Population, values: dict[str, torch.Tensor], *, quantized: bool = False
+    ) -> torch.Tensor:
+        """Input (T, B, C, H, W) of a population, given the values of the layers before it."""
+        total = None
+        for k, edge in enumerate(population.edges):
+            x = values[edge.source]
+            x = x.to(torch.promote_types(x.dtype, torch.float32))
+            weight = self.effective_weight(population, k, quantized=quantized).to(x.dtype)
+            y = apply_synapse(x.flatten(0, 1), weight, operator(edge)).unflatten(0, x.shape[:2])
+            total = y if total is None else total + y
+        assert total is not None
+        bias = self.bias(population, quantized=quantized)
+        return total if bias is None else total + bias.to(total.dtype).view(-1, 1, 1)
+
+    def bias(self, population: Population, *, quantized: bool = False) -> torch.Tensor | None:
+        """Constant current per channel (C,), in thresholds, or in integer weight units when quantized."""
+        if population.neuron.bias is None:
+            return None
+        bias = self.biases[bias_key(population.name)].double()
+        if not quantized:
+            return bias
+        units = 2**POTENTIAL_SHIFT
+        return loihi_bias(bias * (self._chosen_scale(population) * units)) / units
+
+    def effective_weight(self, population: Population, k: int, *, quantized: bool) -> torch.Tensor:
+        """The weight that a synapse runs with: integer or folded, with the gain of dropout in training."""
+        weight = self.integer_weight(population, k) if quantized else self.folded_weight(population, k)
+        if not self.training:
+            return weight
+        edge = population.edges[k]
+        return weight / per_input_channel(self.survival[edge.source], operator(edge))
+
+    def folded_weight(self, population: Population, k: int) -> torch.Tensor:
+        """Weight of a synapse on pooled sums instead of pooled means: w / pool size, in float64."""
+        edge = population.edges[k]
+        divisor = per_input_channel(self.pooled[edge.source], operator(edge))
+        return self.weights[_key(population, k)].double() / divisor.to(self.logit_scale.device)
+
+    def integer_weight(self, population: Population, k: int) -> torch.Tensor:
+        """Even integer weights in [-256, 254], with a straight-through gradient. Raises ValueError unscaled."""
+        return even_integers(self.folded_weight(population, k) * (self._chosen_scale(population) / 2))
+
+    def _chosen_scale(self, population: Population) -> float:
+        scale = self.scale(population)
+        if not scale > 0:
+            raise ValueError(f"population {population.name} has no integer scale; choose scales first")
+        return scale
+
+    def scale(self, population: Population) -> float:
+        """Integer weight units per threshold."""
+        return float(self.scales[[p.name for p in self.populations].index(population.name)])
+
+    def with_scales(self, scales: dict[str, float]) -> SpikingNetwork:
+        """A copy with these integer scales, one for each population by name."""
+        copy = self.copy()
+        copy.scales.copy_(torch.tensor([scales[p.name] for p in self.populations], dtype=torch.float64))
+        return copy
+
+    def copy(
+        self,
+        graph: Graph | None = None,
+        *,
+        timesteps: int | None = None,
+        reset: str | None = None,
+        u0: float | None = None,
+        encoder: str | None = None,
+        alpha: float | None = None,
+    ) -> SpikingNetwork:
+        """A copy with the same parameters: of another graph of the same populations, or of what is given."""
+        graph = graph or self.graph
+        neuron = self.neuron
+        if reset is not None or u0 is not None:
+            graph = with_neurons(graph, reset=reset or neuron.reset, u0=neuron.u0 if u0 is None else u0)
+        graph = with_timesteps(graph, timesteps) if timesteps else graph
+        graph = with_encoder(graph, encoder) if encoder else graph
+        copy = SpikingNetwork(graph, alpha=self.alpha if alpha is None else alpha)
+        copy.load_state_dict(self.state_dict())
+        return copy.train(self.training)
+
+    def walk(
+        self,
+        x: torch.Tensor,
+        respond: Respond,
+        *,
+        keep_all: bool = True,
+    ) -> dict[str, torch.Tensor]:
+        """Evaluate every layer in order; `respond` turns a population and the values before it into its value.
+
+        Without keep_all, values are dropped once nothing reads them any more; the output's is left.
+        """
+        values: dict[str, torch.Tensor] = {}  # T, B, C, H, W (T = 1 for the ANN and for output potentials)
+        for layer in self.graph.nodes:
+            match layer:
+                case Input():
+                    value = x
+                case Population():
+                    value = respond(layer, values)
+                case Pool():  # sums; the mean's divisor is folded into the weights that read it
+                    source = values[layer.source]
+                    pooled = F.avg_pool2d(source.flatten(0, 1), layer.kernel, divisor_override=1)
+                    value = pooled.unflatten(0, source.shape[:2])
+                case Concat():
+                    parts = [values[name] for name in layer.sources]
+                    joined = torch.cat([part.flatten(0, 1) for part in parts], dim=1)  # 4-D keeps channels last
+                    value = joined.unflatten(0, parts[0].shape[:2])
+                case Dropout():  # the survivors' gain 1/(1-p) is in the weights that read them
+                    value = values[layer.source]
+                    if self.training and layer.p:
+                        value = value * torch.empty_like(value[:1]).bernoulli_(1 - layer.p)  # one mask for all t
+            values[layer.name] = value
+            if not keep_all:
+                for name in self.last_read.get(layer.name, ()):
+                    del values[name]
+        return values
+
+    def propagate(self, x: torch.Tensor, *, quantized: bool = False, keep_all: bool = True) -> dict[str, torch.Tensor]:
+        """Run on spikes (T, B, C, H, W); every layer's spikes, or sums of them, and the output's potential.
+
+        Raises ValueError where x holds anything but 0 and 1.
+        """
+
+        def respond(population: Population, values: dict[str, torch.Tensor]) -> torch.Tensor:
+            if counts:
+                return self._respond_to_counts(population, values, quantized=quantized)
+            currents = self.currents(population, values, quantized=quantized)
+            if not fires(population):
+                return currents.sum(0, keepdim=True)
+            return integrate_fire(currents, alpha=self.alpha, **self._neuron(population, quantized))
+
+        if not torch.equal(x, x.clamp(0, 1).round()):
+            raise ValueError(f"spikes range from {float(x.min()):g} to {float(x.max()):g}; 0 and 1 are allowed")
+        counts = x.dtype == torch.float32 and max(float(sizes.max()) for sizes in self.pooled.values()) <= COUNT_MAX
+        return self.walk(x.to(spike_dtype(x.device)) if counts else x, respond, keep_all=keep_all)
+
+    def _respond_to_counts(
+        self, population: Population, values: dict[str, torch.Tensor], *, quantized: bool
+    ) -> torch.Tensor:
+        response = Response(
+            ops=tuple(operator(edge) for edge in population.edges),
+            whole=tuple(
+                quantized and not (self.training and bool((self.survival[s.source] < 1).any()))
+                for s in population.edges
+            ),
+            alpha=self.alpha if fires(population) else None,
+            **self._neuron(population, quantized),
+        )
+        inputs = [values[edge.source] for edge in population.edges]
+        weights = [
+            self.effective_weight(population, k, quantized=quantized).float() for k in range(len(population.edges))
+        ]
+        bias = self.bias(population, quantized=quantized)
+        return respond_to_counts(response, inputs, weights, None if bias is None else bias.float())
+
+    def _neuron(self, population: Population, quantized: bool) -> dict[str, Any]:
+        threshold = self.scale(population) if quantized else 1.0
+        return {
+            "threshold": threshold,
+            "reset": population.neuron.reset,
+            "u0": population.neuron.u0 * threshold,
+            "limit": POTENTIAL_LIMIT if quantized else NO_LIMIT,
+        }
+
+    def _logits(self, potential: torch.Tensor, *, quantized: bool) -> torch.Tensor:
+        units = self.scale(self.output) if quantized else 1.0
+        return potential[-1] * (float(self.logit_scale) / units)
+
+
+def fires(population: Population) -> bool:
+    """Whether its neurons spike; those of an output only integrate."""
+    return population.neuron.threshold is not None
+
+
+def operator(edge: Edge) -> Conv | ConvT:
+    """The convolution of a synapse; all-to-all synapses are convolutions over the whole of their source here."""
+    assert isinstance(edge.op, Conv | ConvT)
+    return edge.op
+
+
+def _check(graph: Graph) -> None:
+    """Raise ValueError unless a graph is what PyTorch can run and train: float, without leak and delays."""
+    if graph.integer:
+        raise ValueError("the graph holds integers; a float one is needed")
+    shared = None
+    for population in graph.populations:
+        neuron = population.neuron
+        check_neuron(threshold=1.0, reset=neuron.reset)
+        if neuron.reset == "zero" and neuron.u0:
+            raise ValueError(f"u0 is {neuron.u0} with reset 'zero'; stock Lava neurons start from 0")
+        if neuron.threshold not in (1.0, None):
+            raise ValueError(f"{population.name}: threshold is {neuron.threshold}; 1 is needed, scale the weights")
+        leak = neuron.current_decay != CURRENT_DECAY_NONE or neuron.voltage_decay != VOLTAGE_DECAY_NONE
+        if leak or any(edge.delay or edge.target_delay is not None for edge in population.edges):
+            raise ValueError(f"{population.name}: leaks and delays are not trained here")
+        if not all(isinstance(edge.op, Conv | ConvT) for edge in population.edges):
+            raise ValueError(f"{population.name}: only convolutions are trained here; write dense synapses as those")
+        if neuron.threshold is not None:
+            shared = shared or neuron
+            if (neuron.reset, neuron.u0) != (shared.reset, shared.u0):
+                raise ValueError(f"{population.name}: all neurons that fire need the same reset and start potential")
+
+
+def bias_key(name: str) -> str:
+    """Of a population's bias among the parameters, where a bare name like `values` would not do."""
+    return f"{name}:bias"
+
+
+def _key(population: Population, k: int) -> str:
+    return f"{population.name}:{k}"

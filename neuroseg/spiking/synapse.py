@@ -1,0 +1,104 @@
+"""The synapse: a convolution of spikes and its gradient, in float or in the very integers that are exported.
+
+Integer weights and spikes are so small that cheaper arithmetic holds them exactly: 8-bit convolutions forward (32-bit
+sums), bfloat16 operands backward. Which of the two this processor runs fast is found out once, by trying.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from llvmlite import binding
+
+from export.graph import Conv, ConvT, channels
+
+COUNT_MAX = 127  # fits signed bytes, to which PyTorch converts six times faster than to unsigned ones
+
+
+def apply_synapse(x: torch.Tensor, weight: torch.Tensor, op: Conv | ConvT) -> torch.Tensor:
+    """The synapse's convolution on (N, C, H, W), channels last in memory on the CPU, where that is faster."""
+    x = _channels_last(x)
+    if isinstance(op, Conv):
+        y = F.conv2d(x, weight, None, op.stride, op.padding, op.dilation, op.groups)
+    else:
+        y = F.conv_transpose2d(x, weight, None, op.stride, op.padding, op.output_padding, op.groups, op.dilation)
+    return _channels_last(y)
+
+
+def to_bytes(x: torch.Tensor) -> torch.Tensor:
+    """Whole numbers from 0 to 127 as uint8."""
+    return x.to(torch.int8).view(torch.uint8)
+
+
+def apply_to_counts(x: torch.Tensor, weight: torch.Tensor, op: Conv | ConvT, *, whole: bool) -> torch.Tensor:
+    """The same on spikes or sums of them: x uint8 (N, C, H, W), float32 out.
+
+    whole: the weights are even integers in [-256, 254], and the result is exact.
+    """
+    if whole and isinstance(op, Conv) and x.device.type == "cpu" and bytes_are_fast():
+        return _byte_convolution(_channels_last(x), (weight / 2).to(torch.int8), op)
+    return apply_synapse(x.float(), weight.float(), op)
+
+
+def gradients(
+    grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, op: Conv | ConvT, *, wanted: tuple[bool, bool]
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """dL/dx in grad's dtype and dL/dweight in the weight's, as far as wanted, given dL/dy."""
+    grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
+        _channels_last(grad),
+        x.to(grad.dtype),
+        weight.to(grad.dtype),
+        None,
+        op.stride,
+        op.padding,
+        op.dilation,
+        isinstance(op, ConvT),
+        op.output_padding if isinstance(op, ConvT) else (0, 0),
+        op.groups,
+        (*wanted, False),
+    )
+    return grad_x, None if grad_weight is None else grad_weight.to(weight.dtype)
+
+
+def spike_dtype(device: torch.device) -> torch.dtype:
+    """What spikes travel as between layers, and their gradients: bfloat16 where the CPU multiplies it natively."""
+    if device.type != "cpu":
+        return torch.float32
+    features = binding.get_host_cpu_features()
+    return torch.bfloat16 if features.get("avx512bf16") or features.get("amx-bf16") else torch.float32
+
+
+@functools.cache
+def bytes_are_fast() -> bool:
+    """Whether oneDNN multiplies bytes here, exactly: the widest sums of a small convolution tell."""
+    features = binding.get_host_cpu_features()
+    if not (features.get("avx512vnni") or features.get("avxvnni")):
+        return False
+    op = Conv(np.zeros((16, 16, 3, 3)), padding=(1, 1))
+    x = torch.full((2, 16, 5, 5), COUNT_MAX, dtype=torch.uint8)
+    weight = torch.tensor([-128, 127], dtype=torch.int8).repeat(8).view(16, 1, 1, 1).expand(op.weight.shape)
+    try:
+        found = _byte_convolution(x, weight.contiguous(), op)
+    except (AttributeError, RuntimeError, TypeError):  # an internal operator: other releases may have others
+        return False
+    return torch.equal(found, apply_synapse(x.float(), 2 * weight.float(), op))
+
+
+def _byte_convolution(x: torch.Tensor, half: torch.Tensor, op: Conv | ConvT) -> torch.Tensor:
+    """2 * conv(x, half), exact: uint8 by int8, summed in 32 bits. PyTorch, ATen/native/quantized/cpu/qconv.cpp."""
+    outputs = channels(op)[1]
+    geometry = list(op.stride), list(op.padding), list(op.dilation), op.groups
+    scale = torch.full((outputs,), 2.0)
+    zero = torch.zeros(outputs, dtype=torch.int32)
+    packed = torch.ops.onednn.qconv_prepack(half, scale, 1.0, 0, *geometry, list(x.shape))
+    y = torch.ops.onednn.qconv2d_pointwise(
+        x, 1.0, 0, packed, scale, zero, None, *geometry, 1.0, 0, torch.float32, "none", [], ""
+    )
+    return _channels_last(y)
+
+
+def _channels_last(x: torch.Tensor) -> torch.Tensor:
+    return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x

@@ -1,0 +1,198 @@
+"""The steps of the road on a run folder: train, convert, finetune, export, validate; each makes a file for the next."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from export import netx
+from export.graph import Graph
+from neuroseg import runs
+from neuroseg.conversion.balance import balance
+from neuroseg.conversion.convert import convert
+from neuroseg.conversion.lower import export, integer_scales
+from neuroseg.data import ScanError
+from neuroseg.data.volume import Subject, stack_slices
+from neuroseg.engine import Engine
+from neuroseg.report import provenance, write_report
+from neuroseg.runs import Run, RunError, Settings
+from neuroseg.spiking.activity import measure
+from neuroseg.spiking.network import SpikingNetwork
+from neuroseg.training.finetune import FinetuneConfig, finetune
+from neuroseg.training.train import Epoch, OnStep, predict, train
+from neuroseg.validation import OnSubject, Validation, validate
+
+CALIBRATION_SLICES = 25
+CLASS_NAMES = ("hippocampus",)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How an ANN becomes spiking. u0: start potential in thresholds; method: of balancing; slices: to calibrate on."""
+
+    timesteps: int = 8
+    reset: str = "subtract"
+    u0: float = 0.0
+    encoder: str = "rate"
+    method: str = "rate"
+    slices: int = CALIBRATION_SLICES
+
+
+def train_run(
+    run: Run,
+    settings: Settings,
+    training: Sequence[Subject],
+    validation: Sequence[Subject],
+    *,
+    on_step: OnStep | None = None,
+) -> list[Epoch]:
+    """Train the ANN of a run, or go on where that stopped; returns its history. Makes ann.safetensors.
+
+    Raises RunError where the folder holds a run with other settings.
+    """
+    settings.model.check_slice(*training[0].image.shape[1:])
+    if run.settings_file.exists() and run.load_settings() != settings:
+        raise RunError(f"{run.folder} holds a run with other settings; delete it or choose another folder")
+    run.save_settings(settings)
+    network, history = train(
+        training,
+        validation,
+        model=settings.model,
+        config=settings.train,
+        checkpoint=run.checkpoint(run.ann),
+        on_step=on_step,
+    )
+    if not runs.holds(run.ann, network):
+        run.forget_after(run.ann)
+        runs.save_ann(network, history, run.ann)
+    return history
+
+
+def convert_run(run: Run, training: Sequence[Subject], conversion: Conversion = Conversion()) -> SpikingNetwork:
+    """Turn the ANN of a run into a balanced spiking network with integer scales. Makes converted.safetensors."""
+    settings = run.load_settings()
+    network = calibrated(runs.load_ann(run.ann), training, conversion, seed=settings.seed)
+    network = network.with_scales(integer_scales(network))
+    run.forget_after(run.converted)
+    notes = {"balance": conversion.method, "data": Path(settings.data).name}
+    runs.save_snn(network, run.converted, notes=notes)
+    return network
+
+
+def calibrated(
+    network: torch.nn.Module, training: Sequence[Subject], conversion: Conversion, *, seed: int
+) -> SpikingNetwork:
+    """Convert an ANN and balance its thresholds on a few training slices."""
+    images, _ = stack_slices(training)
+    spiking = convert(
+        network,
+        tuple(images.shape[1:]),
+        timesteps=conversion.timesteps,
+        reset=conversion.reset,
+        u0=conversion.u0,
+        encoder=conversion.encoder,
+    )
+    return balance(spiking, sample(images, conversion.slices, seed=seed), method=conversion.method, seed=seed)
+
+
+def sample(images: torch.Tensor, slices: int, *, seed: int) -> torch.Tensor:
+    """Some of the slices (N, C, H, W), drawn by seed."""
+    return images[np.random.default_rng(seed).permutation(len(images))[:slices]]
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What fine-tuning reached. before, after: spikes per neuron and step of each population, on training slices."""
+
+    history: list[Epoch]
+    before: dict[str, float]
+    after: dict[str, float]
+
+
+def finetune_run(
+    run: Run,
+    training: Sequence[Subject],
+    validation: Sequence[Subject],
+    config: FinetuneConfig,
+    *,
+    on_step: OnStep | None = None,
+) -> Tuning:
+    """Fine-tune the converted network of a run, or go on where that stopped. Makes snn.safetensors."""
+    network, notes = runs.load_snn(run.converted)
+    tuned, history = finetune(
+        network, training, validation, config=config, checkpoint=run.checkpoint(run.snn), on_step=on_step
+    )
+    if not runs.holds(run.snn, tuned):
+        run.forget_after(run.snn)
+        notes = {**notes, "finetuned": json.dumps(dataclasses.asdict(config))}
+        runs.save_snn(tuned, run.snn, notes=notes)
+    images, _ = stack_slices(training)
+    chosen = sample(images, CALIBRATION_SLICES, seed=config.seed)
+    rates = (measure(part, chosen, quantized=True).rates for part in (network, tuned))
+    return Tuning(history, *rates)
+
+
+def export_run(run: Run, *, class_names: tuple[str, ...] = CLASS_NAMES) -> Graph:
+    """Write the fine-tuned network of a run, or the converted one, checked against Loihi. Makes network.net."""
+    network, notes = final(run)
+    graph = export(network, class_names=class_names, notes=notes)
+    run.forget_after(run.network)
+    netx.write(graph, run.network)
+    return graph
+
+
+def final(run: Run) -> tuple[SpikingNetwork, dict[str, str]]:
+    """The fine-tuned network of a run where there is one, else the converted one; with its notes."""
+    return runs.load_snn(run.snn if run.snn.exists() else run.converted)
+
+
+def held_out(run: Run, subjects: Sequence[Subject], *, source: str) -> list[Subject]:
+    """The subjects that a run did not train on: its test subjects, if it has such. Raises ScanError where none is left.
+
+    By name alone: the data may lie elsewhere than when it was trained on.
+    """
+    settings = run.load_settings()
+    test = [subject for subject in subjects if subject.id in settings.test]
+    chosen = test or [subject for subject in subjects if subject.id not in settings.training]
+    if not chosen:
+        raise ScanError(f"{source}: every subject was trained on; none is left to validate with")
+    return chosen
+
+
+def validate_run(
+    run: Run, subjects: Sequence[Subject], engine: Engine, *, command: str, on_step: OnSubject | None = None
+) -> tuple[Validation, dict[str, Any]]:
+    """Hold the exported network of a run against PyTorch. Makes report.json, report.html, segmentation.png.
+
+    command: what repeats it. Returns what was found, and the content of report.json. Raises RunError where network.net
+    changes while it is read.
+    """
+    network, _ = final(run)
+    raw = run.exported().read_bytes()
+    graph = netx.read(run.network)
+    if hashlib.sha256(run.network.read_bytes()).digest() != hashlib.sha256(raw).digest():
+        raise RunError(f"{run.network} changed while it was read; is it being exported? Try again")
+    run.forget_after(run.network)
+    stages = masks_by_stage(run, network, subjects)
+    found = validate(network, graph, subjects, engine, stages=stages, on_step=on_step)
+    seed = run.load_settings().seed
+    repeat = provenance(raw, command=command, seed=seed, encoder=graph.meta.encoder)
+    return found, write_report(run, found, network, repeat=repeat)
+
+
+def masks_by_stage(run: Run, network: SpikingNetwork, subjects: Sequence[Subject]) -> dict[str, list[np.ndarray]]:
+    """What the float networks of a run make of subjects, as far as it has them."""
+    masks = {"ann": predict(runs.load_ann(run.ann), subjects)}
+    if run.converted.exists():
+        masks["converted"] = predict(runs.load_snn(run.converted)[0].predict, subjects)
+    if run.snn.exists():
+        masks["finetuned"] = predict(network.predict, subjects)
+    return masks

@@ -1,0 +1,1 @@
+"""The U-Net, its training, and the fine-tuning of spiking networks."""

@@ -1,0 +1,263 @@
+"""Training: one resumable loop, and the ANN's settings for it (Adam and batch 26, as in the paper; one-cycle)."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from neuroseg import storage
+from neuroseg.data.augment import augment
+from neuroseg.data.volume import Subject, stack_slices
+from neuroseg.metrics import mean_dice
+from neuroseg.training.losses import LOSSES, balanced_bce_loss
+from neuroseg.training.memory import keep_freed_memory
+from neuroseg.training.unet import UNet, UNetConfig
+
+log = logging.getLogger(__name__)
+
+STAND_INS = 16  # training subjects that stand in for a validation set
+WARM_SHARE, START = 0.3, 1 / 25  # of the one-cycle schedule
+
+Forward = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the ANN is trained."""
+
+    epochs: int = 20
+    batch: int = 26
+    learning_rate: float = 2e-3  # peak of the one-cycle schedule
+    augment: bool = True
+    warm_up: int = 80  # batches on balanced cross-entropy; an all-background start has no Dice gradient to leave
+    loss: str = "dice"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """Progress of a training loop, after a batch."""
+
+    epoch: int  # from 1
+    epochs: int
+    batch: int  # from 1
+    batches: int
+    loss: float  # mean over the epoch so far
+    dice: float  # validation 3D Dice of the epoch before; NaN in the first
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What an epoch reached."""
+
+    epoch: int
+    loss: float
+    validation_dice: float
+    learning_rate: float
+
+
+OnStep = Callable[[Step], None]
+
+
+def split(subjects: Sequence[Subject], *, validation: float = 0.2, seed: int = 0) -> tuple[list, list]:
+    """Split by subject, seeded, into training and validation (at least one each).
+
+    With validation 0 all are trained on, and some of them stand in for a validation set: their Dice says how far
+    training is, not how good the network is.
+    """
+    if len(subjects) < 2:
+        raise ValueError(f"{len(subjects)} subjects; at least 2 are needed, one to train and one to validate")
+    order = np.random.default_rng(seed).permutation(len(subjects))
+    if validation == 0:
+        return list(subjects), [subjects[k] for k in order[:STAND_INS]]
+    held_out = min(max(round(len(subjects) * validation), 1), len(subjects) - 1)
+    chosen = set(order[:held_out].tolist())
+    return (
+        [s for k, s in enumerate(subjects) if k not in chosen],
+        [s for k, s in enumerate(subjects) if k in chosen],
+    )
+
+
+def train(
+    training: Sequence[Subject],
+    validation: Sequence[Subject],
+    *,
+    model: UNetConfig = UNetConfig(),
+    config: TrainConfig = TrainConfig(),
+    checkpoint: Path | None = None,
+    on_step: OnStep | None = None,
+) -> tuple[UNet, list[Epoch]]:
+    """Train the ANN; returns the network of the best validation Dice and the history.
+
+    With `checkpoint`, state is saved after every epoch and a killed training goes on from there, with the same
+    result as one that was never killed.
+    """
+    model.check_slice(*training[0].image.shape[1:])
+    torch.manual_seed(config.seed)
+    network = UNet(model)
+    optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
+
+    history = fit(
+        network,
+        forward=network,
+        training=training,
+        validation=validation,
+        optimizer=optimizer,
+        epochs=config.epochs,
+        batch=config.batch,
+        loss=config.loss,
+        warm_up=config.warm_up,
+        augmented=config.augment,
+        seed=config.seed,
+        identity={"model": asdict(model), "config": asdict(config)},
+        checkpoint=checkpoint,
+        on_step=on_step,
+    )
+    return network.eval(), history
+
+
+def fit(
+    network: nn.Module,
+    *,
+    forward: Forward,
+    training: Sequence[Subject],
+    validation: Sequence[Subject],
+    optimizer: torch.optim.Optimizer,
+    epochs: int,
+    batch: int,
+    loss: str,
+    seed: int,
+    identity: dict[str, Any],
+    warm_up: int = 0,
+    augmented: bool = False,
+    before_epoch: Callable[[], None] | None = None,
+    checkpoint: Path | None = None,
+    on_step: OnStep | None = None,
+) -> list[Epoch]:
+    """Minimise a loss over slices, epoch by epoch; leaves the best epoch's weights in `network`.
+
+    The learning rate of `optimizer` is the peak of a one-cycle schedule.
+    `forward` maps images (B, 1, H, W) to logits. `before_epoch` runs before each epoch and before each validation.
+    The first `warm_up` batches minimise balanced cross-entropy. `identity` describes the run: a checkpoint of another
+    run is refused with ValueError.
+    """
+    if loss not in LOSSES:
+        raise ValueError(f"loss {loss!r} is unknown; {', '.join(LOSSES)} are allowed")
+    keep_freed_memory()
+    images, masks = stack_slices(training)
+    truths = [subject.mask for subject in validation]
+    batches = -(-len(images) // batch)
+    # Not torch's OneCycleLR: its state holds a function, which a safe checkpoint cannot.
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step / (epochs * batches)))
+    saved: dict[str, Any] = {"network": network, "optimizer": optimizer, "schedule": schedule}
+    identity = _plain({**identity, **_fingerprints(network, images, masks, truths)})
+    history, best = _resume(checkpoint, identity, saved)
+    for epoch in range(len(history) + 1, epochs + 1):
+        epoch_seed = seed * 1_000_003 + epoch  # an epoch's randomness depends on nothing before it
+        torch.manual_seed(epoch_seed)
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(epoch_seed))
+        if before_epoch:
+            before_epoch()
+        network.train()
+        total = 0.0
+        for k, chosen in enumerate(order.split(batch), start=1):
+            warming = (epoch - 1) * batches + k <= warm_up
+            objective = balanced_bce_loss if warming else LOSSES[loss]
+            x, truth = images[chosen], masks[chosen]
+            if augmented:
+                x, truth = augment(x, truth)
+            optimizer.zero_grad(set_to_none=True)
+            value = objective(forward(x), truth)
+            value.backward()
+            optimizer.step()
+            schedule.step()
+            total += float(value.detach())
+            if on_step:
+                dice = history[-1].validation_dice if history else float("nan")
+                on_step(Step(epoch, epochs, k, batches, total / k, dice))
+        if before_epoch:
+            before_epoch()
+        network.eval()
+        score = mean_dice(predict(forward, validation), truths)["3d"]
+        history.append(Epoch(epoch, total / batches, score, optimizer.param_groups[0]["lr"]))
+        log.info("epoch %d: loss %.4f, validation 3D Dice %.4f", epoch, total / batches, score)
+        if score >= max(row.validation_dice for row in history):
+            best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        if checkpoint:
+            states = {name: part.state_dict() for name, part in saved.items()}
+            rows = [asdict(row) for row in history]
+            storage.save({"identity": identity, "history": rows, "best": best, **states}, checkpoint)
+    network.load_state_dict(best)
+    return history
+
+
+def one_cycle(progress: float) -> float:
+    """Share of the peak learning rate: up a cosine from 1/25 in the first 30 %, down to 0 (Smith & Topin 2019)."""
+    if progress < WARM_SHARE:
+        return START + (1 - START) * (1 - math.cos(math.pi * progress / WARM_SHARE)) / 2
+    return (1 + math.cos(math.pi * min((progress - WARM_SHARE) / (1 - WARM_SHARE), 1))) / 2
+
+
+def _resume(
+    checkpoint: Path | None, identity: dict[str, Any], saved: dict[str, Any]
+) -> tuple[list[Epoch], dict[str, torch.Tensor]]:
+    """Load a checkpoint into the parts that it holds; returns the history so far and the best weights."""
+    if checkpoint is None or not checkpoint.exists():
+        return [], {}
+    try:
+        content = storage.load(checkpoint)
+        same = content["identity"] == identity
+        history, best = [Epoch(**row) for row in content["history"]], content["best"]
+        if same:
+            for name, part in saved.items():
+                part.load_state_dict(content[name])
+    except (RuntimeError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{checkpoint} cannot be read ({error}); delete it to start again") from error
+    if not same:
+        raise ValueError(
+            f"{checkpoint} belongs to a run with other settings or data; delete it or choose another folder"
+        )
+    log.info("resuming after epoch %d from %s", len(history), checkpoint)
+    return history, best
+
+
+def _fingerprints(network: nn.Module, images: torch.Tensor, masks: torch.Tensor, truths: list) -> dict[str, str]:
+    """Hashes of where a training starts: its weights and its data."""
+
+    def digest(arrays: Sequence[np.ndarray]) -> str:
+        total = hashlib.sha256()
+        for array in arrays:
+            total.update(np.ascontiguousarray(array).data)
+        return total.hexdigest()
+
+    weights = [parameter.detach().cpu().numpy() for parameter in network.parameters()]
+    return {"start": digest(weights), "training": digest([images.numpy(), masks.numpy()]), "validation": digest(truths)}
+
+
+@torch.no_grad()
+def predict(forward: Forward, subjects: Sequence[Subject], *, batch: int = 64) -> list[np.ndarray]:
+    """Segment subjects slice by slice: logits > 0, uint8 (X, Y, Z) each."""
+    masks = []
+    for subject in subjects:
+        images, _ = stack_slices([subject])
+        logits = torch.cat([forward(part) for part in images.split(batch)])
+        masks.append((logits[:, 0] > 0).numpy().astype(np.uint8))
+    return masks
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, so that what was saved equals what is asked for."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

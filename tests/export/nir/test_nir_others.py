@@ -1,0 +1,314 @@
+"""NIR files that others write: read as they mean it, or refused by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import subprocess
+import sys
+
+import nir
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from export.graph import (
+    Dense,
+    Edge,
+    Graph,
+    GraphError,
+    Input,
+    Neuron,
+    Population,
+)
+from export.limits import check
+from export.nir import read as read_nir
+from export.nir import write as write_nir
+from export.quantize import quantize
+from hardware_sim.engines import Record, run
+from hardware_sim.reference import run_reference
+from tests.export.nir.test_nir import DT, drive
+from tests.export.test_graph import chain
+
+
+def lif(shape, *, beta: float, threshold: float = 1.0, **fields) -> nir.LIF:
+    """As snnTorch writes it."""
+    tau = np.full(shape, DT / (1 - beta))
+    zeros = np.zeros(shape)
+    values = {"tau": tau, "r": tau / DT, "v_leak": zeros, "v_threshold": np.full(shape, threshold), "v_reset": zeros}
+    return nir.LIF(**{**values, **fields})
+
+
+def spiking(shape) -> nir.IF:
+    return nir.IF(r=np.ones(shape), v_threshold=np.ones(shape))
+
+
+def conv2d(weight: np.ndarray, **fields) -> nir.Conv2d:
+    values = {
+        "stride": 1,
+        "padding": 0,
+        "dilation": 1,
+        "groups": 1,
+        "bias": np.zeros(len(weight)),
+        "input_shape": (1, 1),
+    }
+    return nir.Conv2d(weight=weight, **{**values, **fields})
+
+
+def saved(path, nodes: dict, edges: list | None = None):
+    """A file with these nodes, in a row unless edges say otherwise."""
+    names = list(nodes)
+    links = list(itertools.pairwise(names)) if edges is None else edges
+    nir.write(path, nir.NIRGraph(nodes, links, type_check=False))
+    return path
+
+
+def test_euler_steps_of_every_neuron(tmp_path):
+    """Float potentials by NIR's equations, stepped here, against the integer graph's."""
+    rng = np.random.default_rng(2)
+    weight = rng.integers(6, 40, (6, 4)) / 64
+    full = lambda value: np.full(6, value)  # noqa: E731
+    tau, tau_syn, dt, steps = 16e-3, 4e-3, 1e-3, 30  # decays that 12 bits hold
+    leaky = {"r": full(3.0), "v_leak": full(0.0), "v_threshold": full(0.375)}
+    cases = {  # at scales at which weights and thresholds are integers: only decays round
+        "LIF": nir.LIF(tau=full(tau), metadata={"scale": 2048 / 3}, **leaky),
+        "CubaLIF": nir.CubaLIF(full(tau_syn), full(tau), w_in=full(2.0), metadata={"scale": 4096 / 3}, **leaky),
+        "IF": nir.IF(r=full(1 / dt), v_threshold=full(1.5), metadata={"scale": 128.0}),
+    }
+    spikes = (rng.random((1, steps, 4, 1, 1)) < 0.4).astype(np.uint8)
+    for kind, node in cases.items():
+        nodes = {"in": nir.Input(np.array([4])), "w": nir.Linear(weight), "n": node, "out": nir.Output(np.array([6]))}
+        path = saved(tmp_path / "n.nir", nodes)
+        graph = check(quantize(read_nir(path, timesteps=steps, dt=dt)))
+        trace = run(graph, spikes, record=Record(potentials="all"))
+        i, v, threshold = np.zeros(6), np.zeros(6), node.v_threshold[0]
+        for t in range(steps):
+            x = weight @ spikes[0, t].ravel()
+            if kind == "LIF":
+                v = v + dt / tau * (3.0 * x - v)
+            elif kind == "CubaLIF":
+                i = i + dt / tau_syn * (2.0 * x - i)
+                v = v + dt / tau * (3.0 * i - v)
+            else:
+                v = v + x
+            v = np.where(fired := v > threshold, 0.0, v)
+            assert (trace.spikes["n"][0, t].ravel() == fired).all(), (kind, t)
+            found = trace.potentials["n"][0, t].ravel() / (64 * graph["n"].scale)
+            np.testing.assert_allclose(found, v, atol=0.002 * threshold)
+        assert 5 < trace.total("n") < 150
+
+
+@pytest.mark.parametrize("pool", [nir.AvgPool2d, nir.SumPool2d])
+@pytest.mark.parametrize("before", [True, False])
+def test_pools_before_and_after_convolutions_are_those_of_torch(pool, before, tmp_path):
+    """Before a convolution they pool spikes, after it currents; flattened and dense behind."""
+    rng = np.random.default_rng(3)
+    weight, bias = rng.integers(-8, 24, (4, 3, 3, 3)) / 8, rng.integers(-8, 9, 4) / 8
+    last = rng.integers(-8, 9, (2, 4 * 4 * 2)) / 8
+    pooling = pool(np.array([2, 2]), np.array([2, 2]), np.array([0, 0]))
+    convolution = conv2d(weight, padding="same", bias=bias)
+    steps = {"w": convolution, "pool": pooling}
+    nodes = {
+        "in": nir.Input(np.array([3, 8, 4])),
+        **(dict(reversed(steps.items())) if before else steps),
+        "n": spiking((4, 4, 2)),
+        "flat": nir.Flatten(np.array([4, 4, 2]), 0, -1),
+        "last": nir.Linear(last),
+        "out": nir.Output(np.array([2])),
+    }
+    graph = read_nir(saved(tmp_path / "p.nir", nodes), timesteps=5)
+    spikes = (rng.random((2, 5, 3, 8, 4)) < 0.5).astype(np.uint8)
+    x = torch.from_numpy(spikes.reshape(10, 3, 8, 4)).double()
+    w, b = torch.from_numpy(weight), torch.from_numpy(bias)
+    factor = 4 if pool is nir.SumPool2d else 1
+    if before:
+        y = F.conv2d(F.avg_pool2d(x, 2) * factor, w, b, padding=1)
+    else:
+        y = F.avg_pool2d(F.conv2d(x, w, b, padding=1), 2) * factor
+    silent = dataclasses.replace(graph["n"], neuron=dataclasses.replace(graph["n"].neuron, bias=None, threshold=None))
+    alone = dataclasses.replace(graph, nodes=(graph.input, silent))
+    found = run_reference(alone, spikes, record=Record(potentials="all")).potentials["n"]
+    each_step = np.diff(found, axis=1, prepend=0) + graph["n"].neuron.bias
+    np.testing.assert_allclose(each_step.reshape(y.shape), y.numpy(), atol=1e-12)
+    assert [p.name for p in graph.populations] == ["n", "out"] and graph.output.neuron.threshold is None
+    check(quantize(graph))
+
+
+def test_in_edges_are_summed_and_nested_graphs_laid_open(tmp_path):
+    """A residual sum before a weight, spikes straight into neurons, a nested graph, two outputs."""
+    rng = np.random.default_rng(4)
+    one, two = rng.integers(-8, 24, (4, 4)) / 8, rng.integers(-8, 24, (3, 4)) / 8
+    four = np.array([4])
+    inner = nir.NIRGraph(
+        {"a": nir.Input(four), "w": nir.Affine(one, np.full(4, 0.25)), "n": spiking(4), "b": nir.Output(four)},
+        [("a", "w"), ("w", "n"), ("n", "b")],
+    )
+    nodes = {
+        "in": nir.Input(four), "inner": inner, "sum": spiking(4), "w": nir.Linear(two), "n": lif(3, beta=0.5),
+        "out": nir.Output(np.array([3])), "also": nir.Output(four),
+    }  # fmt: skip
+    edges = [("in", "inner"), ("in", "sum"), ("inner", "sum"), ("inner", "w"), ("sum", "w"), ("w", "n"), ("n", "out")]
+    path = saved(tmp_path / "r.nir", nodes, [*edges, ("inner", "also")])
+    graph = read_nir(path, timesteps=6)
+    assert {p.name: [(e.source, e.delay) for e in p.edges] for p in graph.populations} == {
+        "inner.n": [("in", 0)], "sum": [("in", 1), ("inner.n", 0)], "n": [("inner.n", 1), ("sum", 0)],
+    }  # fmt: skip
+    graph = check(quantize(graph))
+    spikes = drive(graph)
+    trace = run(graph, spikes)
+    v = {name: np.zeros((2, size)) for name, size in (("inner.n", 4), ("sum", 4), ("n", 3))}
+    for t in range(6):
+        x = spikes[:, t].reshape(2, 4)
+        v["inner.n"] += x @ one.T + 0.25
+        first = v["inner.n"] > 1
+        v["sum"] += x + first
+        second = v["sum"] > 1
+        v["n"] = v["n"] / 2 + (first.astype(int) + second) @ two.T
+        fired = {"inner.n": first, "sum": second, "n": v["n"] > 1}
+        for name, now in fired.items():
+            np.testing.assert_array_equal(trace.spikes[name][:, t].reshape(now.shape), now)
+            v[name][now] = 0
+
+
+FOUR = np.array([4])
+PLAIN_NODES = {
+    "in": nir.Input(FOUR),
+    "w": nir.Linear(np.ones((4, 4))),
+    "n": nir.IF(r=np.ones(4), v_threshold=np.ones(4)),
+    "out": nir.Output(FOUR),
+}
+IMAGE_NODES = {**PLAIN_NODES, "in": nir.Input(np.array([1, 6, 6])), "w": conv2d(np.ones((2, 1, 3, 3)))}
+SQUARE = np.array([2, 2])
+BROKEN = {
+    "a batch": ({"in": nir.Input(np.array([1, 2, 4, 4]))}, r"in: shape is \[1, 2, 4, 4\]; .* give input_shape"),
+    "no input": ({"in": spiking(4)}, "in: nothing feeds it"),
+    "Conv1d": ({"w": nir.Conv1d(4, np.ones((4, 1, 1)), 1, 0, 1, 1, np.zeros(4))}, "w: a Conv1d; Input, .* are allowed"),
+    "Delay": ({"w": nir.Delay(np.ones(4))}, "w: a Delay; "),
+    "Scale": ({"w": nir.Scale(np.ones(4))}, "w: a Scale; "),
+    "Threshold": ({"n": nir.Threshold(np.ones(4))}, "n: a Threshold; "),
+    "wrong weight": ({"w": nir.Linear(np.ones((4, 5)))}, r"w: dense weight \(4, 5\) does not fit an input of 4"),
+    "NaN weight": ({"w": nir.Linear(np.full((4, 4), np.nan))}, "w: weight is float64 and holds .*nan"),
+    "deep weight": ({"w": nir.Linear(np.ones((2, 4, 4)))}, r"w: weight has shape \(2, 4, 4\); \(out, in\)"),
+    "wrong bias": ({"w": nir.Affine(np.ones((4, 4)), np.ones(3))}, r"w: bias has shape \(3,\); \(4,\)"),
+    "wrong neurons": ({"n": spiking(5)}, r"n: v_reset has shape \(5,\) .* one number for all of \(4, 1, 1\)"),
+    "two weights": ({"n": nir.Linear(np.ones((4, 4)))}, "n: weights follow weights of in; neurons between are needed"),
+    "mixed thresholds": (
+        {"n": nir.IF(np.ones(4), np.arange(1.0, 5))},
+        r"n: v_threshold has shape \(4,\) and goes from 1 to 4; one number",
+    ),
+    "threshold 0": ({"n": nir.IF(np.ones(4), np.zeros(4))}, "n: v_threshold is 0; a positive number"),
+    "v_reset": ({"n": nir.IF(np.ones(4), np.ones(4), np.full(4, 0.5))}, "n: v_reset is 0.5; 0 is allowed"),
+    "v_leak": ({"n": lif(4, beta=0.5, v_leak=np.ones(4))}, "n: v_leak is 1; 0 is allowed"),
+    "r": ({"n": nir.IF(np.full(4, 2.0), np.ones(4))}, "n: r is 2; 1 and 1 / dt = 10000 are allowed for an IF"),
+    "short tau": ({"n": lif(4, beta=0.5, tau=np.full(4, 1e-5))}, "n: tau is 1e-05; at least dt = 0.0001"),
+    "endless tau": ({"n": lif(4, beta=0.5, tau=np.full(4, np.inf))}, "n: tau is float64 and holds .*inf"),
+    "reset": ({"n": nir.IF(np.ones(4), np.ones(4), metadata={"reset": "soft"})}, "n: reset in its metadata is 'soft'"),
+    "scale": ({"n": nir.IF(np.ones(4), np.ones(4), metadata={"scale": -1.0})}, "n: scale in its metadata is -1"),
+    "a bias through a synapse": (
+        {
+            "w": nir.Affine(np.ones((4, 4)), np.ones(4)),
+            "n": nir.CubaLIF(*(np.full(4, 1e-3),) * 2, np.ones(4), np.zeros(4), np.ones(4)),
+        },
+        "n: a bias drives its current, which decays",
+    ),
+    "a silent layer": ({"w": nir.I(np.ones(4))}, "n: reads w, which never fires; only an output may"),
+    "a pool of a vector": ({"w": nir.AvgPool2d(SQUARE, SQUARE, SQUARE * 0)}, "w: "),
+    "groups": ({**IMAGE_NODES, "w": conv2d(np.ones((3, 1, 3, 3)), groups=2)}, r"w: weight has shape \(3, 1, 3, 3\)"),
+    "same": ({**IMAGE_NODES, "w": conv2d(np.ones((2, 1, 2, 2)), padding="same")}, r"w: padding 'same' with kernel \(2"),
+    "channels": ({**IMAGE_NODES, "w": conv2d(np.ones((2, 3, 3, 3)))}, r"w: weight \(2, 3, 3, 3\) .* does not fit"),
+    "padding -1": (
+        {**IMAGE_NODES, "w": conv2d(np.ones((2, 1, 3, 3)), padding=-1)},
+        r"w: padding is \[-1\.0, -1\.0\]; 1 or 2",
+    ),
+    "overlapping pools": (
+        {**IMAGE_NODES, "w": nir.AvgPool2d(SQUARE, SQUARE - 1, SQUARE * 0)},
+        r"w: kernel \(2, 2\), stride \(1, 1\), padding \(0, 0\); stride = kernel",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_does_not_fit_is_named(name, tmp_path):
+    changes, message = BROKEN[name]
+    path = saved(tmp_path / "b.nir", {**PLAIN_NODES, **changes})
+    with pytest.raises(GraphError, match=message) as caught:
+        read_nir(path, timesteps=4)
+    assert str(path) in str(caught.value)
+
+
+LOOSE = {
+    "a loop": ([("in", "w"), ("w", "n"), ("n", "w"), ("n", "out")], "(w -> n -> w|n -> w -> n): a recurrent loop"),
+    "a double edge": ([("in", "w"), ("in", "w"), ("w", "n"), ("n", "out")], "w: two edges come from in"),
+    "an edge from nowhere": ([("x", "w"), ("w", "n"), ("n", "out")], "an edge from x to w: there is no node x"),
+    "a loose end": ([("in", "w"), ("n", "out")], "n: nothing feeds it"),
+}
+
+
+@pytest.mark.parametrize("name", LOOSE)
+def test_edges_that_do_not_fit_are_named(name, tmp_path):
+    edges, message = LOOSE[name]
+    with pytest.raises(GraphError, match=message):
+        read_nir(saved(tmp_path / "l.nir", PLAIN_NODES, edges), timesteps=4)
+
+
+def test_an_input_with_a_batch_axis_can_be_given_its_shape(tmp_path):
+    path = saved(tmp_path / "b.nir", {**PLAIN_NODES, "in": nir.Input(np.array([1, 4]))})
+    assert read_nir(path, timesteps=4, input_shape=(4,)).input.shape == (4, 1, 1)
+
+
+def test_files_that_are_no_nir_and_options_that_are_none(tmp_path):
+    with pytest.raises(GraphError, match="no such file"):
+        read_nir(tmp_path / "none.nir", timesteps=4)
+    (tmp_path / "text.nir").write_text("hello")
+    with pytest.raises(GraphError, match=r"text\.nir: cannot be read as NIR"):
+        read_nir(tmp_path / "text.nir", timesteps=4)
+    path = saved(tmp_path / "a.nir", PLAIN_NODES)
+    for options in ({"timesteps": 0}, {"dt": -1.0}, {"encoder": "morse"}, {"reset": "soft"}):
+        with pytest.raises(GraphError, match="are allowed"):
+            read_nir(path, **{"timesteps": 4, **options})
+
+
+def test_without_the_package_one_error_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "nir", None)
+    for act in (lambda: read_nir(tmp_path / "a.nir", timesteps=1), lambda: write_nir(chain(), "a.nir")):
+        with pytest.raises(GraphError, match=r"pip install 'neuroseg\[nir\]'"):
+            act()
+
+
+@pytest.mark.parametrize("absent", ["torch", "nir"])
+def test_importing_it_loads_neither_torch_nor_nir(absent):
+    code = f"import sys, export.nir.read, export.nir.write; sys.exit({absent!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_nothing_between_the_last_neurons_and_the_output_is_lost(tmp_path):
+    """A pool, or a sum of two, is refused; a flattened readout is read."""
+    shape = (2, 4, 4)
+    nodes = {"in": nir.Input(np.array(shape)), "a": spiking(shape), "b": spiking(shape)}
+    pool = nir.AvgPool2d(np.array([2, 2]), np.array([2, 2]), np.array([0, 0]))
+    path = saved(
+        tmp_path / "p.nir", {"in": nodes["in"], "a": nodes["a"], "pool": pool, "out": nir.Output(np.array([2, 2, 2]))}
+    )
+    with pytest.raises(GraphError, match="out: reads spikes of a pool"):
+        read_nir(path, timesteps=4)
+    edges = [("in", "a"), ("in", "b"), ("a", "out"), ("b", "out")]
+    path = saved(tmp_path / "s.nir", {**nodes, "out": nir.Output(np.array(shape))}, edges)
+    with pytest.raises(GraphError, match="out: reads spikes of 2 nodes"):
+        read_nir(path, timesteps=4)
+    ones = np.ones(shape)
+    readout = {"li": nir.LI(tau=ones * 10 * DT, r=ones, v_leak=0 * ones), "flat": nir.Flatten(np.array(shape), 0, -1)}
+    path = saved(tmp_path / "f.nir", {"in": nodes["in"], **readout, "out": nir.Output(np.array([32]))})
+    assert read_nir(path, timesteps=4).output.name == "li"
+
+
+def test_a_file_of_ours_is_read_with_its_own_dt(tmp_path):
+    path = write_nir(chain_of_ours(), tmp_path / "n.nir", dt=1e-3)
+    with pytest.raises(GraphError, match=r"was written for steps of 0\.001 s; dt 0\.0001 is asked for"):
+        read_nir(path, timesteps=4)
+    assert read_nir(path, timesteps=4, dt=1e-3).populations
+
+
+def chain_of_ours() -> Graph:
+    dense = Dense(np.array([[3.0, -1.0]]))
+    return Graph((Input("in", (2, 1, 1)), Population("n", (1, 1, 1), (Edge("in", dense),), Neuron(2.0, reset="zero"))))

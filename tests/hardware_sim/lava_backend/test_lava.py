@@ -1,0 +1,316 @@
+"""Lava against the reference, spike for spike; stock NetX on our files; runs that fail or stall."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+
+import hardware_sim
+from export import netx
+from export.graph import Conv, Dense, Edge, Graph, Input, Meta, Neuron, Population
+from export.passes import align_delays
+from hardware_sim import Record, SimulationError
+from hardware_sim.comparison.compare import compare
+from hardware_sim.lava_backend import launch
+from neuroseg.spiking.network import SpikingNetwork
+from neuroseg.validation import software_trace
+from tests.export.test_graph import chain
+from tests.networks import PLAIN, build, cases
+
+FIDELITIES = ("fused", "stock")
+EXCITED = replace(
+    PLAIN, size=(9, 11), widths=(5, 5), kernel=(5, 5), pooled=False, timesteps=12, u0=0.5, drive="excited", rate=1.0
+)
+EVERYTHING = replace(
+    EXCITED, size=(8, 12), pooled=True, nearest=True, biased=True, norm=True, residual=True, classifier=True, rate=0.4
+)
+
+
+def assert_equal_runs(
+    graph: Graph, spikes: np.ndarray, fidelity: str, network: SpikingNetwork | None = None
+) -> hardware_sim.Trace:
+    """Reference = Lava in spikes, potentials and outputs; and PyTorch, where the network is given."""
+    everything = Record(potentials="all")
+    ours = hardware_sim.run(graph, spikes, record=everything)
+    lavas = hardware_sim.run(graph, spikes, backend="lava", fidelity=fidelity, record=everything)
+    comparison = compare(ours, lavas)
+    assert comparison.equal, comparison.cause
+    if network is not None:
+        time_major = torch.from_numpy(spikes).transpose(0, 1).float()
+        assert compare(software_trace(network, time_major), lavas).equal
+    for name in ours.potentials:
+        np.testing.assert_array_equal(lavas.potentials[name], ours.potentials[name], err_msg=name)
+    return ours
+
+
+@pytest.mark.parametrize("fidelity", FIDELITIES)
+@given(case=cases())
+@example(case=EXCITED)
+@example(case=replace(EVERYTHING, drive="balanced"))
+@settings(max_examples=25)
+def test_random_networks_do_the_same_in_lava(case, fidelity):
+    network, graph, spikes = build(case)
+    assert_equal_runs(graph, spikes, fidelity, network)
+
+
+@pytest.mark.parametrize("fidelity", FIDELITIES)
+def test_clipped_potentials_are_the_same_in_lava(fidelity):
+    weight = np.array([[254] * 100, [-256] * 100])
+    dense = Population("a", (2, 1, 1), (Edge("input", Dense(weight)),), Neuron(1))
+    head = Population("head", (1, 1, 1), (Edge("a", Dense(np.array([[2, 2]]))),), Neuron(None))
+    graph = Graph((Input("input", (100, 1, 1)), dense, head), integer=True, meta=Meta(timesteps=12))
+    trace = assert_equal_runs(graph, np.ones((2, 12, 100, 1, 1), np.uint8), fidelity)
+    assert trace.potentials["a"].max() == 2**23 - 1 - 64 and trace.potentials["a"].min() == 1 - 2**23
+
+
+@pytest.mark.parametrize("fidelity", FIDELITIES)
+@pytest.mark.parametrize("reset", ["zero", "subtract"])
+def test_leak_bias_and_several_outputs_of_one_node(fidelity, reset):
+    """CUBA parameters, a bias, groups, and one population read with three different delays."""
+    rng = np.random.default_rng(0)
+
+    def conv(cout: int, cin: int, groups: int = 1) -> Conv:
+        return Conv(rng.integers(-8, 12, (cout, cin // groups, 3, 3)) * 2, padding=(1, 1), groups=groups)
+
+    leaky = Neuron(
+        40,
+        reset=reset,
+        current_decay=1024,
+        voltage_decay=300,
+        bias=np.array([128, 0, -64, 640]).reshape(4, 1, 1),
+    )
+    plain = Neuron(30, reset=reset)
+    nodes = (
+        Input("input", (2, 5, 4)),
+        Population("a", (4, 5, 4), (Edge("input", conv(4, 2)),), leaky),
+        Population("b", (4, 5, 4), (Edge("a", conv(4, 4, groups=2)),), plain),
+        Population("c", (2, 5, 4), (Edge("b", conv(2, 4)), Edge("a", conv(2, 4))), leaky_without_bias(reset)),
+        Population("d", (2, 5, 4), (Edge("c", conv(2, 2)), Edge("a", conv(2, 4)), Edge("input", conv(2, 2))), plain),
+        Population("e", (3, 1, 1), (Edge("d", Dense(rng.integers(-5, 6, (3, 40)) * 2)),), Neuron(None, reset=reset)),
+    )
+    graph = align_delays(Graph(nodes, integer=True, meta=Meta(timesteps=6)))
+    spikes = (rng.random((3, 6, 2, 5, 4)) < 0.4).astype(np.uint8)
+    trace = assert_equal_runs(graph, spikes, fidelity)
+    assert all(trace.total(name) for name in trace.packed)
+
+
+def leaky_without_bias(reset: str) -> Neuron:
+    return Neuron(25, reset=reset, current_decay=2048, voltage_decay=128)
+
+
+def test_recording_is_what_was_asked_for():
+    graph, spikes = chain(), np.ones((2, 4, 1, 4, 4), np.uint8)
+    trace = hardware_sim.run(graph, spikes, backend="lava", record=Record(spikes=(), potentials=["hidden"]))
+    assert not trace.packed and list(trace.potentials) == ["hidden"] and trace.output.any()
+
+
+def run_stock(path: Path, spikes: np.ndarray, tmp_path: Path, *options: str) -> subprocess.CompletedProcess:
+    np.save(tmp_path / "in.npy", spikes)
+    script = Path(__file__).with_name("stock_netx.py")
+    return subprocess.run(
+        [sys.executable, script, path, tmp_path / "in.npy", tmp_path / "out.npz", *options],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def hard_reset_chain() -> tuple[Graph, np.ndarray]:
+    rng = np.random.default_rng(1)
+    nodes = (
+        Input("input", (2, 7, 6)),
+        Population(
+            "a",
+            (3, 4, 6),
+            (Edge("input", Conv(rng.integers(-9, 20, (3, 2, 3, 3)) * 2, stride=(2, 1), padding=(1, 1))),),
+            Neuron(50, reset="zero"),
+        ),
+        Population(
+            "b",
+            (4, 2, 6),
+            (Edge("a", Conv(rng.integers(-9, 20, (4, 3, 3, 1)) * 2)),),
+            Neuron(40, reset="zero", bias=np.array([7, -5, 0, 12], np.int32).reshape(-1, 1, 1) << 6),
+        ),
+        Population("c", (5, 1, 1), (Edge("b", Dense(rng.integers(-9, 14, (5, 48)) * 2)),), Neuron(60, reset="zero")),
+    )
+    graph = Graph(nodes, integer=True, meta=Meta(timesteps=6))
+    return graph, (rng.random((3, 6, 2, 7, 6)) < 0.5).astype(np.uint8)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_fast_models_of_stock_processes_spike_alike(seed, tmp_path):
+    script, out = Path(__file__).with_name("fast_parts.py"), tmp_path / "out.npz"
+    result = subprocess.run([sys.executable, script, str(seed), out], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    with np.load(out) as recorded:
+        assert all(name.partition(":")[2].startswith("Fast") for name in recorded["models"])
+        for k in range(3):
+            assert recorded[f"stock{k}"].any() and not recorded[f"stock{k}"].all()
+            assert (recorded[f"fast{k}"] == recorded[f"stock{k}"]).all()
+
+
+@pytest.mark.parametrize("options", [(), ("fast",)])
+def test_a_hard_reset_chain_runs_alike_in_unmodified_netx(options, tmp_path):
+    graph, spikes = hard_reset_chain()
+    result = run_stock(netx.write(graph, tmp_path / "chain.net"), spikes, tmp_path, *options)
+    assert result.returncode == 0, result.stderr
+    trace = hardware_sim.run(graph, spikes)
+    steps = len(spikes) * 6
+    with np.load(tmp_path / "out.npz") as recorded:
+        for depth, name in enumerate("abc", start=1):
+            ours = trace.spikes[name].reshape(steps, -1)
+            theirs = recorded[str(depth - 1)].reshape(recorded[str(depth - 1)].shape[0], -1)[depth : depth + steps]
+            np.testing.assert_array_equal(theirs, ours, err_msg=name)
+            assert ours.any()
+
+
+@pytest.mark.parametrize("reset", ["subtract", "zero"])
+def test_what_unmodified_netx_cannot_run_it_does_not_load(reset, tmp_path):
+    """Skips at hard reset, and soft reset even without skips: refused at construction, never wired wrongly."""
+    if reset == "subtract":
+        graph, spikes = chain(), np.ones((1, 4, 1, 4, 4), np.uint8)
+    else:
+        graph, spikes = hard_reset_chain()
+        branch = Population("branch", (2, 4, 6), (Edge("a", Conv(np.full((2, 3, 1, 1), 4))),), Neuron(5, reset="zero"))
+        graph = Graph((*graph.nodes, branch), integer=True, meta=graph.meta)  # reads an earlier layer
+    result = run_stock(netx.write(graph, tmp_path / "n.net"), spikes, tmp_path)
+    assert result.returncode != 0 and not (tmp_path / "out.npz").exists()
+    expected = "NotImplementedError: concat is not implemented" if reset == "zero" else "AttributeError: 'NoneType'"
+    assert expected in result.stderr
+
+
+def left_behind() -> tuple[set[str], set[str], set[str]]:
+    """Shared memory, worker processes and job folders that exist now."""
+    workers = set()
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if launch.WORKER.encode() in entry.read_bytes():
+                workers.add(entry.parent.name)
+        except OSError:
+            continue
+    folders = {p.name for p in Path(tempfile.gettempdir()).glob("neuroseg-*")}
+    return set(os.listdir("/dev/shm")), workers, folders
+
+
+@pytest.fixture
+def clean(tmp_path, monkeypatch):
+    """Nothing that was not there before is there afterwards; job folders go to a place of the test's own."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = left_behind()
+    yield
+    deadline = time.monotonic() + 10
+    while left_behind() != before and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert left_behind() == before
+
+
+LONG = (chain(), np.ones((20_000, 4, 1, 4, 4), np.uint8))  # longer than any test waits
+
+
+def test_a_normal_end_leaves_nothing(clean):
+    hardware_sim.run(chain(), np.ones((2, 4, 1, 4, 4), np.uint8), backend="lava")
+
+
+def test_an_exception_in_a_process_model_is_reported_and_leaves_nothing(clean, monkeypatch):
+    prepare = launch._prepare
+
+    def with_a_folder(files, job, graph, spikes):
+        prepare(files, job, graph, spikes)
+        files.spikes(0).mkdir()  # the layer's model fails when it opens its file
+
+    monkeypatch.setattr(launch, "_prepare", with_a_folder)
+    with pytest.raises(SimulationError, match=r"Lava failed: IsADirectoryError.*spikes_0\.bin"):
+        hardware_sim.run(*LONG, backend="lava", stall_timeout=60)
+
+
+def process_that_writes(file: str) -> int:
+    """The Lava process that has a file of the job open, and so is the layer that records into it."""
+    for entry in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if os.readlink(entry).endswith("/" + file):
+                return int(entry.parts[2])
+        except OSError:
+            continue
+    raise AssertionError(f"no process writes {file}")
+
+
+def when_running(act) -> threading.Thread:
+    """Call `act(pid)` on the Lava process of the population `hidden` once some steps are done."""
+
+    def wait() -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            progress = list(Path(tempfile.gettempdir()).glob("neuroseg-*/progress.npy"))
+            if any(np.load(p).max() > 10 for p in progress if p.stat().st_size > 128):
+                act(process_that_writes("spikes_0.bin"))
+                return
+            time.sleep(0.05)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def test_a_stalled_run_is_ended_and_names_what_waits(clean):
+    thread = when_running(lambda pid: os.kill(pid, signal.SIGSTOP))
+    with pytest.raises(SimulationError, match=r"no progress for 3 s at step \d+; still waiting: hidden"):
+        hardware_sim.run(*LONG, backend="lava", stall_timeout=3)
+    thread.join()
+
+
+def test_a_killed_lava_process_ends_the_run(clean):
+    thread = when_running(lambda pid: os.kill(pid, signal.SIGKILL))
+    with pytest.raises(SimulationError, match="Lava failed"):
+        hardware_sim.run(*LONG, backend="lava", stall_timeout=60)
+    thread.join()
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_interrupting_or_killing_the_program_leaves_nothing(clean, how):
+    code = (
+        "import signal, hardware_sim\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background shell has it ignored
+        "from tests.hardware_sim.lava_backend.test_lava import LONG\n"
+        "seen = []\n"
+        "def show(done, total):\n"
+        "    seen or print('running', flush=True)\n"
+        "    seen.append(done)\n"
+        "hardware_sim.run(*LONG, backend='lava', on_step=show)\n"
+    )
+    root = Path(__file__).resolve().parents[3]
+    program = subprocess.Popen([sys.executable, "-c", code], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert program.stdout.readline() == b"running\n"
+    program.send_signal(how)
+    _, errors = program.communicate(timeout=60)
+    assert program.returncode != 0
+    if how is signal.SIGINT:
+        assert b"KeyboardInterrupt" in errors
+    else:  # its job folder cannot be removed by a program that is gone
+        time.sleep(2)
+        for folder in left_behind()[2]:
+            shutil.rmtree(Path(tempfile.gettempdir()) / folder)
+
+
+def test_a_missing_lava_is_one_clear_error(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lava", None)
+    with pytest.raises(SimulationError, match="Lava is not installed; `neuroseg lava install` installs it"):
+        hardware_sim.run(chain(), np.ones((1, 4, 1, 4, 4), np.uint8), backend="lava")
+
+
+def test_a_missing_loihi_is_one_clear_error(clean):
+    with pytest.raises(SimulationError, match="needs a Loihi chip"):
+        hardware_sim.run(chain(), np.ones((1, 4, 1, 4, 4), np.uint8), backend="loihi")

@@ -1,0 +1,252 @@
+"""Networks that SLAYER itself exports, against SLAYER's own forward pass.
+
+What is the same: weights on its 8-bit grid, decays that round towards zero, reset to zero. What has to be known:
+
+- Every block of SLAYER with neurons shifts its spikes by a step: the k-th lags by k. (An input block without neurons
+  must be told not to: it fails otherwise.)
+- SLAYER fires where v >= threshold + 0.01 of the last bit, which for integers is Lava's v > threshold. But it compares
+  in float32, where that hundredth is gone from a mantissa of 4096 on: there it fires at the threshold, Lava does not.
+- So a bias acts from SLAYER's step 0 on, k - 1 steps before the k-th block's sample begins here. Blocks with
+  `delay_shift=False` are simultaneous, as everything is here, and then the same.
+- A delay of a block moves what a channel emits; lava-dl's NetX moves all that reaches it. Neurons that start empty and
+  have no bias do the same either way.
+- Nothing in SLAYER wraps or clips at 24 bits; these networks stay below.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from lava.lib.dl import slayer
+from lava.lib.dl.slayer.block import cuba
+
+import hardware_sim
+from export import netx
+from export.graph import Conv, Graph, GraphError, same, with_timesteps
+from hardware_sim.comparison.compare import compare
+
+LEAKY = {"threshold": 2.0, "current_decay": 0.25, "voltage_decay": 0.05}
+PLAIN = {"threshold": 1.0, "current_decay": 1.0, "voltage_decay": 0.0}
+T = 32
+LARGEST_EXACT = 4095  # mantissa up to which SLAYER's float32 tells v > threshold from v >= threshold
+
+
+def drawn(blocks: list[torch.nn.Module], seed: int = 0) -> list[torch.nn.Module]:
+    """With weights that let some neurons fire, and delays that differ."""
+    torch.manual_seed(seed)
+    channels = 0
+    for block in blocks:
+        synapse = getattr(block, "synapse", None)
+        if synapse is not None and synapse.weight.requires_grad:  # a pool's are fixed
+            fan = synapse.weight.numel() / synapse.out_channels
+            synapse.weight.data.uniform_(-1.0, 1.6).mul_(2.5 / math.sqrt(fan))
+            channels = synapse.out_channels
+        if getattr(block, "delay", None) is not None:
+            block.delay.delay.data = torch.rand(channels) * 4
+            block.delay.init = True
+    return blocks
+
+
+def export(blocks: list[torch.nn.Module], path: Path) -> Path:
+    """As lava-dl's tutorials do it."""
+    with h5py.File(path, "w") as file:
+        layer = file.create_group("layer")
+        for k, block in enumerate(blocks):
+            block.export_hdf5(layer.create_group(str(k)))
+    return path
+
+
+def forward(blocks: list[torch.nn.Module], spikes: np.ndarray) -> list[np.ndarray]:
+    """What every block with neurons emits: (T, C, H, W), its lag taken off."""
+    lag = 0
+    x = torch.from_numpy(spikes[0]).float().permute(1, 2, 3, 0)[None]  # N, C, H, W, T
+    found: list[np.ndarray] = []
+    with torch.no_grad():
+        for block in blocks:
+            x = block.eval()(x)
+            if getattr(block, "neuron", None) is not None:
+                lag += block.delay_shift
+                y = x[0].reshape(x.shape[1], *(x.shape[2:-1] or (1, 1)), -1)
+                found.append(np.moveaxis(y.numpy(), -1, 0)[lag:])
+    return found
+
+
+def spikes_for(shape: tuple[int, ...], rate: float = 0.35) -> np.ndarray:
+    return (np.random.default_rng(0).random((1, T, *shape)) < rate).astype(np.uint8)
+
+
+def agree(blocks: list[torch.nn.Module], spikes: np.ndarray, path: Path) -> Graph:
+    """Assert that all populations of the exported file fire as SLAYER does; returns the graph."""
+    theirs = forward(blocks, spikes)
+    graph = with_timesteps(netx.read(export(blocks, path)), T)
+    trace = hardware_sim.run(graph, spikes)
+    assert len(theirs) == len(graph.populations)
+    for population, expected in zip(graph.populations, theirs, strict=True):
+        ours = trace.spikes[population.name][0, : len(expected)]
+        assert 0 < expected.mean() < 0.95, f"{population.name} says nothing"
+        assert (ours == expected).all(), population.name
+    return graph
+
+
+def unet(neuron: dict[str, float], *, delay: bool = False) -> list[torch.nn.Module]:
+    """Convolution, pool, convolution in groups, transposed convolution, dense."""
+    return drawn(
+        [
+            cuba.Input(None, delay_shift=False),
+            cuba.Conv(neuron, 2, 4, 3, padding=1, delay=delay),
+            cuba.Pool(neuron, 2, weight_scale=0.6, delay=delay),
+            cuba.Conv(neuron, 4, 4, (3, 1), padding=(1, 0), groups=2, weight_norm=True),
+            cuba.ConvT(neuron, 4, 2, 2, stride=2, delay=delay),
+            cuba.Flatten(),
+            cuba.Dense(neuron, 2 * 8 * 6, 5, delay=delay),
+        ]
+    )
+
+
+@pytest.mark.parametrize("neuron", [LEAKY, PLAIN], ids=["leaky", "plain"])
+@pytest.mark.parametrize("delay", [False, True], ids=["prompt", "delayed"])
+def test_conv_pool_transposed_and_dense_fire_as_slayer_does(neuron, delay, tmp_path):
+    spikes = spikes_for((2, 8, 6))
+    graph = agree(unet(neuron, delay=delay), spikes, tmp_path / "slayer.net")
+    assert same(netx.read(netx.write(graph, tmp_path / "again.net")), graph)
+    assert any(edge.target_delay is not None for p in graph.populations for edge in p.edges) == delay
+
+
+@pytest.mark.parametrize("fidelity", ["fused", "stock"])
+@pytest.mark.parametrize("delay", [False, True], ids=["prompt", "delayed"])
+def test_lava_runs_them_alike(delay, fidelity, tmp_path):
+    blocks, spikes = unet(LEAKY, delay=delay), spikes_for((2, 8, 6))
+    forward(blocks, spikes)  # which is where SLAYER learns its shapes
+    graph = with_timesteps(netx.read(export(blocks, tmp_path / "slayer.net")), T)
+    comparison = compare(
+        hardware_sim.run(graph, spikes), hardware_sim.run(graph, spikes, backend="lava", fidelity=fidelity)
+    )
+    assert comparison.equal and comparison.total > 500, comparison.cause
+
+
+@pytest.mark.parametrize(
+    ("sides", "kernel"), [((8, 6), 2), ((7, 5), 2), ((9, 6), 3), ((8, 6), (4, 3)), ((5, 6), (2, 3))]
+)
+def test_pools_of_all_sides(sides, kernel, tmp_path):
+    blocks = drawn(
+        [cuba.Input(None, delay_shift=False), cuba.Pool(PLAIN, kernel, weight_scale=0.4), cuba.Unpool(PLAIN, kernel)]
+    )
+    graph = agree(blocks, spikes_for((3, *sides)), tmp_path / "pool.net")
+    pool = graph.populations[0].edges[0].op
+    assert isinstance(pool, Conv) and pool.groups == 3
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("layer/1/stride", (1, 1), r"layer 1: stride is \(1, 1\); \(3, 3\), without which SLAYER mixes channels"),
+        ("layer/1/padding", (1, 1), r"layer 1: padding is \(1, 1\)"),
+        ("layer/1/dilation", (2, 1), r"layer 1: dilation is \(2, 1\)"),
+        ("layer/0/shape", (2, 7, 6), r"layer 1: kernelSize is \(3, 3\) on \(7, 6\)"),  # a row more is not enough
+    ],
+)
+def test_pools_that_would_mix_channels_are_refused(field, value, message, tmp_path):
+    """SLAYER lays the channels below each other and convolves once."""
+    blocks = drawn([cuba.Input(None, delay_shift=False), cuba.Pool(PLAIN, 3)])
+    forward(blocks, spikes_for((2, 6, 6)))
+    path = export(blocks, tmp_path / "pool.net")
+    netx.read(path)
+    with h5py.File(path, "r+") as file:
+        file[field][:] = value
+    with pytest.raises(GraphError, match=message):
+        netx.read(path)
+
+
+def test_a_norm_is_a_bias(tmp_path):
+    neuron = {**LEAKY, "threshold": 6.0, "norm": slayer.neuron.norm.MeanOnlyBatchNorm}
+    blocks = drawn(
+        [
+            cuba.Input(None, delay_shift=False),
+            cuba.Conv(neuron, 2, 3, 3, delay_shift=False),
+            cuba.Flatten(),
+            cuba.Dense(neuron, 3 * 6 * 4, 4, delay_shift=False),
+        ]
+    )
+    for block, features in ((blocks[1], 3), (blocks[3], 4)):
+        block.neuron.norm.num_features = features
+        block.neuron.norm.running_mean = torch.linspace(-0.2, 0.2, features)
+    graph = agree(blocks, spikes_for((2, 8, 6)), tmp_path / "norm.net")
+    assert all(population.neuron.bias is not None for population in graph.populations)
+
+
+def test_a_norm_that_scales_is_refused(tmp_path):
+    """Its weight_exp shifts the weights in SLAYER, which neither NetX nor anything here does."""
+    neuron = {**LEAKY, "norm": slayer.neuron.norm.WgtScaleBatchNorm}
+    blocks = drawn([cuba.Input(None, delay_shift=False), cuba.Conv(neuron, 2, 3, 3)])
+    blocks[1].neuron.norm.num_features = 3
+    blocks[1].neuron.norm.running_mean, blocks[1].neuron.norm.running_var = torch.zeros(3), torch.full((1,), 9.0)
+    forward(blocks, spikes_for((2, 8, 6)))
+    with pytest.raises(GraphError, match="layer 1: neuron: weight_exp is"):
+        netx.read(export(blocks, tmp_path / "norm.net"))
+
+
+def test_an_affine_block_is_an_output_that_only_integrates(tmp_path):
+    blocks = drawn(
+        [cuba.Input(None, delay_shift=False), cuba.Conv(PLAIN, 2, 3, 3), cuba.Flatten(), cuba.Affine(PLAIN, 72, 4)]
+    )
+    spikes = spikes_for((2, 8, 6))
+    x = torch.from_numpy(spikes[0]).float().permute(1, 2, 3, 0)[None]
+    with torch.no_grad():
+        for block in blocks:
+            x = block(x)
+    graph = with_timesteps(netx.read(export(blocks, tmp_path / "affine.net")), T - 1)  # steps that got through
+    trace = hardware_sim.run(graph, spikes[:, : T - 1])
+    assert graph.output.neuron.threshold is None
+    assert (trace.output.ravel() == (x[0, :, -1] * blocks[3].neuron.s_scale).numpy()).all()
+
+
+@pytest.mark.parametrize("mantissa", [4094, 4096, 8192])
+def test_at_the_threshold_slayer_fires_only_where_float32_loses_its_hundredth(mantissa, tmp_path):
+    """A neuron driven to its threshold exactly, at one step. A threshold lower by one tells the same spikes there."""
+    neuron = {**PLAIN, "threshold": mantissa / 64}
+    blocks = drawn([cuba.Input(None, delay_shift=False), cuba.Dense(neuron, 65, 1)])
+    weights = torch.full((65,), 128 / 64)
+    weights[0] = (mantissa - 128 * (mantissa // 128)) / 64
+    blocks[1].synapse.weight.data = weights.reshape(1, 65, 1, 1, 1)
+    spikes = np.zeros((1, T, 65, 1, 1), np.uint8)
+    chosen = [*([0] if mantissa % 128 else []), *range(1, 1 + mantissa // 128)]
+    spikes[0, 0, chosen] = 1
+    x = torch.from_numpy(spikes[0]).float().permute(1, 2, 3, 0)[None]
+    with torch.no_grad():
+        for block in blocks:
+            x = block(x.reshape(1, 65, T) if isinstance(block, cuba.Dense) else x)
+    graph = with_timesteps(netx.read(export(blocks, tmp_path / "edge.net")), T)
+    fires = bool(x.sum())
+    assert fires == (mantissa > LARGEST_EXACT)
+    assert not hardware_sim.run(graph, spikes).total("layer_1")
+    lower = dataclasses.replace(
+        graph.populations[0], neuron=dataclasses.replace(graph.populations[0].neuron, threshold=mantissa - 1)
+    )
+    lowered = dataclasses.replace(graph, nodes=(graph.nodes[0], lower))
+    assert hardware_sim.run(lowered, spikes).total("layer_1")
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        (cuba.Recurrent(LEAKY, 96, 4), "layer 2: type is 'dense_rec'; input, conv"),
+        (cuba.KWTA({**LEAKY}, 96, 4, 2), "layer 2: field 'type' is missing"),
+        (cuba.Dense({**LEAKY, "shared_param": False}, 96, 4), "layer 2: neuron: iDecay is 4 numbers; 1 to 1"),
+        (slayer.block.rf.Dense({"threshold": 1, "period": 9, "decay": 0.1}, 96, 4), "weight is a group; a dataset"),
+    ],
+    ids=["recurrent", "winners", "decays by neuron", "resonator"],
+)
+def test_what_cannot_run_is_refused(block, message, tmp_path):
+    blocks = [cuba.Input(None, delay_shift=False), cuba.Flatten(), block]
+    x = torch.from_numpy(spikes_for((2, 8, 6))[0]).float().permute(1, 2, 3, 0)[None]
+    with torch.no_grad():
+        for part in blocks:
+            x = part(x)
+    with pytest.raises(GraphError, match=message):
+        netx.read(export(blocks, tmp_path / "other.net"))

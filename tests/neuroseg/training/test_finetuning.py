@@ -1,0 +1,89 @@
+"""Fine-tuning through integers, and the files of a run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from export.graph import same
+from neuroseg import runs
+from neuroseg.conversion.balance import balance
+from neuroseg.conversion.convert import convert
+from neuroseg.conversion.lower import integer_scales
+from neuroseg.data import stack_slices
+from neuroseg.metrics import mean_dice
+from neuroseg.spiking.network import SpikingNetwork
+from neuroseg.training.finetune import FinetuneConfig, finetune
+from neuroseg.training.train import TrainConfig, predict, train
+from neuroseg.training.unet import UNetConfig
+from tests.neuroseg.conftest import SHAPE
+from tests.neuroseg.training.test_training import Killed, blobs
+
+
+@pytest.fixture(scope="module")
+def small() -> SpikingNetwork:
+    subjects = blobs(20)
+    config = TrainConfig(epochs=25, batch=8, warm_up=20, learning_rate=5e-3)
+    ann, _ = train(subjects[:16], subjects[16:], model=UNetConfig(channels=(3, 4), dropout=0.1), config=config)
+    return balance(convert(ann, (1, 8, 8), timesteps=4), stack_slices(subjects[:6])[0])
+
+
+@pytest.mark.parametrize("reset", ["subtract", "zero"])
+def test_finetuning_through_integers_repairs_a_disturbed_network(small, reset):
+    subjects = blobs(16)
+    disturbed = small.copy(reset=reset)
+    generator = torch.Generator().manual_seed(0)
+    for weight in disturbed.weights.values():
+        weight.data.mul_(1 + 1.2 * torch.randn(weight.shape, generator=generator))
+    disturbed = disturbed.with_scales(integer_scales(disturbed))
+    truths = [s.mask for s in subjects[12:]]
+    before = mean_dice(predict(lambda x: disturbed.predict(x, quantized=True), subjects[12:]), truths)["3d"]
+    tuned, history = finetune(
+        disturbed,
+        subjects[:12],
+        subjects[12:],
+        config=FinetuneConfig(epochs=25, batch=8, learning_rate=4e-3),
+    )
+    after = mean_dice(predict(lambda x: tuned.predict(x, quantized=True), subjects[12:]), truths)["3d"]
+    assert after == pytest.approx(max(row.validation_dice for row in history))
+    assert after > before + 0.1
+    assert integer_scales(tuned) == {p.name: tuned.scale(p) for p in tuned.populations}
+
+
+def test_a_killed_finetuning_resumes_to_the_same_network(small, tmp_path):
+    subjects, config = blobs(6), FinetuneConfig(epochs=3, batch=5)
+    arguments = {"config": config}
+    whole, _ = finetune(small, subjects[:4], subjects[4:], **arguments)
+
+    def kill(step):
+        if step.epoch == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        finetune(small, subjects[:4], subjects[4:], checkpoint=tmp_path / "c", on_step=kill, **arguments)
+    resumed, _ = finetune(small, subjects[:4], subjects[4:], checkpoint=tmp_path / "c", **arguments)
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values()))
+
+
+def test_networks_survive_their_files(small, unet, tmp_path):
+    runs.save_snn(small, tmp_path / "snn.safetensors", notes={"balance": "rate"})
+    loaded, notes = runs.load_snn(tmp_path / "snn.safetensors")
+    assert same(loaded.graph, small.graph) and notes == {"balance": "rate"}
+    spikes = (torch.rand(4, 2, 1, 8, 8) < 0.5).float()
+    assert torch.equal(loaded(spikes), small(spikes))
+    runs.save_ann(unet, [], tmp_path / "ann.safetensors")
+    image = torch.rand(1, *SHAPE)
+    assert torch.equal(runs.load_ann(tmp_path / "ann.safetensors")(image), unet(image))
+
+
+def test_broken_run_files_are_named(tmp_path):
+    with pytest.raises(runs.RunError, match=r"ann\.safetensors: no such file; `neuroseg train`"):
+        runs.load_ann(tmp_path / "ann.safetensors")
+    (tmp_path / "ann.safetensors").write_bytes(b"PK nonsense")
+    with pytest.raises(runs.RunError, match="cannot be read"):
+        runs.load_ann(tmp_path / "ann.safetensors")
+    with pytest.raises(runs.RunError, match=r"run\.json: no such file"):
+        runs.Run(tmp_path).load_settings()
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(runs.RunError, match="not the settings of a run"):
+        runs.Run(tmp_path).load_settings()

@@ -1,0 +1,146 @@
+"""U-Net, losses, metrics, the resumable loop."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from neuroseg import metrics
+from neuroseg.data import Subject
+from neuroseg.training.losses import balanced_bce_loss, bce_dice_loss, bce_loss, dice_loss
+from neuroseg.training.train import TrainConfig, predict, split, train
+from neuroseg.training.unet import UNet, UNetConfig
+
+TINY = UNetConfig(channels=(3, 4), dropout=0.1)
+
+
+def blobs(n: int, seed: int = 0) -> list[Subject]:
+    """Subjects whose mask is a bright disc in noise: (3, 8, 8) each."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:8, :8]
+    subjects = []
+    for k in range(n):
+        centre = rng.uniform(2, 6, (3, 2))
+        mask = np.stack([(y - a) ** 2 + (x - b) ** 2 < 5 for a, b in centre]).astype(np.uint8)
+        image = np.clip(0.7 * mask + 0.3 * rng.random(mask.shape), 0, 1).astype(np.float32)
+        subjects.append(Subject(f"s{k}", image, mask, np.eye(4)))
+    return subjects
+
+
+def test_unet_has_no_bias_no_norm_and_the_documented_size():
+    network = UNet()
+    assert all(name.endswith("weight") for name, _ in network.named_parameters())
+    assert not list(network.buffers())
+    assert sum(p.numel() for p in network.parameters()) == 116_384
+    assert network(torch.rand(2, 1, 56, 48)).shape == (2, 1, 56, 48)
+
+
+@given(st.integers(0, 1000))
+def test_losses_against_their_formulas(seed):
+    rng = np.random.default_rng(seed)
+    logits, target = rng.normal(size=(2, 1, 4, 3)) * 3, (rng.random((2, 1, 4, 3)) < 0.4).astype(float)
+    p = 1 / (1 + np.exp(-logits))
+    bce = -sum(t * np.log(q) + (1 - t) * np.log(1 - q) for t, q in zip(target.ravel(), p.ravel())) / target.size
+    dice = (2 * sum(t * q for t, q in zip(target.ravel(), p.ravel())) + 1e-5) / (p.sum() + target.sum() + 1e-5)
+    z, t = torch.tensor(logits), torch.tensor(target)
+    assert float(bce_loss(z, t)) == pytest.approx(bce)
+    assert float(dice_loss(z, t)) == pytest.approx(1 - dice)
+    assert float(bce_dice_loss(z, t)) == pytest.approx(0.3 * bce + 0.7 * (1 - dice))
+
+
+def test_balanced_loss_weighs_both_classes_equally():
+    target = torch.zeros(1, 1, 10, 10)
+    target[0, 0, 0, 0] = 1
+    logits = torch.zeros_like(target, requires_grad=True)
+    balanced_bce_loss(logits, target).backward()
+    assert float(logits.grad.sum()) == pytest.approx(0, abs=1e-6)
+
+
+@given(arrays(bool, (3, 4, 5)), arrays(bool, (3, 4, 5)))
+def test_dice_counts_voxels(a, b):
+    both = len({tuple(v) for v in np.argwhere(a)} & {tuple(v) for v in np.argwhere(b)})
+    expected = 2 * both / (a.sum() + b.sum()) if a.any() or b.any() else 1.0
+    assert metrics.dice(a, b) == pytest.approx(expected)
+
+
+def test_2d_dice_leaves_out_empty_slices():
+    truth, prediction = np.zeros((3, 4, 4)), np.zeros((3, 4, 4))
+    truth[0, :2], prediction[0, :2] = 1, 1
+    prediction[1, 0] = 1  # nothing there: 0
+    assert metrics.dice_2d(prediction, truth) == pytest.approx(0.5)
+    assert metrics.dice_2d(truth * 0, truth * 0) == 1
+    with pytest.raises(ValueError, match="shape"):
+        metrics.dice(truth, truth[0])
+
+
+def test_volume_in_mm3():
+    assert metrics.volume_mm3(np.ones((2, 3, 4)), np.diag([0.5, 2, 1, 1])) == pytest.approx(24)
+
+
+def test_split_is_by_subject_seeded_and_whole():
+    subjects = blobs(10)
+    training, held_out = split(subjects, validation=0.3, seed=1)
+    assert len(held_out) == 3 and {s.id for s in training} | {s.id for s in held_out} == {s.id for s in subjects}
+    assert [s.id for s in split(subjects, validation=0.3, seed=1)[1]] == [s.id for s in held_out]
+    with pytest.raises(ValueError, match="at least 2"):
+        split(subjects[:1])
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_training_resumes_to_the_same_network(tmp_path):
+    subjects = blobs(6)
+    config = TrainConfig(epochs=4, batch=5, warm_up=3)
+    whole, history = train(subjects[:4], subjects[4:], model=TINY, config=config)
+
+    def kill(step):
+        if step.epoch == 3:
+            raise Killed
+
+    checkpoint = tmp_path / "ann.checkpoint.safetensors"
+    with pytest.raises(Killed):
+        train(subjects[:4], subjects[4:], model=TINY, config=config, checkpoint=checkpoint, on_step=kill)
+    epochs = []
+    resumed, resumed_history = train(
+        subjects[:4],
+        subjects[4:],
+        model=TINY,
+        config=config,
+        checkpoint=checkpoint,
+        on_step=lambda step: epochs.append(step.epoch),
+    )
+    assert set(epochs) == {3, 4} and resumed_history == history
+    for a, b in zip(whole.parameters(), resumed.parameters()):
+        assert torch.equal(a, b)
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
+    subjects, config = blobs(3), TrainConfig(epochs=1)
+    train(subjects[:2], subjects[2:], model=TINY, config=config, checkpoint=tmp_path / "c")
+    with pytest.raises(ValueError, match="other settings"):
+        other = dataclasses.replace(config, learning_rate=0.5)
+        train(subjects[:2], subjects[2:], model=TINY, config=other, checkpoint=tmp_path / "c")
+
+
+def test_training_learns():
+    subjects = blobs(20)
+    config = TrainConfig(epochs=25, batch=8, warm_up=20, learning_rate=5e-3)
+    network, history = train(subjects[:16], subjects[16:], model=TINY, config=config)
+    assert max(row.validation_dice for row in history) > 0.8
+    masks = predict(network, subjects[16:])
+    assert metrics.mean_dice(masks, [s.mask for s in subjects[16:]])["3d"] == pytest.approx(
+        max(row.validation_dice for row in history)
+    )
+
+
+def test_unknown_loss_is_refused():
+    with pytest.raises(ValueError, match="'hinge' is unknown"):
+        train(blobs(1), blobs(1), model=TINY, config=TrainConfig(loss="hinge"))
