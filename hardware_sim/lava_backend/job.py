@@ -59,12 +59,9 @@ class Files:
         return self.folder / "worker.log"
 
     @property
-    def error(self) -> Path:
-        return self.folder / "error.txt"
-
-    @property
-    def shared_memory(self) -> Path:
-        return self.folder / "shared_memory.json"
+    def started(self) -> Path:
+        """Empty; made when Lava is imported and the network is built."""
+        return self.folder / "started"
 
     @property
     def seconds(self) -> Path:

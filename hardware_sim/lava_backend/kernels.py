@@ -9,6 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hardware_sim.numba_cache import ensure_cache
+
+ensure_cache(__file__)  # before numba looks for a place
+
 import numba
 import numpy as np
 

@@ -1,10 +1,12 @@
 """Start a Lava run in a process of its own, watch it, and collect its trace. Imports no Lava itself.
 
-A run of its own process can be ended whatever state Lava is in: no child and no shared memory stays behind.
+A run of its own process can be ended whatever state Lava is in: no child and no shared memory stays behind. `entry` is
+that process's half of it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -12,25 +14,28 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
-from multiprocessing import shared_memory
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from export import netx
 from export.graph import Graph
+from hardware_sim.lava_backend import entry
 from hardware_sim.lava_backend.job import Files, Job
-from hardware_sim.record import Record, SimulationError
+from hardware_sim.lava_backend.limits import check_room
+from hardware_sim.record import Progress, Record, SimulationError
 from hardware_sim.trace import Trace, pack
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.05
 GRACE_SECONDS = 15.0  # for the worker to end its actors
-WORKER = "hardware_sim.lava_backend.worker"
+STARTUP_SECONDS = 300.0  # at least, to import Lava and to build the network; a first run compiles kernels too
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+ENDINGS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
 def run_lava(
@@ -41,7 +46,7 @@ def run_lava(
     fidelity: str,
     record: Record,
     stall_timeout: float,
-    on_step: Callable[[int, int], None] | None = None,
+    on_step: Progress | None = None,
 ) -> Trace:
     """Run an integer graph in Lava; see `hardware_sim.run`."""
     start = time.perf_counter()
@@ -76,46 +81,87 @@ def _job(graph: Graph, spikes: np.ndarray, *, backend: str, fidelity: str, recor
 
 
 def _prepare(files: Files, job: Job, graph: Graph, spikes: np.ndarray) -> None:
-    """Write the network and its input."""
+    """Write the network and its input. Raises SimulationError where the machine lacks room for the run."""
+    check_room(graph, job, files.folder)
     job.save(files.folder)
     netx.write(graph, files.network)
     np.save(files.input, pack(spikes))
     np.save(files.progress, np.full(len(graph.populations), -1))
 
 
-def _watch(
-    files: Files, job: Job, graph: Graph, stall_timeout: float, on_step: Callable[[int, int], None] | None
-) -> None:
+def _watch(files: Files, job: Job, graph: Graph, stall_timeout: float, on_step: Progress | None) -> None:
     """Start the worker and stay until it is done; raise SimulationError when it fails or stalls."""
     progress = np.load(files.progress, mmap_mode="r")
     total = job.samples * job.timesteps
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    with open(files.log, "wb") as output:
-        worker = subprocess.Popen(
-            [sys.executable, "-m", WORKER, str(files.folder), str(os.getpid())],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches this process alone, which ends the worker in order
-            env={**os.environ, **ONE_THREAD, "PYTHONPATH": path},
-        )
-    try:
+    with _worker(files) as (worker, errors):
         seen, since = progress.copy(), time.monotonic()
+        started = False
         while (code := worker.poll()) is None:
             time.sleep(POLL_SECONDS)
+            if not started and files.started.exists():
+                started, since = True, time.monotonic()
+            patience = stall_timeout if started else max(stall_timeout, STARTUP_SECONDS)
             if (progress != seen).any():
                 seen, since = progress.copy(), time.monotonic()
                 if on_step:
                     on_step(min(int(seen[seen >= 0].min()), total), total)
-            elif time.monotonic() - since > stall_timeout:
-                raise SimulationError(_stalled(graph, seen, stall_timeout))
+            elif time.monotonic() - since > patience:
+                raise SimulationError(_stalled(graph, seen, patience))
         if code:
-            raise SimulationError(f"Lava failed: {_cause(files)}")
+            raise SimulationError(f"Lava failed: {_cause(files, errors, code)}")
         if on_step:
             on_step(total, total)
+
+
+@contextlib.contextmanager
+def _worker(files: Files) -> Iterator[tuple[subprocess.Popen, int]]:
+    """The worker's process, and the end of a pipe on which it says why it failed; ended whatever happens meanwhile."""
+    root = str(Path(__file__).resolve().parents[2])
+    errors, said = os.pipe()
+    worker = None
+    try:
+        with _uninterrupted(), open(files.log, "wb") as output:
+            script = [sys.executable, "-P", str(Path(entry.__file__).resolve())]
+            worker = subprocess.Popen(
+                [*script, str(files.folder), str(os.getpid()), root, str(said)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches this process alone, which ends the worker in order
+                pass_fds=(said,),
+                cwd=files.folder,
+                env=_environment(files.folder),
+            )
+        os.close(said)
+        said = -1
+        yield worker, errors
     finally:
-        _end(worker, files)
+        if said >= 0:
+            os.close(said)
+        os.close(errors)
+        if worker:
+            _end(worker, files)
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """The worker's: one thread a process, temporary files in the run's folder, relative entries of PYTHONPATH kept."""
+    paths = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    # Through /proc the path is short enough for a socket, wherever the folder lies.
+    temporary = "/proc/self/cwd" if sys.platform == "linux" else str(folder)
+    return {**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(paths), "TMPDIR": temporary}
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Put off signals that would end this process between the start of a child and its name being known."""
+    if threading.current_thread() is not threading.main_thread():  # others get none
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _stalled(graph: Graph, progress: np.ndarray, seconds: float) -> str:
@@ -130,16 +176,20 @@ def _stalled(graph: Graph, progress: np.ndarray, seconds: float) -> str:
     return f"no progress for {seconds:g} s at step {last}; still waiting: {waiting}"
 
 
-def _cause(files: Files) -> str:
+def _cause(files: Files, errors: int, code: int) -> str:
     """Why the worker failed, in its own words; everything it wrote goes to the log."""
-    log.info("the Lava worker said:\n%s", files.log.read_text(errors="replace").strip())
-    if files.error.exists():
-        return files.error.read_text()
-    return "its process was killed (run with --verbose to see what it said)"
+    output = files.log.read_text(errors="replace").strip()
+    log.info("the Lava worker said:\n%s", output)
+    reason = os.read(errors, 2**16).decode(errors="replace")
+    if reason:
+        return reason
+    if code == -signal.SIGKILL:
+        return "its process was killed; was the memory full? (--verbose shows what it said)"
+    return f"its process ended with code {code}: {output.splitlines()[-1] if output else 'it said nothing'}"
 
 
 def _end(worker: subprocess.Popen, files: Files) -> None:
-    """End a worker that still runs; the last resort kills its whole session and unlinks its shared memory."""
+    """End a worker that still runs; the last resort kills its whole session. Its shared memory is freed."""
     if worker.poll() is None:
         worker.terminate()
         try:
@@ -148,9 +198,7 @@ def _end(worker: subprocess.Popen, files: Files) -> None:
             os.killpg(worker.pid, signal.SIGKILL)
             worker.wait()
     _kill_session(worker.pid)
-    if files.shared_memory.exists():
-        for name in json.loads(files.shared_memory.read_text()):
-            _unlink(name)
+    entry.unlink_memory(entry.memory_prefix(files.folder, os.getpid()))
 
 
 def _kill_session(leader: int) -> None:
@@ -163,15 +211,6 @@ def _kill_session(leader: int) -> None:
         os.killpg(leader, signal.SIGKILL)
     except ProcessLookupError:
         return  # all of them ended by themselves
-
-
-def _unlink(name: str) -> None:
-    try:
-        segment = shared_memory.SharedMemory(name)
-    except FileNotFoundError:
-        return
-    segment.close()
-    segment.unlink()
 
 
 def _collect(files: Files, job: Job, graph: Graph, start: float) -> Trace:

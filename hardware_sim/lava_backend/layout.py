@@ -51,7 +51,9 @@ class Tape:
         self.file = open(path, "wb", buffering=0)  # noqa: SIM115 - open for as long as its process lives
 
     def append(self, array: np.ndarray) -> None:
-        self.file.write(np.ascontiguousarray(array).data)
+        left = np.ascontiguousarray(array).data.cast("B")
+        while left:  # a disk that fills up takes a part, and fails at the next
+            left = left[self.file.write(left) :]
 
 
 def open_tape(path: str) -> Tape | None:

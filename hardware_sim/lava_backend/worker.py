@@ -1,17 +1,12 @@
-"""The process in which Lava runs: `python -m hardware_sim.lava_backend.worker FOLDER PARENT_PID`.
+"""What the process of a Lava run does, once `entry` has set it up: build the network, run it, record it.
 
-It never loads torch (whose threads do not survive Lava's forks), and whatever happens to it, it ends its actors
-and frees its shared memory.
+It never loads torch, whose threads do not survive Lava's forks.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
-import multiprocessing
-import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from hardware_sim.lava_backend.compat import mend
+from hardware_sim.lava_backend.limits import memory_of, memory_size
 
 mend()  # before Lava is imported for the first time
 
@@ -41,12 +37,10 @@ from hardware_sim.lava_backend.parts.processes import PotentialRecorder, SpikeRe
 
 POLL_SECONDS = 0.01
 LAST_WORDS_SECONDS = 2.0
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def main(folder: Path, launcher: int) -> None:
-    """Run the job in a folder; its results are array files there."""
-    _end_with_parent(launcher)
+def run(folder: Path, memory: str) -> None:
+    """Run the job in a folder; its results are array files there. memory: prefix of its shared memory's names."""
     files, job = Files(folder), Job.load(folder)
     start = time.perf_counter()
     config = _run_config(job)
@@ -59,9 +53,10 @@ def main(folder: Path, launcher: int) -> None:
         source = file_source(graph, str(files.input))
         recording = _layer_files(graph, job, files)
         network = build(graph, source, samples=job.samples, timesteps=job.timesteps, files=recording)
-    with _running(network.source, network.steps, config, files) as runtime:
+    with _running(network.source, network.steps, config) as runtime:
         built = time.perf_counter()
-        _wait(runtime)
+        files.started.touch()
+        _wait(runtime, memory)
         done = time.perf_counter()
     seconds = {"build": built - start, "run": done - built, "steps": network.steps}
     files.seconds.write_text(json.dumps(seconds))
@@ -119,13 +114,10 @@ def _attach_recorders(network: LavaNetwork, job: Job, files: Files, *, output: s
 
 
 @contextmanager
-def _running(source: AbstractProcess, steps: int, config: RunConfig, files: Files) -> Iterator[Any]:
+def _running(source: AbstractProcess, steps: int, config: RunConfig) -> Iterator[Any]:
     """Start the run without waiting for it; on the way out end every actor and free the shared memory."""
     try:
         source.run(condition=RunSteps(num_steps=steps, blocking=False), run_cfg=config)
-        infrastructure = source.runtime._messaging_infrastructure
-        names = [handle.name for handle in infrastructure.smm._shared_memory_handles]
-        files.shared_memory.write_text(json.dumps(names))
         yield source.runtime
         source.runtime.wait()
         source.stop()
@@ -134,7 +126,7 @@ def _running(source: AbstractProcess, steps: int, config: RunConfig, files: File
         raise
 
 
-def _wait(runtime: Any) -> None:
+def _wait(runtime: Any, memory: str) -> None:
     """Wait until the runtime services report; raise if an actor fails first (the others would wait for ever)."""
     actors = runtime._messaging_infrastructure.actors
     first_death = None
@@ -146,7 +138,7 @@ def _wait(runtime: Any) -> None:
         if dead:  # another one may still have to say why
             first_death = first_death or time.monotonic()
             if time.monotonic() - first_death > LAST_WORDS_SECONDS:
-                raise RuntimeError(f"a Lava process ended with exit code {dead[0].exitcode}")
+                raise RuntimeError(_ended(dead[0].exitcode, memory))
         reports = [port.peek() for port in runtime.service_to_runtime if port.probe()]
         failed = any(enum_equal(report, MGMT_RESPONSE.ERROR) for report in reports)  # the actor will say why
         if len(reports) == len(runtime.service_to_runtime) and not failed:
@@ -166,32 +158,15 @@ def _teardown(runtime: Any) -> None:
         infrastructure.smm.shutdown()
 
 
-def _end_with_parent(launcher: int) -> None:
-    """On SIGTERM kill all children and leave at once; ask for a SIGTERM when the parent dies.
-
-    The shared memory is then unlinked by multiprocessing's resource tracker, which outlives everyone else.
-    """
-    owner = os.getpid()
-
-    def leave(_signal: int, _frame: object) -> None:
-        if os.getpid() == owner:  # not an actor, which inherited the handler
-            for child in multiprocessing.active_children():
-                child.kill()
-        os._exit(1)
-
-    signal.signal(signal.SIGTERM, leave)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != launcher:
-            raise SystemExit("its parent is gone")
-
-
-if __name__ == "__main__":
-    job_folder = Path(sys.argv[1])
-    try:
-        main(job_folder, int(sys.argv[2]))
-    except BaseException as error:
-        reason = str(error) if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
-        Files(job_folder).error.write_text(reason)
-        raise
+def _ended(code: int, memory: str) -> str:
+    """What the exit code of an actor means."""
+    if code == -signal.SIGBUS:  # a page of shared memory that could not be had
+        needed, (size, free) = memory_of(memory), memory_size()
+        return (
+            f"shared memory is full: this run takes {needed >> 20} MiB of /dev/shm, which has {size >> 20} MiB, "
+            f"{free >> 20} of them free; give more (docker run --shm-size=1g), or run with fidelity fused, which takes "
+            "least"
+        )
+    if code == -signal.SIGKILL:
+        return "a Lava process was killed; was the memory full?"
+    return f"a Lava process ended with exit code {code}"

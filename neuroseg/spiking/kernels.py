@@ -6,6 +6,10 @@ are (T, N), T outermost in memory. bfloat16, which numpy does not know, comes as
 
 from __future__ import annotations
 
+from hardware_sim.numba_cache import ensure_cache
+
+ensure_cache(__file__)  # before numba looks for a place
+
 import numba
 import numpy as np
 from numba.extending import overload

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -192,30 +191,30 @@ def test_what_unmodified_netx_cannot_run_it_does_not_load(reset, tmp_path):
     assert expected in result.stderr
 
 
-def left_behind() -> tuple[set[str], set[str], set[str]]:
-    """Shared memory, worker processes and job folders that exist now."""
+def left_behind(temporary: Path, launchers: set[int]) -> set[str]:
+    """Of runs in a folder for temporary files, started by some processes: shared memory, processes, files."""
+    memory = {name for name in os.listdir("/dev/shm") if any(name.startswith(f"neuroseg-{p}-") for p in launchers)}
     workers = set()
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if launch.WORKER.encode() in entry.read_bytes():
+            if str(temporary).encode() in entry.read_bytes() and int(entry.parent.name) not in launchers:
                 workers.add(entry.parent.name)
         except OSError:
             continue
-    folders = {p.name for p in Path(tempfile.gettempdir()).glob("neuroseg-*")}
-    return set(os.listdir("/dev/shm")), workers, folders
+    return memory | workers | {path.name for path in temporary.iterdir()}
 
 
 @pytest.fixture
 def clean(tmp_path, monkeypatch):
-    """Nothing that was not there before is there afterwards; job folders go to a place of the test's own."""
+    """Nothing is left afterwards of the runs of this process, nor of those that the test adds to the set."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    before = left_behind()
-    yield
+    launchers = {os.getpid()}
+    yield launchers
     deadline = time.monotonic() + 10
-    while left_behind() != before and time.monotonic() < deadline:
+    while left_behind(tmp_path, launchers) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert left_behind() == before
+    assert not left_behind(tmp_path, launchers)
 
 
 LONG = (chain(), np.ones((20_000, 4, 1, 4, 4), np.uint8))  # longer than any test waits
@@ -279,30 +278,46 @@ def test_a_killed_lava_process_ends_the_run(clean):
     thread.join()
 
 
+PROGRAM = (
+    "import signal, hardware_sim\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background shell has it ignored
+    "from tests.hardware_sim.lava_backend.test_lava import LONG\n"
+    "seen = []\n"
+    "def show(done, total):\n"
+    "    seen or print('running', flush=True)\n"
+    "    seen.append(done)\n"
+    "print('starting', flush=True)\n"
+    "hardware_sim.run(*LONG, backend='lava', on_step=show)\n"
+)
+
+
+def start_program(launchers: set[int]) -> subprocess.Popen:
+    root = Path(__file__).resolve().parents[3]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    program = subprocess.Popen([sys.executable, "-c", PROGRAM], cwd=root, **pipes)
+    launchers.add(program.pid)
+    assert program.stdout.readline() == b"starting\n"
+    return program
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_interrupting_or_killing_the_program_leaves_nothing(clean, how):
-    code = (
-        "import signal, hardware_sim\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background shell has it ignored
-        "from tests.hardware_sim.lava_backend.test_lava import LONG\n"
-        "seen = []\n"
-        "def show(done, total):\n"
-        "    seen or print('running', flush=True)\n"
-        "    seen.append(done)\n"
-        "hardware_sim.run(*LONG, backend='lava', on_step=show)\n"
-    )
-    root = Path(__file__).resolve().parents[3]
-    program = subprocess.Popen([sys.executable, "-c", code], cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    program = start_program(clean)
     assert program.stdout.readline() == b"running\n"
     program.send_signal(how)
     _, errors = program.communicate(timeout=60)
     assert program.returncode != 0
-    if how is signal.SIGINT:
-        assert b"KeyboardInterrupt" in errors
-    else:  # its job folder cannot be removed by a program that is gone
-        time.sleep(2)
-        for folder in left_behind()[2]:
-            shutil.rmtree(Path(tempfile.gettempdir()) / folder)
+    assert how is signal.SIGKILL or b"KeyboardInterrupt" in errors
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("after", [0.2, 1.0, 1.6, 2.2])  # seconds; Lava is imported and its processes come up
+def test_so_does_it_while_lava_comes_up(clean, how, after):
+    program = start_program(clean)
+    time.sleep(after)
+    program.send_signal(how)
+    program.communicate(timeout=12)  # no hang
+    assert program.returncode != 0
 
 
 def test_a_missing_lava_is_one_clear_error(monkeypatch):

@@ -1,0 +1,75 @@
+"""What a Lava run takes of the machine, and whether it has that: disk, open files, shared memory. Knows no Lava."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from export.graph import Graph
+from hardware_sim.lava_backend.job import Job
+from hardware_sim.record import SimulationError
+
+if sys.platform != "win32":
+    import resource
+
+MEMORY = Path("/dev/shm")
+# Open files of the worker, measured with chains of 4 to 60 layers: each channel and each process holds some.
+FILES_AT_START = 64
+FILES_A_LAYER = {"fused": 10, "floor": 10, "stock": 36, "stock-fast": 36}
+INT32 = 4
+
+
+def check_room(graph: Graph, job: Job, folder: Path) -> None:
+    """Raise SimulationError where the recordings of a job do not fit the disk, or its processes the open files."""
+    needed, free = recorded_bytes(graph, job), shutil.disk_usage(folder).free
+    if needed > free:
+        raise SimulationError(
+            f"the run records {needed >> 20} MiB in {folder.parent}, which has {free >> 20} MiB left: record less, run "
+            "fewer samples at once, or set TMPDIR to a larger place"
+        )
+    needed, limit = open_files(graph, job), raise_open_files()
+    if needed > limit:
+        raise SimulationError(
+            f"a run of {len(graph.populations)} layers ({job.fidelity}) takes about {needed} open files; the limit is "
+            f"{limit}: raise it (ulimit -n {needed})"
+        )
+
+
+def recorded_bytes(graph: Graph, job: Job) -> int:
+    """Size of the array files of a job, its input among them."""
+    neurons = {node.name: math.prod(node.shape) for node in graph.nodes}
+    steps = job.samples * job.timesteps
+    spikes = sum(-(-neurons[name] // 8) for name in (*job.spikes, graph.input.name)) * steps
+    potentials = INT32 * steps * sum(neurons[name] for name in job.potentials)
+    counts = INT32 * job.samples * sum(neurons[name] for name in (*job.counts, graph.output.name))
+    return spikes + potentials + counts
+
+
+def open_files(graph: Graph, job: Job) -> int:
+    """Open files that the worker needs, roughly."""
+    edges = sum(len(population.edges) for population in graph.populations)
+    return FILES_AT_START + FILES_A_LAYER[job.fidelity] * max(edges, len(graph.populations))
+
+
+def raise_open_files() -> int:
+    """Raise the soft limit of open files to the hard one, for this process and its children; returns it."""
+    if sys.platform == "win32":
+        return sys.maxsize
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard not in (soft, resource.RLIM_INFINITY):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return sys.maxsize if hard == resource.RLIM_INFINITY else hard
+
+
+def memory_of(prefix: str) -> int:
+    """Bytes of shared memory whose names begin so; 0 where they cannot be listed."""
+    return sum(segment.stat().st_size for segment in MEMORY.glob(f"{prefix}*")) if MEMORY.is_dir() else 0
+
+
+def memory_size() -> tuple[int, int]:
+    """Bytes of shared memory that the machine has, and of those the free ones."""
+    found = os.statvfs(MEMORY)
+    return found.f_frsize * found.f_blocks, found.f_frsize * found.f_bavail
