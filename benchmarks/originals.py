@@ -30,7 +30,7 @@ def originals(folder: Path) -> list[Original]:
     ]
     spec = importlib.util.find_spec("lava.lib.dl.netx")
     if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError("lava-dl is not installed; pip install 'neuroseg[lava]'")
+        raise FileNotFoundError("lava-dl is not installed; `make setup` installs it")
     shipped = Path(spec.submodule_search_locations[0]).parents[3] / "tests" / "lava" / "lib" / "dl" / "netx"
     return [_original(path) for path in (*files, shipped / "tiny.net")]
 

@@ -1,1 +1,1 @@
-"""The integer graph and its file: `graph` (the IR), `lower`, `passes`, `quantize`, `limits`, `netx`."""
+"""The ground floor, numpy only: `graph` (the IR), its `passes`, `quantize`, `limits`, and the files `netx` and `nir`."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from export import files
 from export.graph import Conv, ConvT, Dense, Edge, Graph, Operator, Population, Shape, depths
+from export.text import printable
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def draw(graph: Graph, path: Path) -> None:
     for name, (x, y) in place.items():
         shape = graph[name].shape
         box = {"boxstyle": "round,pad=0.35", "facecolor": "#E8F1F8", "edgecolor": "#0072B2"}
-        text = f"{name}\n{' x '.join(map(str, shape))}\n{math.prod(shape):,} n"
+        text = f"{printable(name)}\n{' x '.join(map(str, shape))}\n{math.prod(shape):,} n"
         axis.text(x, y, text, ha="center", va="center", fontsize=7.5, bbox=box, zorder=2, parse_math=False)
     for population in graph.populations:
         for edge in population.edges:

@@ -134,7 +134,7 @@ def integer_bias(name: str, bias: np.ndarray, scale: float) -> np.ndarray:
 
 
 def _with_integer_weights(population: Population, scale: float) -> Population:
-    # In float64 and in this order, as the fine-tuned network rounds them (neuroseg/spiking/network.py).
+    # In float64 and in this order, as the fine-tuned network does (neuroseg/spiking/network.py).
     edges = tuple(
         dataclasses.replace(
             edge,

@@ -1,7 +1,6 @@
-"""neuroseg: train a U-Net, make it spike, take it to Loihi through Lava.
+"""neuroseg: train a U-Net, make it spike, take it to Loihi through Lava, and prove that the spikes are the same.
 
-This package is the PyTorch side. `export` holds the integer graph and its file, `hardware_sim` the engines
-that run the file. Only the commands, `neuroseg.cli`, know all three.
+This package is PyTorch and people. `export` holds the graph and its files, `hardware_sim` the engines that run it.
 """
 
 __version__ = "0.4.0"

@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("neuroseg", "hardware_sim", "export")
 FLOORS = (  # of neuroseg, from the ground up; a module imports from its own floor and those below
-    ("storage", "metrics"),
+    ("storage", "metrics", "__main__"),  # __main__ starts the commands and knows nothing
     ("data",),
     ("spiking",),
     ("conversion",),

@@ -49,7 +49,7 @@ def load_nir() -> ModuleType:
     try:
         return importlib.import_module("nir")
     except ImportError as error:
-        raise GraphError(f"NIR files need the package nir ({error}): pip install 'neuroseg[nir]'") from None
+        raise GraphError(f"NIR files need the package nir ({error}): pip install nir") from None
 
 
 def numbers(name: str, node: Any, field: str) -> np.ndarray:

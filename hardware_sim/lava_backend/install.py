@@ -19,7 +19,7 @@ from hardware_sim.record import SimulationError
 log = logging.getLogger(__name__)
 
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")  # with its hash
-NEEDED = ("networkx", "asteval", "sklearn")
+NEEDED = {"networkx": "networkx", "asteval": "asteval", "sklearn": "scikit-learn"}  # modules and their packages
 STEPS = 10
 
 
@@ -30,9 +30,9 @@ def install() -> None:
     """
     if importlib.util.find_spec("pip") is None:
         raise SimulationError(f"{sys.executable} has no pip; `{sys.executable} -m ensurepip` installs it")
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    missing = [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]
     if missing:
-        raise SimulationError(f"Lava needs {', '.join(missing)}; `pip install 'neuroseg[lava]'` installs them")
+        raise SimulationError(f"Lava needs {', '.join(missing)}; `pip install {' '.join(missing)}` installs what lacks")
     options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--ignore-requires-python", "--require-hashes"]
     command = [sys.executable, "-m", "pip", "install", *options, "--only-binary", ":all:", "-r", str(REQUIREMENTS)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

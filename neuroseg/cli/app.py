@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import signal
+import sys
+import threading
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,10 +15,12 @@ import typer
 from rich.logging import RichHandler
 from rich.markup import escape
 from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
 import hardware_sim
 from export.graph import GraphError
 from hardware_sim.trace import TraceError
+from neuroseg.__main__ import EXIT_FAILED
 from neuroseg.cli.console import errors
 from neuroseg.conversion.convert import ConversionError
 from neuroseg.data import ScanError
@@ -22,6 +28,8 @@ from neuroseg.runs import RunError
 from neuroseg.training.memory import keep_freed_memory
 
 EXIT_DIFFERENT, EXIT_BAD_INPUT = 1, 2
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 ORDER = ("demo", "data", "train", "convert", "finetune", "export", "validate", "segment")
 
 KNOWN_ERRORS = (
@@ -70,11 +78,25 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except KNOWN_ERRORS as error:
+        except (TyperException, typer.Exit, typer.Abort):  # wrong usage, and ends that are meant
+            raise
+        except Exception as error:
             if ctx.params.get("debug"):
                 raise
-            errors.print(f"[red]error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
-            raise typer.Exit(EXIT_BAD_INPUT) from error
+            text, code = _explain(error)
+            errors.print(f"[red]error:[/red] {escape(text)}", highlight=False, soft_wrap=True)
+            raise typer.Exit(code) from error
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """One line, and the exit code: whose fault it is."""
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return f"the machine lacks room: {error}", EXIT_FAILED
+    if isinstance(error, MemoryError):
+        return f"the machine lacks memory {error}".strip(), EXIT_FAILED
+    if isinstance(error, KNOWN_ERRORS):
+        return str(error), EXIT_BAD_INPUT
+    return f"neuroseg failed: {type(error).__name__}: {error} (neuroseg --debug ... shows where)", EXIT_FAILED
 
 
 app = typer.Typer(
@@ -82,7 +104,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done or equal, 1 different, 2 bad input.",
+    epilog="Exit codes: 0 done or equal, 1 different, 2 bad input, 3 program or machine failed, 130 interrupted.",
 )
 
 
@@ -120,6 +142,23 @@ def _settings(
     keep_freed_memory()
 
 
+class Ended(BaseException):
+    """A signal asked the program to end; it does so in order, as after Ctrl-C."""
+
+
 def main() -> None:
-    """Entry point of the `neuroseg` script."""
-    app()
+    """Run the command line. SIGTERM and SIGHUP end it in order, with 128 + their number as exit code."""
+
+    def end(number: int, _frame: object) -> None:
+        for other in ENDING:  # once is enough
+            signal.signal(other, signal.SIG_IGN)
+        raise Ended(number)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in ENDING:
+            if signal.getsignal(number) is signal.SIG_DFL:  # nohup's users want it ignored
+                signal.signal(number, end)
+    try:
+        app()
+    except Ended as error:
+        sys.exit(128 + error.args[0])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderableType, RenderHook, RenderResult
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -19,15 +19,40 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.table import Table
 
+from export.text import printable
 from neuroseg.data import Subject
 from neuroseg.experiments.tables import score_cells
 from neuroseg.report import STAGES
 from neuroseg.training.train import Step
 
-console = Console()
-errors = Console(stderr=True)
+
+class _Printable:
+    """What is shown, without what a terminal would obey: file names, layer names and notes are foreign text."""
+
+    def __init__(self, shown: RenderableType) -> None:
+        self.shown = shown
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self.shown, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+
+class _Hook(RenderHook):
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        return [_Printable(shown) for shown in renderables]
+
+
+def make_console(*, stderr: bool = False, width: int | None = None) -> Console:
+    """A console that shows foreign text and never obeys it."""
+    made = Console(stderr=stderr, width=width)
+    made.push_render_hook(_Hook())
+    return made
+
+
+console, errors = make_console(), make_console(stderr=True)
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 import hardware_sim
@@ -33,6 +32,7 @@ from neuroseg.cli.console import (
     console,
     errors,
     layers_table,
+    make_console,
     show_diagnosis,
     show_verdict,
     spikes_table,
@@ -151,7 +151,7 @@ def inspect(
     graph = netx.read(file)
     rows = inspect_graph(graph)
     table = layers_table([dataclasses.asdict(row) for row in rows], title=file.name)
-    Console(width=max(console.width, LAYERS_WIDTH)).print(table)  # rather wrapped than cut
+    make_console(width=max(console.width, LAYERS_WIDTH)).print(table)  # rather wrapped than cut
     neurons, synapses = (sum(getattr(row, field) for row in rows) for field in ("neurons", "synapses"))
     depth = max(depths(graph).values())
     console.print(f"{neurons:,} neurons, {synapses:,} synapses, depth {depth}, T = {graph.meta.timesteps}")

@@ -17,7 +17,7 @@ def install() -> None:
     """Install lava-nc 0.10.0 into this environment, and try it out with a run of ten steps.
 
     Lava is archived and says Python 3.10; neuroseg mends what newer Pythons and numpy do otherwise. pip checks the
-    package's hash. Its own needs come with `pip install 'neuroseg[lava]'`.
+    package's hash. Its own needs come with the extra `[lava]`.
 
     Example: neuroseg lava install
     """

