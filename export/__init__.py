@@ -1,1 +1,1 @@
-"""The ground floor, numpy only: `graph` (the IR), its `passes`, `quantize`, `limits`, and the files `netx` and `nir`."""
+"""The ground floor, numpy only: `graph` (the IR), `passes`, `quantize`, `limits`, and the files `netx` and `nir`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -11,8 +12,14 @@ from typing import Any
 
 import torch
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 from export import files
 from export.graph import Graph
+from export.text import printable
 from neuroseg import storage
 from neuroseg.data.volume import Box
 from neuroseg.spiking import structure
@@ -21,6 +28,7 @@ from neuroseg.training.train import Epoch, TrainConfig
 from neuroseg.training.unet import UNet, UNetConfig
 
 WEIGHTS, OLD_WEIGHTS = ".safetensors", ".pt"
+LOCK = ".lock"
 
 
 class RunError(ValueError):
@@ -82,6 +90,28 @@ class Run:
     @property
     def picture(self) -> Path:
         return self.folder / "segmentation.png"
+
+    @contextmanager
+    def held(self, step: str) -> Iterator[None]:
+        """Keep others from changing the run meanwhile: two commands on one folder would mix what they make.
+
+        The lock ends with the process, however that ends. Raises RunError that names who holds it. Not on Windows.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / LOCK, "a+", encoding="utf-8") as file:
+            if fcntl:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    file.seek(0)
+                    holder = printable(file.read(100).strip()) or "another process"
+                    raise RunError(
+                        f"{self.folder} is in use by {holder}; wait for it or choose another folder"
+                    ) from None
+            file.truncate(0)
+            file.write(f"`neuroseg {step}`, process {os.getpid()}")
+            file.flush()
+            yield
 
     def exported(self) -> Path:
         """`network`, if it is there. Raises RunError."""

@@ -104,17 +104,20 @@ def check_name(path: Path) -> Path:
     return path
 
 
-def save_mask(segmentation: Segmentation, path: Path) -> None:
-    """Write the mask as uint8 NIfTI with the scan's affine, qform and sform. Raises ScanError for another name."""
+def save(segmentation: Segmentation, mask: Path, probability: Path | None = None) -> None:
+    """Write the mask (uint8 NIfTI with the scan's affine, qform and sform) and its probability (float32): both or none.
+
+    Raises ScanError for a name that is no NIfTI's, OSError where there is no place to write.
+    """
     labels = ", ".join(f"{LABELS[side]} {side}" for side in segmentation.volumes_mm3)
-    _save(segmentation.mask, segmentation.scan, path, intent="label", description=f"hippocampus: {labels}")
-
-
-def save_probability(segmentation: Segmentation, path: Path) -> None:
-    """Write the probability map as float32 NIfTI, like `save_mask`."""
-    _save(
-        segmentation.probability, segmentation.scan, path, intent="estimate", description="probability of hippocampus"
-    )
+    images = [_image(segmentation.mask, segmentation.scan, intent="label", description=f"hippocampus: {labels}")]
+    if probability:
+        described = {"intent": "estimate", "description": "probability of hippocampus"}
+        images.append(_image(segmentation.probability, segmentation.scan, **described))
+    paths = [check_name(path) for path in (mask, probability) if path]
+    with files.replacing(*paths) as scratch:
+        for image, path in zip(images, scratch, strict=True):
+            nib.save(image, path)
 
 
 def _ras_grid(scan: nib.Nifti1Image) -> tuple[tuple[int, ...], np.ndarray]:
@@ -203,9 +206,8 @@ def _back(region: Region, found: np.ndarray, scan: nib.Nifti1Image) -> tuple[tup
     return window, values
 
 
-def _save(data: np.ndarray, scan: nib.Nifti1Image, path: Path, *, intent: str, description: str) -> None:
+def _image(data: np.ndarray, scan: nib.Nifti1Image, *, intent: str, description: str) -> nib.Nifti1Image:
     """The header is the scan's, less what spoke of its intensities."""
-    check_name(path)
     header = scan.header.copy() if isinstance(scan.header, nib.Nifti1Header) else nib.Nifti1Header()
     header.set_data_dtype(data.dtype)
     header.set_slope_inter(1, 0)
@@ -213,5 +215,4 @@ def _save(data: np.ndarray, scan: nib.Nifti1Image, path: Path, *, intent: str, d
     header["cal_min"], header["cal_max"] = 0, 0
     header["descrip"], header["aux_file"] = description.encode(), b""
     header.extensions.clear()  # may name the patient, and speaks of the scan
-    with files.replacing(path) as (scratch,):
-        nib.save(nib.Nifti1Image(data, scan.affine, header), scratch)
+    return nib.Nifti1Image(data, scan.affine, header)

@@ -59,6 +59,17 @@ def train_run(
     Raises RunError where the folder holds a run with other settings.
     """
     settings.model.check_slice(*training[0].image.shape[1:])
+    with run.held("train"):
+        return _train(run, settings, training, validation, on_step)
+
+
+def _train(
+    run: Run,
+    settings: Settings,
+    training: Sequence[Subject],
+    validation: Sequence[Subject],
+    on_step: OnStep | None,
+) -> list[Epoch]:
     if run.settings_file.exists() and run.load_settings() != settings:
         raise RunError(f"{run.folder} holds a run with other settings; delete it or choose another folder")
     run.save_settings(settings)
@@ -79,11 +90,12 @@ def train_run(
 def convert_run(run: Run, training: Sequence[Subject], conversion: Conversion = Conversion()) -> SpikingNetwork:
     """Turn the ANN of a run into a balanced spiking network with integer scales. Makes converted.safetensors."""
     settings = run.load_settings()
-    network = calibrated(runs.load_ann(run.ann), training, conversion, seed=settings.seed)
-    network = network.with_scales(integer_scales(network))
-    run.forget_after(run.converted)
-    notes = {"balance": conversion.method, "data": Path(settings.data).name}
-    runs.save_snn(network, run.converted, notes=notes)
+    with run.held("convert"):
+        network = calibrated(runs.load_ann(run.ann), training, conversion, seed=settings.seed)
+        network = network.with_scales(integer_scales(network))
+        run.forget_after(run.converted)
+        notes = {"balance": conversion.method, "data": Path(settings.data).name}
+        runs.save_snn(network, run.converted, notes=notes)
     return network
 
 
@@ -126,14 +138,14 @@ def finetune_run(
     on_step: OnStep | None = None,
 ) -> Tuning:
     """Fine-tune the converted network of a run, or go on where that stopped. Makes snn.safetensors."""
-    network, notes = runs.load_snn(run.converted)
-    tuned, history = finetune(
-        network, training, validation, config=config, checkpoint=run.checkpoint(run.snn), on_step=on_step
-    )
-    if not runs.holds(run.snn, tuned):
-        run.forget_after(run.snn)
-        notes = {**notes, "finetuned": json.dumps(dataclasses.asdict(config))}
-        runs.save_snn(tuned, run.snn, notes=notes)
+    with run.held("finetune"):
+        network, notes = runs.load_snn(run.converted)
+        checkpoint = run.checkpoint(run.snn)
+        tuned, history = finetune(network, training, validation, config=config, checkpoint=checkpoint, on_step=on_step)
+        if not runs.holds(run.snn, tuned):
+            run.forget_after(run.snn)
+            notes = {**notes, "finetuned": json.dumps(dataclasses.asdict(config))}
+            runs.save_snn(tuned, run.snn, notes=notes)
     images, _ = stack_slices(training)
     chosen = sample(images, CALIBRATION_SLICES, seed=config.seed)
     rates = (measure(part, chosen, quantized=True).rates for part in (network, tuned))
@@ -142,10 +154,11 @@ def finetune_run(
 
 def export_run(run: Run, *, class_names: tuple[str, ...] = CLASS_NAMES) -> Graph:
     """Write the fine-tuned network of a run, or the converted one, checked against Loihi. Makes network.net."""
-    network, notes = final(run)
-    graph = export(network, class_names=class_names, notes=notes)
-    run.forget_after(run.network)
-    netx.write(graph, run.network)
+    with run.held("export"):
+        network, notes = final(run)
+        graph = export(network, class_names=class_names, notes=notes)
+        run.forget_after(run.network)
+        netx.write(graph, run.network)
     return graph
 
 
@@ -175,6 +188,13 @@ def validate_run(
     command: what repeats it. Returns what was found, and the content of report.json. Raises RunError where network.net
     changes while it is read.
     """
+    with run.held("validate"):
+        return _validate(run, subjects, engine, command, on_step)
+
+
+def _validate(
+    run: Run, subjects: Sequence[Subject], engine: Engine, command: str, on_step: OnSubject | None
+) -> tuple[Validation, dict[str, Any]]:
     network, _ = final(run)
     raw = run.exported().read_bytes()
     graph = netx.read(run.network)

@@ -204,13 +204,23 @@ def _end(worker: subprocess.Popen, files: Files) -> None:
 def _kill_session(leader: int) -> None:
     """Wait for the rest of the worker's session, its resource tracker among them; then kill what is left."""
     deadline = time.monotonic() + GRACE_SECONDS
-    try:
+    with contextlib.suppress(ProcessLookupError):  # all of them ended by themselves
         while time.monotonic() < deadline:
             os.killpg(leader, 0)
+            if sys.platform == "linux" and not _alive(leader):
+                return
             time.sleep(POLL_SECONDS)
         os.killpg(leader, signal.SIGKILL)
-    except ProcessLookupError:
-        return  # all of them ended by themselves
+
+
+def _alive(session: int) -> bool:
+    """Whether a process of a session still runs. Those that ended may wait for long until init buries them."""
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, _, found = entry.read_text().rpartition(")")[2].split()[:4]  # proc(5): state, ppid, pgrp, session
+            if int(found) == session and state not in "ZX":
+                return True
+    return False
 
 
 def _collect(files: Files, job: Job, graph: Graph, start: float) -> Trace:

@@ -25,7 +25,7 @@ from neuroseg.data.volume import ScanError, load_nifti
 from neuroseg.engine import STALL_TIMEOUT, Engine, image_spikes
 from neuroseg.pretrained import FOLDER as PRETRAINED
 from neuroseg.runs import Run
-from neuroseg.segment import BOX, LABELS, check_name, cut, save_mask, save_probability
+from neuroseg.segment import BOX, LABELS, check_name, cut, save
 from neuroseg.segment import segment as segment_scan
 
 SHIPPED = "pretrained"
@@ -87,9 +87,7 @@ def segment(
             return expit(trace.output[:, :1] * graph.meta.logit_scale)
 
         found = segment_scan(image, regions, predict)
-    save_mask(found, out)
-    if probability:
-        save_probability(found, probability)
+    save(found, out, probability)
     table = Table()
     for column in ("side", "label", "volume (mm3)"):
         table.add_column(column, justify="right" if column != "side" else "left")

@@ -112,7 +112,21 @@ def run_fold(
     What is done already is read from `folder`, what was interrupted goes on. `bar` makes a progress bar. Fine-tuning
     minimises the loss of `config`, from its seed. Raises RunError where `folder` holds something else.
     """
-    tuning = replace(tuning, loss=config.loss, seed=config.seed)
+    with Run(folder).held("crossval"):
+        tuning = replace(tuning, loss=config.loss, seed=config.seed)
+        return _run_fold(fold, folder, data, bar, model, config, tuning, variants)
+
+
+def _run_fold(
+    fold: Fold,
+    folder: Path,
+    data: str,
+    bar: Bar,
+    model: UNetConfig,
+    config: TrainConfig,
+    tuning: FinetuneConfig,
+    variants: Sequence[Variant],
+) -> dict[str, Any]:
     settings = Settings(
         data=data,
         seed=config.seed,

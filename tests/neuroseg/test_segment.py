@@ -17,7 +17,7 @@ from neuroseg.data import locate, template
 from neuroseg.data.locate import Place
 from neuroseg.data.volume import ScanError, load_nifti, load_pair
 from neuroseg.metrics import dice
-from neuroseg.segment import BOX, LABELS, check_name, cut, save_mask, save_probability, segment
+from neuroseg.segment import BOX, LABELS, Segmentation, check_name, cut, save, segment
 
 RNG = np.random.default_rng(0)
 PLACES = {"right": Place((26.0, -8.0, -5.0)), "left": Place((-24.0, -6.0, -4.0))}
@@ -136,8 +136,7 @@ def test_files_keep_the_scans_header(tmp_path, name):
     nib.save(scan, tmp_path / "scan.nii.gz")
     scan = load_nifti(tmp_path / "scan.nii.gz")
     found = segment(scan, cut(scan, PLACES), brightness)
-    save_mask(found, tmp_path / "out" / name)
-    save_probability(found, tmp_path / "out" / f"p_{name}")
+    save(found, tmp_path / "out" / name, tmp_path / "out" / f"p_{name}")
     mask, probability = nib.load(tmp_path / "out" / name), nib.load(tmp_path / "out" / f"p_{name}")
     assert mask.get_data_dtype() == np.uint8 and probability.get_data_dtype() == np.float32
     np.testing.assert_array_equal(np.asarray(mask.dataobj), found.mask)
@@ -190,3 +189,14 @@ def test_the_shipped_network_finds_both_hippocampi_of_a_turned_template():
         percent = nib.Nifti1Image(np.asarray(atlas.dataobj[..., index], np.float32), atlas.affine)
         truth = np.asarray(nib.processing.resample_from_to(percent, brain, order=1).dataobj) >= template.PROBABILITY
         assert dice(found.mask == label, truth) > 0.7
+
+
+def test_mask_and_probability_appear_both_or_not_at_all(tmp_path):
+    scan = nib.Nifti1Image(np.zeros((3, 4, 5), np.float32), np.eye(4))
+    found = Segmentation(np.ones((3, 4, 5), np.uint8), np.ones((3, 4, 5), np.float32), {"right": 60.0}, scan)
+    (tmp_path / "folder.nii").mkdir()
+    with pytest.raises(OSError, match=r"folder\.nii"):
+        save(found, tmp_path / "mask.nii", tmp_path / "folder.nii")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.nii"]
+    save(found, tmp_path / "mask.nii", tmp_path / "p.nii.gz")
+    assert np.asarray(nib.load(tmp_path / "p.nii.gz").dataobj).sum() == 60
