@@ -5,7 +5,8 @@ STAMP := $(VENV)/.ready
 # Other pip options, for instance a CPU-only torch from another index:
 #   make demo PIP_ARGS="--extra-index-url URL"
 PIP_ARGS ?=
-JOBS ?= auto
+# More than cores: a test that runs Lava waits most of the time.
+JOBS ?= $(shell echo $$((2 * $$(nproc 2>/dev/null || echo 2))))
 
 .PHONY: demo test check lint format bench pretrained notebooks clean setup
 

@@ -21,6 +21,7 @@ from export.graph import (
     Concat,
     Conv,
     Dense,
+    Dropout,
     Edge,
     Graph,
     GraphError,
@@ -102,6 +103,8 @@ def simulate(
                 values[node.name] = F.avg_pool2d(source.flatten(0, 1), node.kernel).unflatten(0, source.shape[:2])
             case Concat():
                 values[node.name] = torch.cat([values[name] for name in node.sources], dim=2)
+            case Dropout():  # of training alone
+                values[node.name] = values[node.source]
     return values, membrane
 
 

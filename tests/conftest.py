@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # several at once: threads of each would fight for the cores; before torch
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
 import nibabel as nib
 import numpy as np

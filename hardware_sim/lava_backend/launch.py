@@ -215,9 +215,9 @@ def _kill_session(leader: int) -> None:
 
 def _alive(session: int) -> bool:
     """Whether a process of a session still runs. Those that ended may wait for long until init buries them."""
-    for entry in Path("/proc").glob("[0-9]*/stat"):
+    for file in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            state, _, _, found = entry.read_text().rpartition(")")[2].split()[:4]  # proc(5): state, ppid, pgrp, session
+            state, _, _, found = file.read_text().rpartition(")")[2].split()[:4]  # proc(5): state, ppid, pgrp, session
             if int(found) == session and state not in "ZX":
                 return True
     return False

@@ -12,10 +12,10 @@ from export.quantize import largest_scale, quantize
 from neuroseg.spiking.network import SpikingNetwork, operator
 
 
-def lower(
+def to_graph(
     network: SpikingNetwork, *, class_names: tuple[str, ...] = (), notes: Mapping[str, str] | None = None
 ) -> Graph:
-    """The network as a float graph, as it stands: pools and concatenations are nodes, dropout is gone."""
+    """The network as a float graph, as it stands: its structure with its parameters."""
 
     def with_numbers(node: Node) -> Node:
         return _population(network, node) if isinstance(node, Population) else node
@@ -23,8 +23,14 @@ def lower(
     meta = replace(
         network.graph.meta, logit_scale=float(network.logit_scale), class_names=class_names, notes=dict(notes or {})
     )
-    graph = replace(network.graph, nodes=tuple(with_numbers(node) for node in network.graph.nodes), meta=meta)
-    return flatten_convolutions(remove_dropout(graph))
+    return replace(network.graph, nodes=tuple(with_numbers(node) for node in network.graph.nodes), meta=meta)
+
+
+def lower(
+    network: SpikingNetwork, *, class_names: tuple[str, ...] = (), notes: Mapping[str, str] | None = None
+) -> Graph:
+    """The network as a float graph without what training alone needs: pools and concatenations are still nodes."""
+    return flatten_convolutions(remove_dropout(to_graph(network, class_names=class_names, notes=notes)))
 
 
 def export(

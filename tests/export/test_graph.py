@@ -14,6 +14,7 @@ from export.graph import (
     Conv,
     ConvT,
     Dense,
+    Dropout,
     Edge,
     Graph,
     GraphError,
@@ -27,11 +28,11 @@ from export.graph import (
     same,
 )
 from export.limits import INPUT_MAX, check, edge_bound
-from export.passes import align_delays, fold_pool, split_concat
+from export.passes import align_delays, flatten_convolutions, fold_pool, remove_dropout, split_concat
 from export.quantize import largest_scale, quantize
 from hardware_sim.engines import Record
 from hardware_sim.reference import run_reference, sum_inputs
-from neuroseg.conversion.lower import integer_scales, lower
+from neuroseg.conversion.lower import integer_scales, lower, to_graph
 from tests.networks import PLAIN, build, cases
 
 RNG = np.random.default_rng(0)
@@ -91,13 +92,36 @@ def dyadic(graph: Graph) -> Graph:
     return dataclasses.replace(graph, nodes=tuple(rounded(node) for node in graph.nodes))
 
 
+def with_dropout(graph: Graph) -> Graph:
+    """A dropout behind every population, two behind the first, read by all that read it."""
+    names: dict[str, str] = {}
+    nodes: list = []
+    for node in graph.nodes:
+        match node:
+            case Population():
+                edges = tuple(dataclasses.replace(e, source=names.get(e.source, e.source)) for e in node.edges)
+                node = dataclasses.replace(node, edges=edges)
+            case Concat():
+                node = dataclasses.replace(node, sources=tuple(names.get(s, s) for s in node.sources))
+            case Pool():
+                node = dataclasses.replace(node, source=names.get(node.source, node.source))
+        nodes.append(node)
+        if isinstance(node, Population) and node.neuron.threshold is not None:
+            last = node.name
+            for k in range(1 if names else 2):
+                nodes.append(Dropout(f"{node.name}-{k}", node.shape, last, 0.5))
+                last = f"{node.name}-{k}"
+            names[node.name] = last
+    return dataclasses.replace(graph, nodes=tuple(nodes))
+
+
 @given(cases())
 @settings(max_examples=40)
 def test_rewrites_change_no_spike(case):
     network, _, spikes = build(case)
-    graph = dyadic(lower(network))
+    graph = with_dropout(dyadic(to_graph(network)))
     before = spikes_of(graph, spikes)
-    for rewrite in (split_concat, fold_pool, align_delays):
+    for rewrite in (remove_dropout, flatten_convolutions, split_concat, fold_pool, align_delays):
         graph = rewrite(graph)
         after = spikes_of(graph, spikes)
         for name in before.packed:
