@@ -4,3 +4,5 @@ This package is PyTorch and people. `export` holds the graph and its files, `har
 """
 
 __version__ = "0.4.0"
+
+EXIT_FAILED = 3  # of the commands: the program or the machine failed; 1 says that two runs differ

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-EXIT_FAILED = 3  # the program or the machine failed; 1 says that two runs differ
+from neuroseg import EXIT_FAILED
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from typer.exceptions import TyperException
 import hardware_sim
 from export.graph import GraphError
 from hardware_sim.trace import TraceError
-from neuroseg.__main__ import EXIT_FAILED
+from neuroseg import EXIT_FAILED
 from neuroseg.cli.console import errors
 from neuroseg.conversion.convert import ConversionError
 from neuroseg.data import ScanError

@@ -64,16 +64,17 @@ def test_what_fails_at_import_is_no_difference(tmp_path):
 def test_signals_end_a_run_in_order(number, tmp_path):
     netx.write(tiny(), tmp_path / "n.net")
     code = (
-        "import signal, sys, numpy as np, hardware_sim, neuroseg.cli.app as a\n"
+        "import signal, sys, numpy as np, hardware_sim\n"
+        "from neuroseg.cli import app, main\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from export import netx\n"
-        "@a.app.command()\n"
+        "@app.command()\n"
         "def forever():\n"
         "    print('running', flush=True)\n"
         f"    hardware_sim.run(netx.read({str(tmp_path / 'n.net')!r}), np.ones((200000, 4, 1, 4, 4), np.uint8), "
         "backend='lava')\n"
         "sys.argv = ['neuroseg', 'forever']\n"
-        "a.main()\n"
+        "main()\n"
     )
     temporary = tmp_path / "temporary"
     temporary.mkdir()
