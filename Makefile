@@ -16,7 +16,7 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -n $(JOBS)
 
-# What finds most, in a minute and a half.
+# What finds most; without whole runs of Lava, commands and notebooks.
 check: setup
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
 

@@ -35,8 +35,23 @@ def pytest_report_header() -> str:
     return f"browser: {browser() or 'none found, so that tests of report.html in one are left out; install chromium'}"
 
 
+SLOW = (  # files that take most of the time: long runs of Lava, whole commands, notebooks, alignment
+    "test_lava.py",
+    "test_lava_dl_files.py",
+    "test_room.py",
+    "test_ends.py",
+    "test_end_to_end.py",
+    "test_segment_command.py",
+    "test_notebooks.py",
+    "test_locate.py",
+)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what needs a browser where there is none; CI installs one."""
+    """Mark the slow files, and leave out what needs a browser where there is none; CI installs one."""
+    for item in items:
+        if item.path.name in SLOW:
+            item.add_marker(pytest.mark.slow)
     if browser() is None:
         needing = [item for item in items if item.get_closest_marker("browser")]
         config.hook.pytest_deselected(items=needing)
