@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
@@ -92,22 +92,19 @@ class Run:
         return self.folder / "segmentation.png"
 
     @contextmanager
-    def held(self, step: str) -> Iterator[None]:
+    def held(self, step: str, *, made_by: str | None = "neuroseg train") -> Iterator[None]:
         """Keep others from changing the run meanwhile: two commands on one folder would mix what they make.
 
+        made_by: the command that makes such a folder, for the error where there is none; None for a step that makes it.
         The lock ends with the process, however that ends. Raises RunError that names who holds it. Not on Windows.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if made_by is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        elif not self.folder.is_dir():
+            raise RunError(f"{self.folder}: no such folder; `{made_by}` makes it")
         with open(self.folder / LOCK, "a+", encoding="utf-8") as file:
             if fcntl:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    file.seek(0)
-                    holder = printable(file.read(100).strip()) or "another process"
-                    raise RunError(
-                        f"{self.folder} is in use by {holder}; wait for it or choose another folder"
-                    ) from None
+                _lock(file, self.folder)
             file.truncate(0)
             file.write(f"`neuroseg {step}`, process {os.getpid()}")
             file.flush()
@@ -152,6 +149,15 @@ class Run:
             raise RunError(f"{self.settings_file}: no such file; `neuroseg train` makes a run folder") from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise RunError(f"{self.settings_file}: not the settings of a run ({error!r})") from error
+
+
+def _lock(file: TextIO, folder: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = printable(file.read(100).strip()) or "another process"
+        raise RunError(f"{folder} is in use by {holder}; wait for it or choose another folder") from None
 
 
 def save_ann(network: UNet, history: list[Epoch], path: Path) -> None:

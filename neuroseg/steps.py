@@ -59,7 +59,7 @@ def train_run(
     Raises RunError where the folder holds a run with other settings.
     """
     settings.model.check_slice(*training[0].image.shape[1:])
-    with run.held("train"):
+    with run.held("train", made_by=None):
         return _train(run, settings, training, validation, on_step)
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # tests start many Pythons, each of which would compile our modules
 if "PYTEST_XDIST_WORKER" in os.environ:  # several at once: threads of each would fight for the cores; before torch
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("NUMBA_NUM_THREADS", "1")

@@ -1,7 +1,7 @@
 """Lava on current Pythons: the only place that mends Lava. `mend()` comes before the first `import lava`.
 
 lava-nc 0.10.0 is the last release. It was made for Python 3.10 and numpy 1; what a newer Python or numpy does otherwise
-is put right here, one function a mend. Another release is refused: nothing is known about it.
+is put right here, one function a mend; so is what a run would wait for in vain. Another release is refused: nothing is known about it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 
 LAVA_VERSION = "0.10.0"
 VAR_MODEL = "lava.magma.compiler.var_model"
+SIGNAL = "scipy.signal"
 
 
 class LavaError(ImportError):
@@ -42,9 +43,29 @@ def check() -> None:
 def mend() -> None:
     """Import what has to be mended of Lava, and mend it. Raises LavaError as `check` does."""
     check()
+    defer(SIGNAL)
     allow_dataclass_defaults()
     reshape_by_position(importlib.import_module("lava.magma.core.process.ports.ports"))
     convolve_with_wide_integers(importlib.import_module("lava.proc.conv.utils"))
+
+
+def defer(name: str) -> None:
+    """lava/proc/conv/utils.py: `from scipy import signal`, a second's import that Lava's own convolutions alone need.
+
+    The module is imported when something of it is used; see `load`.
+    """
+    spec = importlib.util.find_spec(name)
+    if name in sys.modules or spec is None or spec.loader is None:
+        return
+    spec.loader = importlib.util.LazyLoader(spec.loader)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+
+
+def load(name: str) -> None:
+    """Import what was deferred: before Lava forks, or every one of its processes would."""
+    dir(importlib.import_module(name))
 
 
 def allow_dataclass_defaults() -> None:

@@ -45,6 +45,9 @@ def main(folder: Path, launcher: int, root: str, error_fd: int) -> None:
         from hardware_sim.lava_backend.worker import run  # noqa: PLC0415 - after all of the above
 
         run(folder, prefix)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)  # all is written, and to take a thousand modules down takes most of a second
     except BaseException as error:
         reason = str(error) if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
         os.write(error_fd, reason.encode(errors="replace")[:60_000])  # less than a pipe holds

@@ -5,7 +5,10 @@ It never loads torch, whose threads do not survive Lava's forks.
 
 from __future__ import annotations
 
+import errno
 import json
+import mmap
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -15,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from hardware_sim.lava_backend.compat import mend
+from hardware_sim.lava_backend import compat
 from hardware_sim.lava_backend.limits import memory_of, memory_size
 
-mend()  # before Lava is imported for the first time
+compat.mend()  # before Lava is imported for the first time
 
 from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.run_conditions import RunSteps
@@ -46,6 +49,7 @@ def run(folder: Path, memory: str) -> None:
     config = _run_config(job)
     graph = netx.read(files.network)
     if job.fidelity in ("stock", FAST):
+        compat.load(compat.SIGNAL)
         source = ring_buffer(graph, np.load(files.input, mmap_mode="r"))
         network = build(graph, source, samples=job.samples, timesteps=job.timesteps, files={})
         _attach_recorders(network, job, files, output=graph.output.name)
@@ -53,7 +57,7 @@ def run(folder: Path, memory: str) -> None:
         source = file_source(graph, str(files.input))
         recording = _layer_files(graph, job, files)
         network = build(graph, source, samples=job.samples, timesteps=job.timesteps, files=recording)
-    with _running(network.source, network.steps, config) as runtime:
+    with _said_if_full(folder, memory), _running(network.source, network.steps, config) as runtime:
         built = time.perf_counter()
         files.started.touch()
         _wait(runtime, memory)
@@ -158,15 +162,30 @@ def _teardown(runtime: Any) -> None:
         infrastructure.smm.shutdown()
 
 
+@contextmanager
+def _said_if_full(folder: Path, memory: str) -> Iterator[None]:
+    """Lava's "no space left on device" names none: it is the shared memory's, unless the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC or shutil.disk_usage(folder).free < mmap.PAGESIZE:
+            raise
+        raise RuntimeError(_full(memory)) from error
+
+
+def _full(memory: str) -> str:
+    needed, (size, free) = memory_of(memory), memory_size()
+    return (
+        f"shared memory is full: this run takes {needed >> 10} KiB of /dev/shm, which has {size >> 10} KiB, "
+        f"{free >> 10} of them free; give more (docker run --shm-size=1g), or run with fidelity fused, which takes "
+        "least"
+    )
+
+
 def _ended(code: int, memory: str) -> str:
     """What the exit code of an actor means."""
     if code == -signal.SIGBUS:  # a page of shared memory that could not be had
-        needed, (size, free) = memory_of(memory), memory_size()
-        return (
-            f"shared memory is full: this run takes {needed >> 20} MiB of /dev/shm, which has {size >> 20} MiB, "
-            f"{free >> 20} of them free; give more (docker run --shm-size=1g), or run with fidelity fused, which takes "
-            "least"
-        )
+        return _full(memory)
     if code == -signal.SIGKILL:
         return "a Lava process was killed; was the memory full?"
     return f"a Lava process ended with exit code {code}"

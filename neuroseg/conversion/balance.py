@@ -17,8 +17,9 @@ from export.graph import Input, Population
 from neuroseg.metrics import dice
 from neuroseg.spiking.channels import channel_values, per_input_channel
 from neuroseg.spiking.encode import encode
-from neuroseg.spiking.network import SpikingNetwork, bias_key, fires, operator
+from neuroseg.spiking.network import SpikingNetwork, bias_key
 from neuroseg.spiking.neuron import integrate_fire
+from neuroseg.spiking.structure import fires, operator
 
 log = logging.getLogger(__name__)
 

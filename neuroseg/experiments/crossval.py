@@ -112,7 +112,7 @@ def run_fold(
     What is done already is read from `folder`, what was interrupted goes on. `bar` makes a progress bar. Fine-tuning
     minimises the loss of `config`, from its seed. Raises RunError where `folder` holds something else.
     """
-    with Run(folder).held("crossval"):
+    with Run(folder).held("crossval", made_by=None):
         tuning = replace(tuning, loss=config.loss, seed=config.seed)
         return _run_fold(fold, folder, data, bar, model, config, tuning, variants)
 

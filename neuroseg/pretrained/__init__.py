@@ -16,6 +16,6 @@ def copy_pretrained(run: Run) -> None:
     if run.settings_file.exists():
         raise RunError(f"{run.folder} holds a run; delete it or choose another folder")
     made = (run.ann, run.snn, run.settings_file)  # the settings last: they say that a run is there
-    with run.held("pretrained"), files.replacing(*made) as scratch:
+    with run.held("pretrained", made_by=None), files.replacing(*made) as scratch:
         for place, file in zip(scratch, made, strict=True):
             shutil.copyfile(FOLDER / file.name, place)

@@ -9,7 +9,8 @@ import torch
 
 from export.graph import Conv, ConvT
 from neuroseg.spiking.encode import encode
-from neuroseg.spiking.network import FRAMES, SpikingNetwork, fires, operator
+from neuroseg.spiking.network import FRAMES, SpikingNetwork
+from neuroseg.spiking.structure import fires, operator
 from neuroseg.spiking.synapse import apply_synapse
 
 

@@ -18,13 +18,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from export.graph import (
-    CURRENT_DECAY_NONE,
-    VOLTAGE_DECAY_NONE,
     Concat,
-    Conv,
-    ConvT,
     Dropout,
-    Edge,
     Graph,
     Input,
     Neuron,
@@ -38,9 +33,9 @@ from export.limits import POTENTIAL_SHIFT
 from neuroseg.spiking.channels import last_reads, per_input_channel, pool_sizes, survival_rates
 from neuroseg.spiking.encode import encode
 from neuroseg.spiking.integers import POTENTIAL_LIMIT, even_integers, loihi_bias
-from neuroseg.spiking.neuron import NO_LIMIT, check_neuron, integrate_fire, scan
+from neuroseg.spiking.neuron import NO_LIMIT, integrate_fire, scan
 from neuroseg.spiking.population import Response, respond_to_counts
-from neuroseg.spiking.structure import without_numbers
+from neuroseg.spiking.structure import check_trainable, fires, operator, without_numbers
 from neuroseg.spiking.synapse import COUNT_MAX, apply_synapse, spike_dtype
 
 FRAMES = 128  # slices times time steps at once where no gradient is needed: what the caches hold
@@ -67,7 +62,7 @@ class SpikingNetwork(nn.Module):
         The graph that is kept has the structure alone; its numbers are the parameters.
         """
         super().__init__()
-        _check(graph)
+        check_trainable(graph)
         self.graph, self.alpha = without_numbers(graph), alpha
         self.pooled, self.survival = pool_sizes(graph), survival_rates(graph)
         self.last_read = last_reads(graph)
@@ -312,40 +307,6 @@ class SpikingNetwork(nn.Module):
     def _logits(self, potential: torch.Tensor, *, quantized: bool) -> torch.Tensor:
         units = self.scale(self.output) if quantized else 1.0
         return potential[-1] * (float(self.logit_scale) / units)
-
-
-def fires(population: Population) -> bool:
-    """Whether its neurons spike; those of an output only integrate."""
-    return population.neuron.threshold is not None
-
-
-def operator(edge: Edge) -> Conv | ConvT:
-    """The convolution of a synapse; all-to-all synapses are convolutions over the whole of their source here."""
-    assert isinstance(edge.op, Conv | ConvT)
-    return edge.op
-
-
-def _check(graph: Graph) -> None:
-    """Raise ValueError unless a graph is what PyTorch can run and train: float, without leak and delays."""
-    if graph.integer:
-        raise ValueError("the graph holds integers; a float one is needed")
-    shared = None
-    for population in graph.populations:
-        neuron = population.neuron
-        check_neuron(threshold=1.0, reset=neuron.reset)
-        if neuron.reset == "zero" and neuron.u0:
-            raise ValueError(f"u0 is {neuron.u0} with reset 'zero'; stock Lava neurons start from 0")
-        if neuron.threshold not in (1.0, None):
-            raise ValueError(f"{population.name}: threshold is {neuron.threshold}; 1 is needed, scale the weights")
-        leak = neuron.current_decay != CURRENT_DECAY_NONE or neuron.voltage_decay != VOLTAGE_DECAY_NONE
-        if leak or any(edge.delay or edge.target_delay is not None for edge in population.edges):
-            raise ValueError(f"{population.name}: leaks and delays are not trained here")
-        if not all(isinstance(edge.op, Conv | ConvT) for edge in population.edges):
-            raise ValueError(f"{population.name}: only convolutions are trained here; write dense synapses as those")
-        if neuron.threshold is not None:
-            shared = shared or neuron
-            if (neuron.reset, neuron.u0) != (shared.reset, shared.u0):
-                raise ValueError(f"{population.name}: all neurons that fire need the same reset and start potential")
 
 
 def bias_key(name: str) -> str:

@@ -27,6 +27,13 @@ def test_a_second_command_is_told_who_holds_the_run(tmp_path):
     assert len(netx.read(run.network).populations) == 13
 
 
+def test_a_folder_that_is_not_there_is_not_made(tmp_path):
+    for step in (steps.export_run, lambda run: steps.validate_run(run, [], Engine(), command="")):
+        with pytest.raises(RunError, match="typo: no such folder; `neuroseg train` makes it"):
+            step(Run(tmp_path / "typo"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_killed_command_holds_nothing(tmp_path):
     code = (
         "import os, pathlib, sys\n"

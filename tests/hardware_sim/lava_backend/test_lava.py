@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -211,6 +212,9 @@ def clean(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     launchers = {os.getpid()}
     yield launchers
+    for program in launchers - {os.getpid()}:  # one that did not end would run for ever
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(program, signal.SIGKILL)
     deadline = time.monotonic() + 10
     while left_behind(tmp_path, launchers) and time.monotonic() < deadline:
         time.sleep(0.1)

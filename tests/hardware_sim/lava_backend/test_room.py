@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import resource
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,12 +28,21 @@ ROOT = Path(__file__).resolve().parents[3]
 SPIKES = np.ones((2, 4, 1, 4, 4), np.uint8)
 
 
-def long_chain(layers: int) -> Graph:
+def own_mounts() -> bool:
+    """Whether this user may have a private /dev/shm."""
+    command = ["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", "/dev/shm"]
+    return bool(shutil.which("unshare")) and subprocess.run(command, capture_output=True).returncode == 0
+
+
+OWN_MOUNTS = own_mounts()
+
+
+def long_chain(layers: int, *, side: int = 2) -> Graph:
     edge = lambda source: (Edge(source, Conv(np.full((1, 1, 1, 1), 8))),)  # noqa: E731
     names = ["input", *(f"p{k}" for k in range(layers))]
-    hidden = [Population(b, (1, 2, 2), edge(a), Neuron(2)) for a, b in itertools.pairwise(names)]
-    end = Population("end", (1, 2, 2), edge(names[-1]), Neuron(None))
-    return Graph((Input("input", (1, 2, 2)), *hidden, end), integer=True, meta=Meta(timesteps=4))
+    hidden = [Population(b, (1, side, side), edge(a), Neuron(2)) for a, b in itertools.pairwise(names)]
+    end = Population("end", (1, side, side), edge(names[-1]), Neuron(None))
+    return Graph((Input("input", (1, side, side)), *hidden, end), integer=True, meta=Meta(timesteps=4))
 
 
 def test_modules_beside_a_scan_are_not_imported(tmp_path, monkeypatch):
@@ -62,7 +74,7 @@ def test_a_long_tmpdir_is_no_trouble(tmp_path, monkeypatch):
 
 def test_a_full_disk_is_said_before_the_run(monkeypatch):
     monkeypatch.setattr(limits.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
-    with pytest.raises(SimulationError, match=r"records 0 MiB in .*, which has 0 MiB left: record less"):
+    with pytest.raises(SimulationError, match=r"records \d+ KiB in .*, which has 0 KiB left: record less"):
         hardware_sim.run(chain(), SPIKES, backend="lava", record=Record(potentials="all"))
 
 
@@ -94,6 +106,24 @@ def test_open_files_are_raised_or_asked_for(monkeypatch):
     spikes = np.ones((1, 4, 1, 2, 2), np.uint8)
     with pytest.raises(SimulationError, match=r"101 layers \(fused\) takes about \d+ open files; the limit is 1024"):
         hardware_sim.run(long_chain(100), spikes, backend="lava")
+
+
+@pytest.mark.skipif(not OWN_MOUNTS, reason="needs root and mount namespaces of its own")
+def test_a_small_shared_memory_is_said():
+    """As in a container: /dev/shm of 64 KiB, too little for the stock parts of a few layers."""
+    code = (
+        "import numpy as np, hardware_sim\n"
+        "from tests.hardware_sim.lava_backend.test_room import long_chain\n"
+        "spikes = np.ones((1, 4, 1, 64, 64), np.uint8)\n"
+        "try:\n"
+        "    hardware_sim.run(long_chain(3, side=64), spikes, backend='lava', fidelity='stock')\n"
+        "except hardware_sim.SimulationError as error:\n"
+        "    print(error)\n"
+    )
+    inside = f"mount -t tmpfs -o size=64k tmpfs /dev/shm && exec {sys.executable} -c {shlex.quote(code)}"
+    done = subprocess.run(["unshare", "-m", "sh", "-c", inside], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    said = r"Lava failed: .*shared memory is full: this run takes \d+ KiB of /dev/shm, which has 64 KiB.*--shm-size"
+    assert re.search(said, done.stdout), done.stdout + done.stderr
 
 
 def test_a_short_write_is_finished():

@@ -66,7 +66,8 @@ def test_signals_end_a_run_in_order(number, tmp_path):
     code = (
         "import signal, sys, numpy as np, hardware_sim\n"
         "from neuroseg.cli import app, main\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # in the background of a shell it is ignored
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # and this under nohup, which the program heeds
         "from export import netx\n"
         "@app.command()\n"
         "def forever():\n"
@@ -80,11 +81,14 @@ def test_signals_end_a_run_in_order(number, tmp_path):
     temporary.mkdir()
     environment = {**os.environ, "TMPDIR": str(temporary)}
     program = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment, stdout=subprocess.PIPE)
-    assert program.stdout.readline() == b"running\n"
-    time.sleep(2)
-    program.send_signal(number)
-    assert program.wait(timeout=20) == 128 + number
-    program.stdout.close()
+    try:
+        assert program.stdout.readline() == b"running\n"
+        time.sleep(2)
+        program.send_signal(number)
+        assert program.wait(timeout=20) == 128 + number
+    finally:
+        program.kill()  # if it did not end: else it would run for ever
+        program.stdout.close()
     time.sleep(0.5)
     assert not list(temporary.iterdir())
     assert not [name for name in os.listdir("/dev/shm") if name.startswith(f"neuroseg-{program.pid}-")]
