@@ -1,7 +1,8 @@
 """Lava on current Pythons: the only place that mends Lava. `mend()` comes before the first `import lava`.
 
 lava-nc 0.10.0 is the last release. It was made for Python 3.10 and numpy 1; what a newer Python or numpy does otherwise
-is put right here, one function a mend; so is what a run would wait for in vain. Another release is refused: nothing is known about it.
+is put right here, one function a mend; so is what a run would wait for in vain. Another release is refused: nothing is
+known about it.
 """
 
 from __future__ import annotations

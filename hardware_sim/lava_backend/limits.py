@@ -16,7 +16,7 @@ if sys.platform != "win32":
     import resource
 
 MEMORY = Path("/dev/shm")
-# Open files of the worker, measured with chains of 4, 11 and 41 layers: 30, and for each layer 12 (fused) or 36 (stock).
+# Open files of the worker, measured with chains of 4, 11 and 41 layers: 30, and a layer 12 or 36 (stock).
 FILES_AT_START = 40
 FILES_A_LAYER = {"fused": 12, "floor": 12, "stock": 36, "stock-fast": 36}
 INT32 = 4
