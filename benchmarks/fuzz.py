@@ -3,7 +3,7 @@
     python -m benchmarks.fuzz --files 100000
 
 Half of the files have their bytes changed, half their fields (`benchmarks/mutations.py`); a file follows from its seed
-alone. The reader opens them in a child of its own (`export/netx/guard.py`), where libhdf5 may crash or loop: that is
+alone. The reader opens them in a child of its own (`export/guard.py`), where libhdf5 may crash or loop: that is
 refused, and counted here. All is done in worker processes, so that what gets past the guard costs one file. A file
 fails the reader that ends in any exception but GraphError, a signal, more than LIMIT_SECONDS, or more than LIMIT_BYTES
 of memory above what the worker started with.
@@ -30,10 +30,9 @@ from rich.console import Console
 
 from benchmarks.mutations import mutate
 from benchmarks.originals import originals
-from export import netx
+from export import guard, netx
 from export.graph import GraphError
 from export.limits import check
-from export.netx import guard
 
 RESULT = Path(__file__).with_name("results") / "fuzz.json"
 BATCH = 2000  # files a worker reads

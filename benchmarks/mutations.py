@@ -40,20 +40,33 @@ class _Opened(h5py.File):
         self.original = original
 
 
-def mutate(seed: int, sources: Sequence[Original], path: Path) -> None:
-    """Write the file of a seed."""
+def mutate(
+    seed: int, sources: Sequence[Original], path: Path, changes: Sequence[Callable[..., None]] | None = None
+) -> None:
+    """Write the file of a seed. changes: of fields, those of network files unless given."""
     rng = np.random.default_rng(seed)
     original = sources[rng.integers(len(sources))]
+    data = _without_checksum(original.data)
     if seed % 2 == 0:
-        path.write_bytes(change_bytes(original.data, rng))
+        path.write_bytes(change_bytes(data, rng))
         return
-    path.write_bytes(original.data)
+    path.write_bytes(data)
     with contextlib.suppress(OSError, RuntimeError), _Opened(path, original) as file:  # what it holds may not close
         for _ in range(rng.integers(1, 4)):
             with contextlib.suppress(
                 OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, OverflowError
             ):
-                _pick(rng, FIELD_CHANGES)(file, rng)  # some do not fit what they find: then the next
+                _pick(rng, changes or FIELD_CHANGES)(file, rng)  # some do not fit what they find: then the next
+
+
+@functools.cache
+def _without_checksum(data: bytes) -> bytes:
+    """It would tell on most changes, and whoever makes a file on purpose can leave it out."""
+    memory = io.BytesIO(data)
+    with h5py.File(memory, "r+") as file:
+        if "meta" in file and "sha256" in file["meta"].attrs:
+            del file["meta"].attrs["sha256"]
+    return memory.getvalue()
 
 
 def change_bytes(data: bytes, rng: np.random.Generator) -> bytes:
@@ -108,8 +121,9 @@ def _anything(file: _Opened, rng: np.random.Generator) -> str:
 
 def _somewhere(file: _Opened, rng: np.random.Generator) -> str:
     """A name for a field, new or taken; what is there goes."""
-    group = _pick(rng, [name for name in file.original.groups if name.startswith("layer/")])
-    name = f"{group}/{_pick(rng, FIELDS)}" if rng.random() < 0.4 else _dataset(file, rng)
+    group = _pick(rng, [name for name in file.original.groups if "/" in name])
+    taken = [name.rpartition("/")[2] for name in file.original.datasets]
+    name = f"{group}/{_pick(rng, FIELDS if 'layer' in file else taken)}" if rng.random() < 0.4 else _dataset(file, rng)
     if name in file:
         del file[name]
     return name
@@ -259,11 +273,11 @@ def _nest(file: _Opened, rng: np.random.Generator) -> None:
     group: h5py.Group = file[_pick(rng, file.original.groups)]
     for _ in range(int(rng.integers(10, 300))):
         group = group.create_group("neuron" if "neuron" not in group else "x")
-    group["layer"] = file["layer"]
+    group["layer"] = file[next(iter(file))]
 
 
 def _attribute(file: _Opened, rng: np.random.Generator) -> None:
-    keys = ("format", "version", "timesteps", "encoder", "logit_scale", "class_names", "notes", "other")
+    keys = ("format", "version", "timesteps", "encoder", "logit_scale", "class_names", "notes", "other", "sha256")
     values = (
         0, -1, 2**63 - 1, 1e308, np.nan, np.inf, b"\xff", "neuroseg", "", "NaN", "{}", "[1, null]", '{"a": {"b": []}}',
         "[" * 50_000, "1" * 50_000, h5py.Empty("f4"), np.zeros(3), np.zeros((1, 1)),
@@ -320,6 +334,10 @@ def _small(file: _Opened, rng: np.random.Generator) -> None:
     file[_somewhere(file, rng)] = rng.integers(-2, 9, int(rng.integers(1, 5)))
 
 
+GENERAL_CHANGES: tuple[Callable[[_Opened, np.random.Generator], None], ...] = (  # of any HDF5 file
+    _delete, _rename, _retype, _reshape, _revalue, _replace, _claim, _large_chunk, _bomb, _filter, _link, _loop,
+    _external, _virtual, _swap_kind, _nest, _attribute, _small,
+)  # fmt: skip
 FIELD_CHANGES: tuple[Callable[[_Opened, np.random.Generator], None], ...] = (
     _delete, _rename, _retype, _reshape, _revalue, _replace, _claim, _large_chunk, _bomb, _filter, _link, _loop,
     _external, _virtual, _swap_kind, _nest, _attribute, _inputs, _many_layers, _swap_layers, _type, _small,

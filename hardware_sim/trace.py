@@ -5,17 +5,20 @@ Step t of a population is the step at which it does what PyTorch does at t, in e
 
 from __future__ import annotations
 
-import zipfile
-import zlib
+import math
 from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from export import files
+from hardware_sim import npz
+
+SIDE_MAX, STEPS_MAX = 2**26, 2**20  # more is no trace, but a broken file
 
 
 class TraceError(ValueError):
@@ -98,33 +101,87 @@ class Trace:
 
     @classmethod
     def load(cls, path: Path | str) -> Trace:
-        """Read what `save` wrote. Raises TraceError naming the file and what is wrong."""
+        """Read what `save` wrote. Raises TraceError naming the file, the array, what was found and what is allowed."""
         try:
-            opened = np.load(path, allow_pickle=False)
-            if isinstance(opened, np.ndarray):
-                raise ValueError("one array")
-            with opened as file:
-
-                def part(prefix: str) -> dict[str, np.ndarray]:
-                    names = [key for key in file.files if key.startswith(prefix)]
-                    return {key.removeprefix(prefix): file[key] for key in names}
-
-                packed, shapes = part("spikes/"), part("shape/")
-                return cls(
-                    packed=packed,
-                    shapes={name: tuple(int(n) for n in shapes[name]) for name in packed},
-                    output=file["output"],
-                    output_name=str(file["output_name"]),
-                    timesteps=int(file["timesteps"]),
-                    potentials=part("potential/"),
-                    tallied=part("count/"),
-                    stimulus=file["stimulus"] if "stimulus" in file.files else None,
-                    engine=str(file["engine"]),
-                )
+            return _checked(npz.load(path))
         except FileNotFoundError:
             raise TraceError(f"{path}: no such file") from None
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except ValueError as error:
             raise TraceError(f"{path}: not a trace written by neuroseg ({error})") from error
+
+
+def _checked(arrays: Mapping[str, np.ndarray]) -> Trace:
+    """A trace of arrays that say the same. Raises ValueError."""
+    parts: dict[str, dict[str, np.ndarray]] = {kind: {} for kind in ("spikes", "shape", "count", "potential")}
+    for key, value in arrays.items():
+        kind, slash, name = key.partition("/")
+        if slash and kind in parts:
+            parts[kind][name] = value
+        elif key not in ("output", "output_name", "timesteps", "engine", "stimulus"):
+            raise ValueError(f"it holds {key[:80]!r}, which no trace does")
+    steps = int(_one(arrays, "timesteps", "iu"))
+    if not 1 <= steps <= STEPS_MAX:
+        raise ValueError(f"'timesteps' is {steps}; 1 to {STEPS_MAX} are allowed")
+    shapes = {name: _shape(name, value) for name, value in parts["shape"].items()}
+    output = _expect(arrays, "output", np.int32, (None, None, None, None))
+    samples = len(output)
+    for name in parts["spikes"]:
+        if name not in shapes:
+            raise ValueError(f"it lacks 'shape/{name}'")
+        size = math.prod(shapes[name])
+        bits = _expect(arrays, f"spikes/{name}", np.uint8, (samples, steps, -(-size // 8)))
+        if size % 8 and (bits[..., -1] & (0xFF >> size % 8)).any():
+            raise ValueError(f"'spikes/{name}' has spikes beyond the {size} neurons of {shapes[name]}")
+    for name in parts["count"]:
+        _expect(arrays, f"count/{name}", np.int32, (samples, *shapes.get(name, (None, None, None))))
+    for name in parts["potential"]:
+        _expect(arrays, f"potential/{name}", np.int32, (samples, steps, *shapes.get(name, (None, None, None))))
+    given = "stimulus" in arrays
+    return Trace(
+        packed=parts["spikes"],
+        shapes={name: shapes[name] for name in parts["spikes"]},
+        output=output,
+        output_name=str(_one(arrays, "output_name", "U")),
+        timesteps=steps,
+        potentials=parts["potential"],
+        tallied=parts["count"],
+        stimulus=_expect(arrays, "stimulus", np.uint8, (samples, steps, None)) if given else None,
+        engine=str(_one(arrays, "engine", "U")),
+    )
+
+
+def _expect(
+    arrays: Mapping[str, np.ndarray], key: str, dtype: type[np.generic], shape: tuple[int | None, ...]
+) -> np.ndarray:
+    """An array of a type and of sides; None is any."""
+    value = _find(arrays, key)
+    fits = len(value.shape) == len(shape) and all(b in (None, a) for a, b in zip(value.shape, shape, strict=True))
+    if value.dtype != dtype or not fits:
+        sides = ", ".join("any" if side is None else str(side) for side in shape)
+        raise ValueError(f"{key[:80]!r} is {value.dtype} of {value.shape}; {np.dtype(dtype)} of ({sides}) is allowed")
+    return value
+
+
+def _one(arrays: Mapping[str, np.ndarray], key: str, kinds: str) -> Any:
+    value = _find(arrays, key)
+    if value.shape != () or value.dtype.kind not in kinds:
+        raise ValueError(
+            f"{key!r} is {value.dtype} of {value.shape}; one {'text' if kinds == 'U' else 'integer'} is allowed"
+        )
+    return value[()]
+
+
+def _find(arrays: Mapping[str, np.ndarray], key: str) -> np.ndarray:
+    if key not in arrays:
+        raise ValueError(f"it lacks {key!r}")
+    return arrays[key]
+
+
+def _shape(name: str, value: np.ndarray) -> tuple[int, ...]:
+    if value.shape != (3,) or value.dtype.kind not in "iu" or (value < 1).any() or (value > SIDE_MAX).any():
+        found = f"{value.dtype} of {value.shape}: {value.ravel()[:4].tolist()}"
+        raise ValueError(f"'shape/{name[:80]}' is {found}; 3 integers from 1 to {SIDE_MAX} are allowed")
+    return tuple(int(side) for side in value)
 
 
 _POPCOUNT = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import torch
 
@@ -17,15 +16,16 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-from export import files
+from export import checked, files
+from export.checked import Fields
 from export.graph import Graph
 from export.text import printable
 from neuroseg import storage
-from neuroseg.data.volume import Box
+from neuroseg.settings import Settings, parse_model, parse_settings
 from neuroseg.spiking import structure
-from neuroseg.spiking.network import SpikingNetwork
-from neuroseg.training.train import Epoch, TrainConfig
-from neuroseg.training.unet import UNet, UNetConfig
+from neuroseg.spiking.network import SpikingNetwork, bias_key
+from neuroseg.training.train import Epoch
+from neuroseg.training.unet import UNet
 
 WEIGHTS, OLD_WEIGHTS = ".safetensors", ".pt"
 LOCK = ".lock"
@@ -33,20 +33,6 @@ LOCK = ".lock"
 
 class RunError(ValueError):
     """A run folder that lacks a step or holds a broken file; names the file and the command that makes it."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """run.json: where the data came from and who was trained on. test: subjects kept for the end, if any."""
-
-    data: str
-    seed: int
-    training: tuple[str, ...]
-    validation: tuple[str, ...]
-    model: UNetConfig
-    train: TrainConfig
-    box: Box | None = None
-    test: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -132,23 +118,13 @@ class Run:
         files.write_json(asdict(settings), self.settings_file)
 
     def load_settings(self) -> Settings:
+        """What `save_settings` wrote. Raises RunError naming the field, what was found and what is allowed."""
         try:
-            fields = json.loads(self.settings_file.read_text())
-            model, train = fields["model"], fields["train"]
-            return Settings(
-                data=fields["data"],
-                seed=fields["seed"],
-                training=tuple(fields["training"]),
-                validation=tuple(fields["validation"]),
-                model=UNetConfig(**{**model, "channels": tuple(model["channels"])}),
-                train=TrainConfig(**train),
-                box=tuple(fields["box"]) if fields.get("box") else None,
-                test=tuple(fields.get("test", ())),
-            )
+            return parse_settings(checked.read(self.settings_file))
         except FileNotFoundError:
             raise RunError(f"{self.settings_file}: no such file; `neuroseg train` makes a run folder") from None
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise RunError(f"{self.settings_file}: not the settings of a run ({error!r})") from error
+        except ValueError as error:
+            raise RunError(f"{self.settings_file}: not the settings of a run ({error})") from error
 
 
 def _lock(file: TextIO, folder: Path) -> None:
@@ -173,10 +149,12 @@ def save_ann(network: UNet, history: list[Epoch], path: Path) -> None:
 def load_ann(path: Path) -> UNet:
     """Load what `save_ann` saved, in evaluation mode. Raises RunError."""
     with _reading(path, made_by="neuroseg train"):
-        content = storage.load(path)
-        model = {**content["model"], "channels": tuple(content["model"]["channels"])}
-        network = UNet(UNetConfig(**model))
-        network.load_state_dict(content["state"])
+        content = checked.fields(storage.load(path), "")
+        config, state = parse_model(content.sub("model")), _state(content)
+        with torch.device("meta"):  # which takes no memory: what it claims may be more than there is
+            _check_sizes(state, {name: tuple(value.shape) for name, value in UNet(config).state_dict().items()})
+        network = UNet(config)
+        network.load_state_dict(state)
     return network.eval()
 
 
@@ -205,22 +183,46 @@ def save_snn(network: SpikingNetwork, path: Path, *, notes: dict[str, str]) -> N
 def load_snn(path: Path, *, made_by: str = "neuroseg convert") -> tuple[SpikingNetwork, dict[str, str]]:
     """Load what `save_snn` saved, in evaluation mode, with its notes. Raises RunError."""
     with _reading(path, made_by=made_by):
-        content = storage.load(path)
-        graph, state = structure.parse(content["graph"]), content["state"]
-        _check_sizes(graph, state)  # before the module takes as much memory as the description claims
-        network = SpikingNetwork(graph, alpha=float(content["alpha"]))
+        content = checked.fields(storage.load(path), "")
+        graph, state = structure.parse(content.get("graph")), _state(content)
+        _check_sizes(state, _sizes(graph))  # before the module takes as much memory as the description claims
+        network = SpikingNetwork(graph, alpha=float(content.number("alpha", -1e6, 1e6)))
         network.load_state_dict(state)
-        notes = {str(key): str(value) for key, value in content["notes"].items()}
-    return network.eval(), notes
+        notes = content.sub("notes")
+        said = {name: notes.text(name) for name in notes.value}
+    return network.eval(), said
 
 
-def _check_sizes(graph: Graph, state: dict[str, Any]) -> None:
+def _state(content: Fields) -> dict[str, torch.Tensor]:
+    """Tensors of finite numbers. Raises ValueError."""
+    state = content.sub("state")
+    for name, value in state.value.items():
+        if not isinstance(value, torch.Tensor) or not value.dtype.is_floating_point:
+            found = f"a tensor of {value.dtype}" if isinstance(value, torch.Tensor) else type(value).__name__
+            raise ValueError(f"{state.path(name)} is {found}; a tensor of floats is allowed")
+        if not torch.isfinite(value).all():
+            raise ValueError(f"{state.path(name)} is NaN or infinite in places; finite numbers are allowed")
+    return dict(state.value)
+
+
+def _sizes(graph: Graph) -> dict[str, tuple[int, ...]]:
+    """Shapes of the parameters of a spiking network."""
+    sizes: dict[str, tuple[int, ...]] = {"scales": (len(graph.populations),), "logit_scale": ()}
     for population in graph.populations:
         for k, edge in enumerate(population.edges):
-            name = f"weights.{population.name}:{k}"
-            found = tuple(state[name].shape)
-            if found != edge.op.weight.shape:
-                raise ValueError(f"{name} has shape {found}; its description says {edge.op.weight.shape}")
+            sizes[f"weights.{population.name}:{k}"] = edge.op.weight.shape
+        if population.neuron.bias is not None:
+            sizes[f"biases.{bias_key(population.name)}"] = (population.neuron.bias.size,)
+    return sizes
+
+
+def _check_sizes(state: dict[str, torch.Tensor], sizes: dict[str, tuple[int, ...]]) -> None:
+    for name, shape in sizes.items():
+        if name not in state:
+            raise ValueError(f"state.{name} is missing")
+        if tuple(state[name].shape) != shape:
+            raise ValueError(f"state.{name} has shape {tuple(state[name].shape)}; its description says {shape}")
+    Fields(state, "state").only(sizes)
 
 
 @contextmanager
@@ -236,5 +238,5 @@ def _reading(path: Path, *, made_by: str) -> Iterator[None]:
                 f"make the run again (`{made_by}`)"
             ) from None
         raise RunError(f"{path}: no such file; `{made_by}` makes it") from None
-    except (RuntimeError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunError(f"{path}: cannot be read: {error}") from error
+    except (RuntimeError, OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise RunError(f"{path}: cannot be read: {str(error)[:500]}") from error

@@ -23,7 +23,8 @@ from neuroseg.data import ScanError
 from neuroseg.data.volume import Subject, stack_slices
 from neuroseg.engine import Engine
 from neuroseg.report import provenance, write_report
-from neuroseg.runs import Run, RunError, Settings
+from neuroseg.runs import Run, RunError
+from neuroseg.settings import Settings
 from neuroseg.spiking.activity import measure
 from neuroseg.spiking.network import SpikingNetwork
 from neuroseg.training.finetune import FinetuneConfig, finetune

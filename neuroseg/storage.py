@@ -38,6 +38,8 @@ def save(content: Any, path: Path) -> None:
 
 def load(path: Path) -> Any:
     """Read what `save` wrote. Raises FileNotFoundError, or StorageError for a damaged or foreign file."""
+    if path.exists() and not path.is_file():
+        raise StorageError("it is no file")
     raw = path.read_bytes()
     try:
         size = int.from_bytes(raw[:8], "little")
@@ -53,7 +55,7 @@ def load(path: Path) -> Any:
         raise StorageError(f"it lacks {error}, so it was not written by neuroseg") from None
     except StorageError:
         raise
-    except (SafetensorError, ValueError, TypeError, AttributeError, RecursionError, RuntimeError) as error:
+    except (SafetensorError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError) as error:
         raise StorageError(f"it is no safetensors file ({str(error)[:200]})") from None
 
 

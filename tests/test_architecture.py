@@ -22,6 +22,7 @@ FLOORS = (  # of neuroseg, from the ground up; a module imports from its own flo
     ("spiking",),
     ("conversion",),
     ("training",),
+    ("settings",),
     ("runs",),
     ("pretrained",),
     ("engine", "segment"),

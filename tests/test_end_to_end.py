@@ -143,6 +143,7 @@ def test_one_flipped_weight_is_found_in_its_layer(run, layer, source, tmp_path):
         out, *tap = np.unravel_index(int(size.argmax()), size.shape)
         place = (out, busiest, *tap)
         weight[place] = -weight[place] if weight[place] != -256 else 254
+        del file["meta"].attrs["sha256"]  # with it, the file would be refused
     call("simulate", changed, "--data", "mni152", "--out", bad, "--potentials")
     output = call("compare", good, bad, "--network", run / "network.net", code=1)
     named = ", ".join(str(int(k)) for k in place)
@@ -160,6 +161,10 @@ def test_a_changed_file_makes_validate_fail(run, tmp_path):
         with h5py.File(run / "network.net", "r+") as file:
             threshold = file["layer/1/neuron/vThMant"]
             threshold[()] = int(threshold[()]) * 2
+        refused = call("validate", run, "--data", "mni152", "--backend", "reference", code=2)
+        assert "checksum is wrong" in refused
+        with h5py.File(run / "network.net", "r+") as file:
+            del file["meta"].attrs["sha256"]
         output = call("validate", run, "--data", "mni152", "--backend", "reference", code=1)
         assert "different" in output and "cause: enc_0_conv1: the software does not do what the file says" in output
         assert "as if the threshold is" in output and "Where they part" in (run / "report.html").read_text()

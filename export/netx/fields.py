@@ -1,86 +1,50 @@
-"""Checked access to the fields of a NetX file; whatever is wrong is a GraphError that names layer and field.
-
-HDF5 lets a few bytes claim any size, point into other files and ask for any filter. A network needs none of that: what
-a file may make a reader do is bounded before libhdf5 is asked to do it.
-"""
+"""Checked access to the fields of a NetX file; whatever is wrong is a GraphError that names layer and field."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import h5py
 import numpy as np
 
+from export import hdf5
 from export.graph import GraphError, Pair, Shape
-
-MAX_ELEMENTS = 2**26  # neurons of one layer; more is a broken file, not a network
-MAX_BYTES = 2**28  # all that is read of a file, in memory as int32 or as it is stored
-CHUNK_COST = 4096  # bytes of the budget, and about those of memory, for each chunk that libhdf5 looks up
-PLAIN = (h5py.h5d.COMPACT, h5py.h5d.CONTIGUOUS, h5py.h5d.CHUNKED)
-FILTERS = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32)
-
-
-@dataclass
-class Budget:
-    """Bytes that may still be read from a file."""
-
-    left: int = MAX_BYTES
 
 
 class Fields:
-    """Checked access to the datasets of one group."""
+    """Checked access to the datasets of one group. path: of the group in the file; where: how errors name it."""
 
-    def __init__(self, group: h5py.Group, where: str, budget: Budget) -> None:
+    def __init__(self, group: h5py.Group, path: str, where: str, reading: hdf5.Reading) -> None:
         self.group = group
+        self.path = path
         self.where = where
-        self.budget = budget
+        self.reading = reading
 
     def error(self, field: str, found: str, allowed: str) -> GraphError:
-        return GraphError(f"{self.where}: {field} is {found}; {allowed} is allowed")
+        return hdf5.error(self.where, field, found, allowed)
 
     def __contains__(self, field: str) -> bool:
         return bool(self.group.id.links.exists(field.encode()))
 
     def sub(self, name: str, *, where: str | None = None) -> Fields:
-        """The fields of a group within the group. where: how errors name it."""
-        group = self._item(name)
+        """The fields of a group within the group."""
+        group = hdf5.item(self.group, name, self.where)
         if not isinstance(group, h5py.Group):
             raise GraphError(f"{self.where}: group {name!r} is missing")
-        return Fields(group, where or f"{self.where}: {name}", self.budget)
+        return Fields(group, self.path + name + "/", where or f"{self.where}: {name}", self.reading)
 
     def array(self, field: str) -> np.ndarray:
-        dataset = self._item(field)
+        path = self.path + field
+        if path in self.reading.found:
+            return self.reading.found[path]
+        dataset = hdf5.item(self.group, field, self.where)
         if dataset is None:
             raise GraphError(f"{self.where}: field {field!r} is missing")
         if not isinstance(dataset, h5py.Dataset):
             raise self.error(field, "a group", "a dataset")
-        self._afford(field, dataset)
-        return np.asarray(dataset[()])
-
-    def _item(self, name: str) -> h5py.Group | h5py.Dataset | None:
-        if name not in self:
-            return None
-        if self.group.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
-            raise self.error(name, "a link", "what is in the group itself")
-        return self.group[name]
-
-    def _afford(self, field: str, dataset: h5py.Dataset) -> None:
-        """Pay for reading a dataset, whose size may be a claim, before it is read."""
-        plan, dtype = dataset.id.get_create_plist(), dataset.dtype
-        if plan.get_layout() not in PLAIN or plan.get_external_count():
-            raise self.error(field, "virtual or in another file", "a dataset that holds its numbers itself")
-        filters = [plan.get_filter(k)[0] for k in range(plan.get_nfilters())]
-        if not set(filters) <= set(FILTERS):
-            raise self.error(field, f"packed by HDF5 filters {filters}", f"no filter but {FILTERS}")
-        if dataset.size is None or (dtype.kind not in "biufS" and dataset.size != 1):  # a string may be of any length
-            raise self.error(field, f"{dtype} of {dataset.size}", "an array of numbers or one string")
-        chunk = dataset.chunks or dataset.shape
-        cost = max(dataset.size, math.prod(chunk)) * max(dtype.itemsize, 4)
-        cost += math.prod(-(-n // max(c, 1)) for n, c in zip(dataset.shape, chunk, strict=True)) * CHUNK_COST
-        if cost > self.budget.left or (filters and dataset.id.get_storage_size() > cost):
-            raise self.error(field, f"{dataset.shape} of {dtype}", f"in a file what takes {MAX_BYTES >> 20} MiB")
-        self.budget.left -= cost
+        hdf5.afford(dataset, self.where, field, self.reading)
+        self.reading.found[path] = hdf5.read(dataset, self.where, field, self.reading)
+        return self.reading.found[path]
 
     def text(self, field: str) -> str:
         value = self.array(field).ravel()
@@ -126,7 +90,7 @@ class Fields:
         return (value[0], value[-1])
 
     def shape(self) -> Shape:
-        sides = self.integers("shape", 1, MAX_ELEMENTS, counts=(1, 3))
-        if math.prod(sides) > MAX_ELEMENTS:
-            raise self.error("shape", str(sides), f"{MAX_ELEMENTS} neurons at most")
+        sides = self.integers("shape", 1, hdf5.MAX_ELEMENTS, counts=(1, 3))
+        if math.prod(sides) > hdf5.MAX_ELEMENTS:
+            raise self.error("shape", str(sides), f"{hdf5.MAX_ELEMENTS} neurons at most")
         return sides if len(sides) == 3 else (sides[0], 1, 1)

@@ -10,13 +10,13 @@ import h5py
 import numpy as np
 
 from export.graph import ENCODERS, Conv, ConvT, Dense, GraphError, Meta, Neuron, Pair, Shape
+from export.hdf5 import GEOMETRY_MAX
 from export.limits import BIAS_MAX
 from export.netx.fields import Fields
 
 FORMAT_VERSION = 1
 HARD_RESET, SOFT_RESET = "CUBA", "CUBA_SOFT_RESET"  # stock NetX knows the first only
 NEURON_TYPES = {HARD_RESET: "zero", "LOIHI": "zero", SOFT_RESET: "subtract"}
-GEOMETRY = 2**15  # more is no stride, padding, dilation or number of groups
 TIMESTEPS_MAX = 2**20
 
 
@@ -30,7 +30,7 @@ def conv(fields: Fields, source: Shape) -> Conv:
 
 def conv_transposed(fields: Fields, source: Shape) -> ConvT:
     stride, padding, dilation, groups = _geometry(fields)
-    further = fields.pair("outputPadding", 0, GEOMETRY, default=(0, 0))
+    further = fields.pair("outputPadding", 0, GEOMETRY_MAX, default=(0, 0))
     if any(n >= max(s, d) for n, s, d in zip(further, stride, dilation, strict=True) if n):
         raise fields.error("outputPadding", str(further), "less than the stride or the dilation")
     return ConvT(_weight(fields, 4), stride, padding, further, dilation, groups)
@@ -71,7 +71,7 @@ def _tiling_kernel(fields: Fields) -> tuple[np.ndarray, Pair]:
     sides = (weight.shape[2], weight.shape[3])
     wanted: dict[str, Pair] = {"stride": sides, "padding": (0, 0), "dilation": (1, 1)}
     for field, value in wanted.items():
-        found = fields.pair(field, 0, GEOMETRY, default=value)
+        found = fields.pair(field, 0, GEOMETRY_MAX, default=value)
         if found != value:
             raise fields.error(field, str(found), f"{value}, without which SLAYER mixes channels,")
     return weight[0, 0], sides
@@ -98,10 +98,10 @@ def _whole(value: np.ndarray, most: int) -> bool:
 
 def _geometry(fields: Fields) -> tuple[Pair, Pair, Pair, int]:
     return (
-        fields.pair("stride", 1, GEOMETRY, default=(1, 1)),
-        fields.pair("padding", 0, GEOMETRY, default=(0, 0)),
-        fields.pair("dilation", 1, GEOMETRY, default=(1, 1)),
-        fields.integer("groups", 1, GEOMETRY, default=1),
+        fields.pair("stride", 1, GEOMETRY_MAX, default=(1, 1)),
+        fields.pair("padding", 0, GEOMETRY_MAX, default=(0, 0)),
+        fields.pair("dilation", 1, GEOMETRY_MAX, default=(1, 1)),
+        fields.integer("groups", 1, GEOMETRY_MAX, default=1),
     )
 
 
@@ -171,9 +171,13 @@ def meta(file: Fields) -> Meta:
     return found
 
 
-def _attribute(attrs: h5py.AttributeManager, name: str) -> Any:
+def scalar(attrs: h5py.AttributeManager, name: str) -> Any:
     """One value. Raises KeyError, or TypeError for an array, which is not read: its strings may be of any length."""
     if attrs.get_id(name).shape != ():
         raise TypeError(f"{name} is an array")
-    value = attrs[name]
+    return attrs[name]
+
+
+def _attribute(attrs: h5py.AttributeManager, name: str) -> Any:
+    value = scalar(attrs, name)
     return value.item() if isinstance(value, np.generic) else value

@@ -12,11 +12,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from export import hdf5
 from export.graph import Edge, Graph, GraphError, Input, Meta, Neuron, Node, Operator, Population, Shape
+from export.guard import guarded
 from export.limits import BIAS_MANTISSA_MAX, DELAY_MAX, INPUT_MAX
-from export.netx import parts
-from export.netx.fields import Budget, Fields
-from export.netx.guard import guarded
+from export.netx import checksum, parts
+from export.netx.fields import Fields
 from export.passes import slice_channels
 
 MAX_LAYERS = 1000
@@ -45,7 +46,7 @@ class _Stream:
 
 
 def read(path: Path | str) -> Graph:
-    """Read a NetX file as an integer graph. Raises GraphError for anything it does not understand."""
+    """Read a NetX file as an integer graph. Raises GraphError for anything it does not understand, and for damage."""
     path = Path(path)
     if not path.is_file():
         raise GraphError(f"{path}: no such file")
@@ -54,7 +55,7 @@ def read(path: Path | str) -> Graph:
 
 def _open(path: Path) -> Graph:
     try:
-        with h5py.File(path, "r") as file:
+        with hdf5.opened(path) as file:
             return _read(file)
     except GraphError as error:
         raise GraphError(f"{path}: {error}") from None
@@ -63,7 +64,7 @@ def _open(path: Path) -> Graph:
 
 
 def _read(file: h5py.File) -> Graph:
-    root = Fields(file, "the file", Budget())
+    root = Fields(file, "", "the file", hdf5.Reading())
     if "layer" not in root:
         raise GraphError("no group 'layer'; a NetX file has one")
     layers = root.sub("layer")
@@ -81,6 +82,7 @@ def _read(file: h5py.File) -> Graph:
     graph = Graph(tuple(reader.nodes), integer=True, meta=meta)
     if not graph.populations:
         raise GraphError("no layer with neurons; at least one is needed")
+    checksum.verify(root)  # last: what cannot be is named before what was changed
     return graph
 
 

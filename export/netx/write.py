@@ -2,7 +2,7 @@
 
 `layer/0`, `layer/1`, ... in topological order with the fields of lava/lib/dl/slayer/block/base.py (export_hdf5).
 Beyond lava-dl: `inputs` and `delay` of a concat layer, the layer type `add` (a neuron that sums synapse layers),
-`neuron/reset`, `neuron/u0`, `name`, `scale`, and the group `meta`.
+`neuron/reset`, `neuron/u0`, `name`, `scale`, and the group `meta` with its checksum.
 
 A chain with reset zero is what stock NetX runs. What it would run wrongly, it must not load: skips pass through
 `concat`, which it refuses, and soft-reset neurons carry a type that it does not know.
@@ -33,6 +33,7 @@ from export.graph import (
     Population,
 )
 from export.limits import BIAS_MANTISSA_MAX, THRESHOLD_MAX
+from export.netx import checksum
 from export.netx.parts import FORMAT_VERSION, HARD_RESET, SOFT_RESET
 from export.netx.read import NETX_BIAS_EXPONENT
 
@@ -44,9 +45,11 @@ def write(graph: Graph, path: Path | str) -> Path:
     """
     if not graph.integer:
         raise GraphError("the graph holds floats; quantize it before writing")
-    with files.replacing(path) as (scratch,), h5py.File(scratch, "w") as file:
+    # No lock: nobody else knows the scratch file, and a child that another thread forks would keep it locked.
+    with files.replacing(path) as (scratch,), h5py.File(scratch, "w", locking=False) as file:
         _Writer(file.create_group("layer")).graph(graph)
         _write_meta(file.create_group("meta"), graph)
+        checksum.seal(file)
     return Path(path)
 
 

@@ -19,6 +19,7 @@ What NIR cannot say is in the metadata of our nodes: `reset` and `u0` of a `Neur
 from __future__ import annotations
 
 import importlib
+import math
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -37,6 +38,7 @@ from export.graph import (
     Population,
     Shape,
 )
+from export.hdf5 import GEOMETRY_MAX, MAX_ELEMENTS
 from export.limits import DECAY_MAX, POTENTIAL_SHIFT, RESETS
 
 DT = 1e-4  # seconds a step: the dt of snnTorch and SpikingJelly where they read and write NIR
@@ -156,23 +158,32 @@ def note(name: str, node: Any, key: str) -> float | None:
         return None
     value = np.asarray(found)
     if value.dtype.kind not in "biuf" or value.size != 1 or not np.isfinite(value).all():
-        raise GraphError(f"{name}: {key} in its metadata is {found!r}; one finite number is allowed")
+        raise GraphError(f"{name}: {key} in its metadata is {str(found)[:80]!r}; one finite number is allowed")
     return float(value.flat[0])
 
 
 def _reset(name: str, node: Any, default: str) -> str:
     found = node.metadata.get("reset", default)
-    if found not in RESETS:
-        raise GraphError(f"{name}: reset in its metadata is {found!r}; {' and '.join(RESETS)} are allowed")
+    if not isinstance(found, str) or found not in RESETS:
+        raise GraphError(f"{name}: reset in its metadata is {str(found)[:80]!r}; {' and '.join(RESETS)} are allowed")
     return found
 
 
 def pair(name: str, node: Any, field: str, least: int = 0) -> Pair:
     """One integer or two of a NIR node, from `least`."""
     found = numbers(name, node, field).ravel()
-    if found.size not in (1, 2) or (found != np.round(found)).any() or (found < least).any():
-        raise GraphError(f"{name}: {field} is {found.tolist()}; 1 or 2 integers from {least} are allowed")
+    whole = (found == np.round(found)) & (found >= least) & (found <= GEOMETRY_MAX)
+    if found.size not in (1, 2) or not whole.all():
+        shown = found[:8].tolist()
+        raise GraphError(f"{name}: {field} is {shown}; 1 or 2 integers from {least} to {GEOMETRY_MAX} are allowed")
     return int(found[0]), int(found[-1])
+
+
+def bounded(name: str, shape: Shape) -> Shape:
+    """The shape, if it is one of a network. Raises GraphError."""
+    if math.prod(shape) > MAX_ELEMENTS:
+        raise GraphError(f"{name}: shape is {shape}; {MAX_ELEMENTS} neurons at most are allowed")
+    return shape
 
 
 def conv(name: str, node: Any, source: Shape) -> Operator:

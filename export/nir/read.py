@@ -13,6 +13,7 @@ and Sinabs fire at v >= v_threshold; Sinabs decays by exp(-1 / tau) and may fire
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from export import hdf5
 from export.graph import (
     CURRENT_DECAY_NONE,
     ENCODERS,
@@ -39,12 +41,15 @@ from export.graph import (
     Shape,
     output_shape,
 )
+from export.guard import guarded
 from export.limits import RESETS
+from export.nir.file import Links, flat, parsed
 from export.nir.nodes import (
     DT,
     NOISE,
     SILENT,
     SPIKING,
+    bounded,
     conv,
     dense,
     from_nir,
@@ -59,7 +64,6 @@ from export.passes import align_delays, fold_pool
 
 PASSING = ("Output", "Flatten", "Input")  # the last of a nested graph
 INTEGRATOR = Neuron(threshold=None, reset="zero")
-Links = list[tuple[str, str]]
 
 
 def read(
@@ -79,18 +83,29 @@ def read(
     Raises GraphError naming the file, the node, what was found and what is allowed.
     """
     _check_options(timesteps, dt, encoder, reset)
-    nir, path = load_nir(), Path(path)
+    load_nir()  # not in the child: another thread may be importing
+    path = Path(path)
     if not path.is_file():
         raise GraphError(f"{path}: no such file")
+    options = _Options(timesteps, dt, encoder, reset, input_shape)
+    return guarded(functools.partial(_open, options=options), path)
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What `read` was told."""
+
+    timesteps: int
+    dt: float
+    encoder: str
+    reset: str
+    input_shape: Shape | None
+
+
+def _open(path: Path, *, options: _Options) -> Graph:
     try:
-        network = nir.read(path, type_check=False)  # it knows no grouped convolutions and only square kernels
-        own = note("the graph", network, "dt")
-        if own is not None and not np.isclose(own, dt, rtol=NOISE):
-            raise GraphError(f"was written for steps of {own:g} s; dt {dt:g} is asked for")
-        nodes, links = _flat(network, "")
-        reader = _Reader(nodes, links, dt=dt, reset=reset, input_shape=input_shape)
-        meta = Meta(timesteps, encoder, *_readout(network), notes={"read from": f"NIR, dt {dt:g}"})
-        return align_delays(fold_pool(Graph(reader.graph(), meta=meta)))
+        with np.errstate(all="ignore"), hdf5.opened(path) as file:  # numpy's warnings come before a refusal
+            return _graph(parsed(file), options)
     except GraphError as error:
         raise GraphError(f"{path}: {error}") from None
     except (
@@ -102,8 +117,20 @@ def read(
         AttributeError,
         AssertionError,
         ArithmeticError,
+        MemoryError,
     ) as error:
-        raise GraphError(f"{path}: cannot be read as NIR ({type(error).__name__}: {error})") from error
+        raise GraphError(f"{path}: cannot be read as NIR ({type(error).__name__}: {str(error)[:500]})") from error
+
+
+def _graph(network: Any, options: _Options) -> Graph:
+    dt = options.dt
+    own = note("the graph", network, "dt")
+    if own is not None and not np.isclose(own, dt, rtol=NOISE):
+        raise GraphError(f"was written for steps of {own:g} s; dt {dt:g} is asked for")
+    nodes, links = flat(network, "")
+    reader = _Reader(nodes, links, dt=dt, reset=options.reset, input_shape=options.input_shape)
+    meta = Meta(options.timesteps, options.encoder, *_readout(network), notes={"read from": f"NIR, dt {dt:g}"})
+    return align_delays(fold_pool(Graph(reader.graph(), meta=meta)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,13 +201,13 @@ class _Reader:
 
     def _input_shape(self, name: str, node: Any) -> Shape:
         found = np.asarray(self.input_shape or node.input_type["input"]).ravel()
-        if len(found) not in (1, 3) or (found < 1).any():
+        if len(found) not in (1, 3) or found.dtype.kind not in "iu" or (found < 1).any():
             raise GraphError(
-                f"{name}: shape is {found.tolist()}; (N) or (C, H, W) is allowed, without batch or time: "
+                f"{name}: shape is {found[:8].tolist()}; (N) or (C, H, W) is allowed, without batch or time: "
                 "give input_shape"
             )
         shape = tuple(int(side) for side in found)
-        return shape if len(shape) == 3 else (*shape, 1, 1)
+        return bounded(name, shape if len(shape) == 3 else (*shape, 1, 1))
 
     def _weighted(self, name: str, op: Operator, biased: Any, signal: _Signal) -> _Signal:
         if signal.edges:
@@ -193,7 +220,8 @@ class _Reader:
         return _Signal(shape, edges=edges, bias=bias.reshape(-1, 1, 1))
 
     def _pool(self, name: str, node: Any, signal: _Signal) -> _Signal:
-        kernel, stride, padding = (pair(name, node, field) for field in ("kernel_size", "stride", "padding"))
+        kernel, stride = pair(name, node, "kernel_size", 1), pair(name, node, "stride", 1)
+        padding = pair(name, node, "padding")
         factor = float(np.prod(kernel)) if type(node).__name__ == "SumPool2d" else 1.0
         if padding != (0, 0) or (signal.spikes and stride != kernel):
             allowed = "stride = kernel" if signal.spikes else "any stride"
@@ -253,32 +281,6 @@ def _check_options(timesteps: int, dt: float, encoder: str, reset: str) -> None:
         )
 
 
-def _flat(network: Any, prefix: str) -> tuple[dict[str, Any], Links]:
-    """Nodes and edges with nested graphs laid open: `outer.inner`."""
-    nodes: dict[str, Any] = {}
-    links: Links = []
-    ends: dict[tuple[str, str], str] = {}  # a node's name as a source and as a target
-    for name, node in network.nodes.items():
-        if type(node).__name__ != "NIRGraph":
-            nodes[prefix + name] = node
-            ends[name, "Output"] = ends[name, "Input"] = prefix + name
-            continue
-        inner, inner_links = _flat(node, f"{prefix}{name}.")
-        nodes |= inner
-        links += inner_links
-        for kind in ("Input", "Output"):
-            found = [key for key, part in node.nodes.items() if type(part).__name__ == kind]
-            if len(found) != 1:
-                raise GraphError(f"{prefix}{name}: a nested graph with {len(found)} {kind} nodes; 1 is allowed")
-            ends[name, kind] = f"{prefix}{name}.{found[0]}"
-    for source, target in network.edges:
-        unknown = {source, target} - set(network.nodes)
-        if unknown:
-            raise GraphError(f"an edge from {source} to {target}: there is no node {unknown.pop()}")
-        links.append((ends[source, "Output"], ends[target, "Input"]))
-    return nodes, links
-
-
 def _readout(network: Any) -> tuple[float, tuple[str, ...]]:
     """logit_scale and class_names of a file of ours."""
     scale = note("the graph", network, "logit_scale")
@@ -300,6 +302,6 @@ def _sum(name: str, arriving: list[_Signal]) -> _Signal:
 
 def _output_shape(name: str, op: Operator, shape: Shape) -> Shape:
     try:
-        return output_shape(op, shape)
+        return bounded(name, output_shape(op, shape))
     except GraphError as error:
         raise GraphError(f"{name}: {error}") from None

@@ -45,8 +45,8 @@ def write(graph: Graph, path: Path | str, *, dt: float = DT) -> Path:
     """
     nir, path = load_nir(), Path(path)
     network = _network(nir, _plain(graph), dt)
-    with files.replacing(path) as (scratch,):
-        nir.write(scratch, network)
+    with files.replacing(path) as (scratch,), open(scratch, "w+b") as file:  # not by name, which HDF5 would lock
+        nir.write(file, network)
     silent = sorted(p.name for p in graph.populations if p.neuron.threshold is not None and _beyond_nir(p))
     if silent:
         LOG.warning(

@@ -9,7 +9,7 @@ from rich.markup import escape
 from neuroseg.cli.console import errors
 from neuroseg.data import ScanError, Subject, open_cohort
 from neuroseg.data.volume import Box
-from neuroseg.runs import Settings
+from neuroseg.settings import Settings
 
 
 def place(data: str) -> str:

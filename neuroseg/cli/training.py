@@ -28,7 +28,8 @@ from neuroseg.cli.subjects import parse_box, place, run_subjects, usable_subject
 from neuroseg.experiments.crossval import make_folds, run_fold
 from neuroseg.experiments.tables import check_folds, load_folds, write_tables
 from neuroseg.pretrained import copy_pretrained
-from neuroseg.runs import Run, Settings
+from neuroseg.runs import Run
+from neuroseg.settings import Settings
 from neuroseg.steps import CALIBRATION_SLICES, Conversion, convert_run, finetune_run, train_run
 from neuroseg.training.finetune import FinetuneConfig
 from neuroseg.training.train import TrainConfig, split

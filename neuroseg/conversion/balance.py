@@ -19,7 +19,7 @@ from neuroseg.spiking.channels import channel_values, per_input_channel
 from neuroseg.spiking.encode import encode
 from neuroseg.spiking.network import SpikingNetwork, bias_key
 from neuroseg.spiking.neuron import integrate_fire
-from neuroseg.spiking.structure import fires, operator
+from neuroseg.spiking.trainable import fires, operator
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from export.limits import check
 from export.passes import align_delays, flatten_convolutions, fold_pool, remove_dropout, split_concat
 from export.quantize import largest_scale, quantize
 from neuroseg.spiking.network import SpikingNetwork
-from neuroseg.spiking.structure import operator
+from neuroseg.spiking.trainable import operator
 
 
 def to_graph(

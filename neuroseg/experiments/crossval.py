@@ -22,7 +22,8 @@ from neuroseg.conversion.convert import convert
 from neuroseg.conversion.lower import integer_scales
 from neuroseg.data.volume import Subject, stack_slices
 from neuroseg.metrics import dice, dice_2d
-from neuroseg.runs import Run, Settings
+from neuroseg.runs import Run
+from neuroseg.settings import Settings
 from neuroseg.spiking.activity import ann_operations, measure
 from neuroseg.spiking.network import SpikingNetwork
 from neuroseg.steps import Conversion, calibrated

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,9 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from export import files
+from export import checked, files
+from export.checked import Fields
 from neuroseg.runs import RunError
 from neuroseg.training.losses import LOSSES
+
+COUNT_MAX, ROWS_MAX, NUMBER_MAX = 2**31, 2**12, 1e18  # more is in no table
 
 
 def load_folds(folder: Path) -> list[dict[str, Any]]:
@@ -23,14 +25,28 @@ def load_folds(folder: Path) -> list[dict[str, Any]]:
     name = re.compile(rf"fold\d+-({'|'.join(LOSSES)})\.json")
     for file in (file for file in folder.glob("fold*.json") if name.fullmatch(file.name)):
         try:
-            fold = json.loads(file.read_text())
-            fold["fold"], LOSSES[fold["loss"]], fold["settings"]["test"]
-            for row in fold["rows"]:
-                row["method"], row["dice"]["3d"], row["dice"]["2d"], row["operations"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{file}: not a fold of `neuroseg crossval` ({error!r})") from error
-        folds.append(fold)
+            folds.append(_fold(checked.read(file)))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{file}: not a fold of `neuroseg crossval` ({error})") from error
     return sorted(folds, key=lambda fold: (list(LOSSES).index(fold["loss"]), fold["fold"]))
+
+
+def _fold(given: Fields) -> dict[str, Any]:
+    """A fold, what the tables show of it checked. Raises ValueError naming field, found and allowed."""
+    given.integer("fold", 1, COUNT_MAX)
+    given.text("loss", LOSSES)
+    given.sub("settings").texts("test")
+    for row in given.subs("rows", ROWS_MAX):
+        row.text("method")
+        if "weights" in row.value:
+            row.text("weights")
+        for key in ("3d", "2d"):
+            row.sub("dice").number(key, 0, 1)
+        row.number("operations", 0, NUMBER_MAX)
+        for key in ("epochs", "rate"):
+            if key in row:
+                row.number(key, 0, NUMBER_MAX)
+    return dict(given.value)
 
 
 def check_folds(folds: Sequence[dict[str, Any]]) -> None:

@@ -10,8 +10,8 @@ import torch
 from export.graph import Conv, ConvT
 from neuroseg.spiking.encode import encode
 from neuroseg.spiking.network import FRAMES, SpikingNetwork
-from neuroseg.spiking.structure import fires, operator
 from neuroseg.spiking.synapse import apply_synapse
+from neuroseg.spiking.trainable import fires, operator
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,9 @@ from neuroseg.spiking.encode import encode
 from neuroseg.spiking.integers import POTENTIAL_LIMIT, even_integers, loihi_bias
 from neuroseg.spiking.neuron import NO_LIMIT, integrate_fire, scan
 from neuroseg.spiking.population import Response, respond_to_counts
-from neuroseg.spiking.structure import check_trainable, fires, operator, without_numbers
+from neuroseg.spiking.structure import without_numbers
 from neuroseg.spiking.synapse import COUNT_MAX, apply_synapse, spike_dtype
+from neuroseg.spiking.trainable import check_trainable, fires, operator
 
 FRAMES = 128  # slices times time steps at once where no gradient is needed: what the caches hold
 

@@ -1,21 +1,38 @@
-"""The structure of a network: what a graph must be to be trained; without its numbers; and as JSON."""
+"""The structure of a network apart from its numbers: a graph whose arrays are zeros, and the same as JSON."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from export import graph as ir
-from export.graph import CURRENT_DECAY_NONE, VOLTAGE_DECAY_NONE, Conv, ConvT, Edge, Graph, Population
-from neuroseg.spiking.neuron import check_neuron
+from export.checked import Fields, fields, refuse
+from export.graph import (
+    ENCODERS,
+    Concat,
+    Conv,
+    ConvT,
+    Dense,
+    Dropout,
+    Edge,
+    Graph,
+    Input,
+    Meta,
+    Neuron,
+    Node,
+    Operator,
+    Pool,
+    Population,
+    Shape,
+)
+from export.limits import DECAY_MAX, RESETS
 
-KINDS = {
-    kind.__name__: kind
-    for kind in (ir.Input, ir.Population, ir.Pool, ir.Concat, ir.Dropout, ir.Edge, ir.Conv, ir.ConvT, ir.Dense)
-} | {kind.__name__: kind for kind in (ir.Neuron, ir.Meta, ir.Graph)}
+MAX_NODES, MAX_EDGES, MAX_ELEMENTS = 2**12, 2**10, 2**26  # more is no network, but a broken file
+GEOMETRY_MAX, STEPS_MAX, VALUE_MAX = 2**15, 2**20, 1e30
+AXES_MAX = 4
 
 
 def without_numbers(graph: Graph) -> Graph:
@@ -29,48 +46,15 @@ def describe(graph: Graph) -> dict[str, Any]:
 
 
 def parse(description: Any) -> Graph:
-    """The graph, without numbers, that `describe` described. Raises ValueError for anything else."""
-    try:
-        graph = _decode(description)
-    except (TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
-        raise ValueError(f"the description of the network is broken ({error})") from error
-    if not isinstance(graph, Graph):
-        raise ValueError("the description is of no network")
-    return graph
+    """The graph, without numbers, that `describe` described.
 
-
-def fires(population: Population) -> bool:
-    """Whether its neurons spike; those of an output only integrate."""
-    return population.neuron.threshold is not None
-
-
-def operator(edge: Edge) -> Conv | ConvT:
-    """The convolution of a synapse; all-to-all synapses are convolutions over the whole of their source here."""
-    assert isinstance(edge.op, Conv | ConvT)
-    return edge.op
-
-
-def check_trainable(graph: Graph) -> None:
-    """Raise ValueError unless a graph is what PyTorch can run and train: float, without leak and delays."""
-    if graph.integer:
-        raise ValueError("the graph holds integers; a float one is needed")
-    shared = None
-    for population in graph.populations:
-        neuron = population.neuron
-        check_neuron(threshold=1.0, reset=neuron.reset)
-        if neuron.reset == "zero" and neuron.u0:
-            raise ValueError(f"u0 is {neuron.u0} with reset 'zero'; stock Lava neurons start from 0")
-        if neuron.threshold not in (1.0, None):
-            raise ValueError(f"{population.name}: threshold is {neuron.threshold}; 1 is needed, scale the weights")
-        leak = neuron.current_decay != CURRENT_DECAY_NONE or neuron.voltage_decay != VOLTAGE_DECAY_NONE
-        if leak or any(edge.delay or edge.target_delay is not None for edge in population.edges):
-            raise ValueError(f"{population.name}: leaks and delays are not trained here")
-        if not all(isinstance(edge.op, Conv | ConvT) for edge in population.edges):
-            raise ValueError(f"{population.name}: only convolutions are trained here; write dense synapses as those")
-        if neuron.threshold is not None:
-            shared = shared or neuron
-            if (neuron.reset, neuron.u0) != (shared.reset, shared.u0):
-                raise ValueError(f"{population.name}: all neurons that fire need the same reset and start potential")
+    Raises ValueError naming the field, what was found and what is allowed.
+    """
+    given = _kind(fields(description, "graph"), ("Graph",), Graph)
+    nodes = tuple(_node(node) for node in given.subs("nodes", MAX_NODES))
+    if sum(isinstance(node, Input) for node in nodes) != 1 or not any(isinstance(node, Population) for node in nodes):
+        refuse("graph.nodes", given.get("nodes"), "one Input and at least one Population among them")
+    return Graph(nodes, given.flag("integer"), _meta(given.sub("meta")))
 
 
 def _arrays_as_zeros(value: Any) -> Any:
@@ -92,24 +76,126 @@ def _encode(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return {"array": list(value.shape)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: _encode(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return {"kind": type(value).__name__, **fields}
+        encoded = {field.name: _encode(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {"kind": type(value).__name__, **encoded}
     if isinstance(value, tuple):
         return [_encode(item) for item in value]
     return dict(value) if hasattr(value, "items") else value
 
 
-def _decode(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(_decode(item) for item in value)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"the description of the network holds {value}")
-    if not isinstance(value, dict):
-        return value
-    if "array" in value:
-        return _zeros(tuple(int(side) for side in value["array"]))
-    if "kind" not in value:
-        return {str(key): item for key, item in value.items()}
-    if value["kind"] not in KINDS:
-        raise ValueError(f"the description of the network holds a {value['kind']!r}; {', '.join(KINDS)} are allowed")
-    return KINDS[value["kind"]](**{key: _decode(item) for key, item in value.items() if key != "kind"})
+def _kind(given: Fields, kinds: tuple[str, ...], made: type) -> Fields:
+    """The fields, if they are those of a dataclass; what it has a value for may be missing, as in older files."""
+    given.text("kind", kinds)
+    defaults: dict[str, Any] = {}
+    for field in dataclasses.fields(made):
+        if field.default is not dataclasses.MISSING:
+            defaults[field.name] = _encode(field.default)
+        elif field.default_factory is not dataclasses.MISSING:
+            defaults[field.name] = field.default_factory()
+    given.only(("kind", *(field.name for field in dataclasses.fields(made))))
+    return Fields({**defaults, **given.value}, given.where)
+
+
+def _node(given: Fields) -> Node:
+    kinds: dict[str, Callable[[Fields], Node]] = {
+        "Input": _input,
+        "Population": _population,
+        "Pool": _pool,
+        "Concat": _concat,
+        "Dropout": _dropout,
+    }
+    return kinds[given.text("kind", kinds)](given)
+
+
+def _input(given: Fields) -> Input:
+    given = _kind(given, ("Input",), Input)
+    neuron = _neuron(given.sub("neuron")) if "neuron" in given else None
+    gain, offset = (given.number(name, -VALUE_MAX, VALUE_MAX) for name in ("gain", "offset"))
+    return Input(given.text("name"), _shape(given), neuron, gain, offset)
+
+
+def _population(given: Fields) -> Population:
+    given = _kind(given, ("Population",), Population)
+    edges = tuple(_edge(edge) for edge in given.subs("edges", MAX_EDGES))
+    scale = given.number("scale", 0, VALUE_MAX) if "scale" in given else None
+    return Population(given.text("name"), _shape(given), edges, _neuron(given.sub("neuron")), scale)
+
+
+def _pool(given: Fields) -> Pool:
+    given = _kind(given, ("Pool",), Pool)
+    return Pool(given.text("name"), _shape(given), given.text("source"), _pair(given, "kernel", 1))
+
+
+def _concat(given: Fields) -> Concat:
+    given = _kind(given, ("Concat",), Concat)
+    given.items("sources", MAX_EDGES, 1)
+    return Concat(given.text("name"), _shape(given), given.texts("sources"))
+
+
+def _dropout(given: Fields) -> Dropout:
+    given = _kind(given, ("Dropout",), Dropout)
+    return Dropout(given.text("name"), _shape(given), given.text("source"), given.number("p", 0, 1))
+
+
+def _edge(given: Fields) -> Edge:
+    given = _kind(given, ("Edge",), Edge)
+    delays = _array(given, "target_delay") if "target_delay" in given else None
+    return Edge(given.text("source"), _operator(given.sub("op")), given.integer("delay", 0, STEPS_MAX), delays)
+
+
+def _operator(given: Fields) -> Operator:
+    kind = given.text("kind", ("Conv", "ConvT", "Dense"))
+    if kind == "Dense":
+        return Dense(_array(_kind(given, ("Dense",), Dense), "weight"))
+    given = _kind(given, (kind,), ConvT if kind == "ConvT" else Conv)
+    weight, stride, padding = _array(given, "weight"), _pair(given, "stride", 1), _pair(given, "padding", 0)
+    dilation, groups = _pair(given, "dilation", 1), given.integer("groups", 1, GEOMETRY_MAX)
+    if kind == "ConvT":
+        return ConvT(weight, stride, padding, _pair(given, "output_padding", 0), dilation, groups)
+    return Conv(weight, stride, padding, dilation, groups)
+
+
+def _neuron(given: Fields) -> Neuron:
+    given = _kind(given, ("Neuron",), Neuron)
+    given.get("threshold")
+    return Neuron(
+        threshold=given.number("threshold", 0, VALUE_MAX) if "threshold" in given else None,
+        reset=given.text("reset", RESETS),
+        u0=given.number("u0", -VALUE_MAX, VALUE_MAX),
+        current_decay=given.integer("current_decay", 0, DECAY_MAX),
+        voltage_decay=given.integer("voltage_decay", 0, DECAY_MAX),
+        bias=_array(given, "bias") if "bias" in given else None,
+    )
+
+
+def _meta(given: Fields) -> Meta:
+    given = _kind(given, ("Meta",), Meta)
+    notes = given.sub("notes")
+    return Meta(
+        timesteps=given.integer("timesteps", 1, STEPS_MAX),
+        encoder=given.text("encoder", ENCODERS),
+        logit_scale=given.number("logit_scale", -VALUE_MAX, VALUE_MAX),
+        class_names=given.texts("class_names"),
+        notes={name: notes.text(name) for name in notes.value},
+    )
+
+
+def _pair(given: Fields, name: str, least: int) -> tuple[int, int]:
+    first, second = given.integers(name, (2, 2), least, GEOMETRY_MAX)
+    return first, second
+
+
+def _shape(given: Fields) -> Shape:
+    return _bounded(given, "shape", given.integers("shape", (3, 3), 1, MAX_ELEMENTS))
+
+
+def _array(given: Fields, name: str) -> np.ndarray:
+    array = given.sub(name)
+    array.only(("array",))
+    return _zeros(_bounded(array, "array", array.integers("array", (0, AXES_MAX), 1, MAX_ELEMENTS)))
+
+
+def _bounded(given: Fields, name: str, sides: Shape) -> Shape:
+    if math.prod(sides) > MAX_ELEMENTS:
+        raise ValueError(f"{given.path(name)} is {list(sides)}; {MAX_ELEMENTS} numbers at most are allowed")
+    return sides

@@ -1,0 +1,82 @@
+"""What run.json holds: where the data came from, who was trained on, and how."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import asdict, dataclass
+
+from export import checked
+from export.checked import Fields
+from neuroseg.data.volume import Box
+from neuroseg.training.losses import LOSSES
+from neuroseg.training.train import TrainConfig
+from neuroseg.training.unet import UNetConfig
+
+SEED_MAX, COUNT_MAX, SIDE_MAX = 2**40, 2**31, 2**15  # more is no setting, but a broken file
+
+
+@dataclass(frozen=True)
+class Settings:
+    """run.json: where the data came from and who was trained on. test: subjects kept for the end, if any."""
+
+    data: str
+    seed: int
+    training: tuple[str, ...]
+    validation: tuple[str, ...]
+    model: UNetConfig
+    train: TrainConfig
+    box: Box | None = None
+    test: tuple[str, ...] = ()
+
+
+def parse_settings(given: Fields) -> Settings:
+    """Settings from JSON. Raises ValueError naming the field, what was found and what is allowed."""
+    given.only([field.name for field in dataclasses.fields(Settings)])
+    return Settings(
+        data=given.text("data"),
+        seed=given.integer("seed", 0, SEED_MAX),
+        training=given.texts("training"),
+        validation=given.texts("validation"),
+        model=parse_model(given.sub("model")),
+        train=_training(given.sub("train")),
+        box=_box(given) if "box" in given else None,
+        test=given.texts("test") if "test" in given else (),
+    )
+
+
+def _box(given: Fields) -> Box:
+    depth, *slice_sides = given.items("box", 3, 3)
+    if depth is not None:
+        depth = checked.integer(depth, given.path("box[0]"), 1, SIDE_MAX)
+    height, width = (checked.integer(n, given.path(f"box[{k}]"), 1, SIDE_MAX) for k, n in enumerate(slice_sides, 1))
+    return depth, height, width
+
+
+def parse_model(given: Fields) -> UNetConfig:
+    """A network's settings from JSON, as `parse_settings`. Fields that are missing are as they are by default."""
+    given = _filled(given, UNetConfig())
+    return UNetConfig(
+        in_channels=given.integer("in_channels", 1, SIDE_MAX),
+        out_channels=given.integer("out_channels", 1, SIDE_MAX),
+        channels=given.integers("channels", (1, 16), 1, SIDE_MAX),
+        dropout=given.number("dropout", 0, 1),
+    )
+
+
+def _training(given: Fields) -> TrainConfig:
+    given = _filled(given, TrainConfig())
+    return TrainConfig(
+        epochs=given.integer("epochs", 1, COUNT_MAX),
+        batch=given.integer("batch", 1, COUNT_MAX),
+        learning_rate=given.number("learning_rate", 0, 1e6),
+        augment=given.flag("augment"),
+        warm_up=given.integer("warm_up", 0, COUNT_MAX),
+        loss=given.text("loss", LOSSES),
+        seed=given.integer("seed", 0, SEED_MAX),
+    )
+
+
+def _filled(given: Fields, default: UNetConfig | TrainConfig) -> Fields:
+    known = asdict(default)
+    given.only(known)
+    return Fields({**known, **given.value}, given.where)

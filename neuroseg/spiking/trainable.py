@@ -1,0 +1,40 @@
+"""What a graph must be for PyTorch to run and train it."""
+
+from __future__ import annotations
+
+from export.graph import CURRENT_DECAY_NONE, VOLTAGE_DECAY_NONE, Conv, ConvT, Edge, Graph, Population
+from neuroseg.spiking.neuron import check_neuron
+
+
+def fires(population: Population) -> bool:
+    """Whether its neurons spike; those of an output only integrate."""
+    return population.neuron.threshold is not None
+
+
+def operator(edge: Edge) -> Conv | ConvT:
+    """The convolution of a synapse; all-to-all synapses are convolutions over the whole of their source here."""
+    assert isinstance(edge.op, Conv | ConvT)
+    return edge.op
+
+
+def check_trainable(graph: Graph) -> None:
+    """Raise ValueError unless a graph is what PyTorch can run and train: float, without leak and delays."""
+    if graph.integer:
+        raise ValueError("the graph holds integers; a float one is needed")
+    shared = None
+    for population in graph.populations:
+        neuron = population.neuron
+        check_neuron(threshold=1.0, reset=neuron.reset)
+        if neuron.reset == "zero" and neuron.u0:
+            raise ValueError(f"u0 is {neuron.u0} with reset 'zero'; stock Lava neurons start from 0")
+        if neuron.threshold not in (1.0, None):
+            raise ValueError(f"{population.name}: threshold is {neuron.threshold}; 1 is needed, scale the weights")
+        leak = neuron.current_decay != CURRENT_DECAY_NONE or neuron.voltage_decay != VOLTAGE_DECAY_NONE
+        if leak or any(edge.delay or edge.target_delay is not None for edge in population.edges):
+            raise ValueError(f"{population.name}: leaks and delays are not trained here")
+        if not all(isinstance(edge.op, Conv | ConvT) for edge in population.edges):
+            raise ValueError(f"{population.name}: only convolutions are trained here; write dense synapses as those")
+        if neuron.threshold is not None:
+            shared = shared or neuron
+            if (neuron.reset, neuron.u0) != (shared.reset, shared.u0):
+                raise ValueError(f"{population.name}: all neurons that fire need the same reset and start potential")
