@@ -1,9 +1,11 @@
 """Attacks on what neuroseg reads and writes: what is broken must be read right or refused in one line, nothing else.
 
     python -m benchmarks.attacks mutations --files 1000
+    python -m benchmarks.attacks kills --rounds 20
 
-`mutations` breaks weights, traces, run.json and NIR files (`benchmarks/attacks_files.py`). Network files have a
-benchmark of their own, `benchmarks/fuzz.py`; what it found stands beside.
+`kills` ends commands at random moments (`benchmarks/attacks_kills.py`). `mutations` breaks weights, traces, run.json and
+NIR files (`benchmarks/attacks_files.py`). Network files have a benchmark of their own, `benchmarks/fuzz.py`; what it
+found stands beside.
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.attacks_files import attack
+from benchmarks.attacks_kills import in_a_namespace, kill
 
 RESULT = Path(__file__).with_name("results") / "attacks.json"
 FUZZ = Path(__file__).with_name("results") / "fuzz.json"
 COLUMNS = ("tried", "right", "another_sound_file", "refused_in_one_line", "anything_else")
+KILL_COLUMNS = ("tried", "killed_while_running", "right_after_rerun", "anything_else")
 
 app = typer.Typer(help=__doc__, no_args_is_help=True)
 
@@ -41,6 +45,22 @@ def mutations(
         rows.append(row)
         keep("mutations", rows, out)  # what there is, should it be stopped
     show("Mutations", [*rows, *network_files()], COLUMNS)
+    raise typer.Exit(1 if any(row["anything_else"] for row in rows) else 0)
+
+
+@app.command()
+def kills(
+    rounds: Annotated[int, typer.Option(min=1, help="Kills of each of the six commands.")] = 20,
+    minutes: Annotated[float, typer.Option(min=0, help="No new kill after so long.")] = 40,
+    out: Annotated[Path, typer.Option(help="Result file.")] = RESULT,
+) -> None:
+    """Kill commands at random moments and start them again."""
+    in_a_namespace()
+    rows = []
+    for row in kill(rounds, minutes):
+        rows.append(row.as_json())
+        keep("kills", rows, out)
+    show("Kills", rows, KILL_COLUMNS)
     raise typer.Exit(1 if any(row["anything_else"] for row in rows) else 0)
 
 
