@@ -3,9 +3,9 @@
     python -m benchmarks.attacks mutations --files 1000
     python -m benchmarks.attacks kills --rounds 20
 
-`kills` ends commands at random moments (`benchmarks/attacks_kills.py`). `mutations` breaks weights, traces, run.json and
-NIR files (`benchmarks/attacks_files.py`). Network files have a benchmark of their own, `benchmarks/fuzz.py`; what it
-found stands beside.
+`kills` ends commands at random moments (`benchmarks/attacks_kills.py`). `mutations` breaks weights, traces, run.json
+and NIR files (`benchmarks/attacks_files.py`). Network files have a benchmark of their own, `benchmarks/fuzz.py`; what
+it found stands beside.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ if sys.platform == "linux":
     import resource
 
 SECONDS = 4  # of computing, for a small file; more by its size
-BYTES_A_SECOND = 2**24
+BYTES_A_SECOND = 2**20  # in the smallest of datasets
 MEMORY_BYTES = 2**30  # above what the process has at the start
 PATIENCE = 15  # times as many seconds of waiting: the machine may be busy, the file far away
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGXCPU)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from export.graph import Conv, ConvT, Dense, Edge, Graph, GraphError, Input, Operator, Population, depths
+from export.graph import Conv, ConvT, Dense, Edge, Graph, GraphError, Input, Operator, Population, Shape, depths
 
 WEIGHT_MIN, WEIGHT_MAX = -256, 254  # signed 8-bit mantissa, mixed sign mode: lava/utils/weightutils.py
 WEIGHT_STEP = 2  # mixed mode keeps the sign in the lowest bit, so weights are even
@@ -29,8 +29,11 @@ GEOMETRY_MAX = 127  # kernel, stride, padding are int8: lava/proc/conv/models.py
 RESETS = ("subtract", "zero")
 
 
-def check(graph: Graph) -> Graph:
-    """Return an integer, aligned graph that fits Loihi; raise GraphError naming population, value and limit."""
+def check(graph: Graph, *, stock: bool = True) -> Graph:
+    """Return an integer, aligned graph that fits Loihi; raise GraphError naming population, value and limit.
+
+    stock: whether Lava's own parts must take it, whose kernels, strides and paddings are int8.
+    """
     if not graph.integer:
         raise GraphError("the graph holds floats; quantize it first")
     depths(graph)
@@ -41,11 +44,10 @@ def check(graph: Graph) -> Graph:
         for edge in population.edges:
             _check_weights(population, edge)
             _check_delay(population, edge)
-            _check_geometry(population, edge.op)
+            if stock:
+                _check_geometry(population, edge.op)
         _check_neuron(population)
-        _check_input(population)
-        if population.neuron.threshold is None:
-            _check_readout(population, graph.meta.timesteps)
+        _check_input(graph, population)
     return graph
 
 
@@ -53,6 +55,43 @@ def input_bound(population: Population) -> tuple[float, float]:
     """Least and greatest input any neuron of the population can get in one step, from its weights alone."""
     bounds = np.stack([edge_bound(edge.op) for edge in population.edges]).sum(0)  # low and high, Cout
     return float(bounds[0].min()), float(bounds[1].max())
+
+
+def input_bound_in_place(graph: Graph, population: Population) -> tuple[float, float]:
+    """`input_bound` by what reaches each neuron at its place: less at borders, and of a synapse cut in pieces."""
+    bounds = [_bound_in_place(edge.op, graph[edge.source].shape, population.shape) for edge in population.edges]
+    low, high = np.stack(bounds).sum(0)  # (C, H, W)
+    return float(low.min()), float(high.max())
+
+
+def _bound_in_place(op: Operator, source: Shape, target: Shape) -> np.ndarray:
+    """Least and greatest input of every target neuron: (2, C, H, W)."""
+    if isinstance(op, Dense):
+        return np.stack(edge_bound(op)).reshape(2, *target)
+    negative, positive = np.minimum(op.weight, 0), np.maximum(op.weight, 0)
+    taps = [_by_output(op, weight) for weight in (negative, positive)]  # (Cout, kh, kw)
+    rows, columns = (_hits(op, axis, source[1 + axis], target[1 + axis]) for axis in range(2))
+    return np.einsum("bcij,yi,xj->bcyx", np.stack(taps), rows, columns)
+
+
+def _hits(op: Conv | ConvT, axis: int, source: int, target: int) -> np.ndarray:
+    """Whether each tap brings anything to each target place along an axis (0 rows, 1 columns): (target, taps)."""
+    stride, padding = op.stride[axis], op.padding[axis]
+    tap = np.arange(op.weight.shape[2 + axis]) * op.dilation[axis]
+    place = np.arange(target)[:, None]
+    if isinstance(op, ConvT):
+        read, rest = np.divmod(place + padding - tap, stride)
+        return (rest == 0) & (read >= 0) & (read < source)
+    read = place * stride - padding + tap
+    return (read >= 0) & (read < source)
+
+
+def _by_output(op: Conv | ConvT, weight: np.ndarray) -> np.ndarray:
+    """Weights summed over the inputs of each output channel: (Cout, kh, kw)."""
+    if isinstance(op, Conv):
+        return weight.sum(1)
+    cin, per_group, kh, kw = weight.shape
+    return weight.reshape(op.groups, cin // op.groups, per_group, kh, kw).sum(1).reshape(-1, kh, kw)
 
 
 def edge_bound(op: Operator) -> tuple[np.ndarray, np.ndarray]:
@@ -70,9 +109,8 @@ def edge_bound(op: Operator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _transposed_bound(op: ConvT, weight: np.ndarray, worst: Callable) -> np.ndarray:
-    cin, per_group, kh, kw = weight.shape
-    grouped = weight.reshape(op.groups, cin // op.groups, per_group, kh, kw).sum(1)  # groups, Cout/g, kh, kw
-    taps = grouped.reshape(-1, kh, kw)
+    taps = _by_output(op, weight)
+    _, kh, kw = taps.shape
     phases: dict[tuple[int, int], np.ndarray] = {}
     for i in range(kh):
         for j in range(kw):
@@ -134,16 +172,26 @@ def _check_neuron(population: Population) -> None:
         _within(population, "bias", float(np.abs(neuron.bias).max()), 0, BIAS_MAX)
 
 
-def _check_input(population: Population) -> None:
-    low, high = input_bound(population)
+def _check_input(graph: Graph, population: Population) -> None:
+    bounds = input_bound(population)
+    if not _fits(population, bounds, graph.meta.timesteps):  # then by what each neuron can get at its place
+        bounds = input_bound_in_place(graph, population)
+    low, high = bounds
     _within(population, "least input in a step", low, INPUT_MIN, INPUT_MAX)
     _within(population, "greatest input in a step", high, INPUT_MIN, INPUT_MAX)
+    if population.neuron.threshold is None:
+        for value in _readout(population, bounds, graph.meta.timesteps):
+            what = f"potential after {graph.meta.timesteps} steps, >> 6,"
+            _within(population, what, value, -THRESHOLD_MAX, THRESHOLD_MAX)
 
 
-def _check_readout(population: Population, timesteps: int) -> None:
+def _fits(population: Population, bounds: tuple[float, float], timesteps: int) -> bool:
+    low, high = bounds
+    readout = () if population.neuron.threshold is not None else _readout(population, bounds, timesteps)
+    return low >= INPUT_MIN and high <= INPUT_MAX and all(abs(value) <= THRESHOLD_MAX for value in readout)
+
+
+def _readout(population: Population, bounds: tuple[float, float], timesteps: int) -> tuple[float, float]:
     """An output integrates T steps; at the top of its range a Loihi neuron would fire and its potential clip."""
-    low, high = input_bound(population)
     bias = np.zeros(1) if population.neuron.bias is None else population.neuron.bias / 2**POTENTIAL_SHIFT
-    for bound in (low + float(bias.min()), high + float(bias.max())):
-        what = f"potential after {timesteps} steps, >> 6,"
-        _within(population, what, timesteps * bound, -THRESHOLD_MAX, THRESHOLD_MAX)
+    return timesteps * (bounds[0] + float(bias.min())), timesteps * (bounds[1] + float(bias.max()))

@@ -1,4 +1,4 @@
-"""What a validation leaves in its run folder: report.json, report.html, segmentation.png and network.svg."""
+"""What a validation leaves in its run folder: report.json, report.html, segmentation.png, network.svg, chip.svg."""
 
 from __future__ import annotations
 
@@ -7,15 +7,24 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+import torch
+
 from export import files
+from export.graph import GraphError
 from export.inspect import draw as draw_graph
+from export.mapping.chips import LOIHI2
+from export.mapping.summary import summary
+from hardware_sim.reporting.chip import draw_chip
+from hardware_sim.reporting.deployment import deploy
+from hardware_sim.reporting.metrics import Metrics, ann_metrics, as_json, trace_metrics
 from hardware_sim.reporting.page import count_cells, make_viewer, rasters, render
 from hardware_sim.reporting.pictures import draw_masks, mask_rows
 from hardware_sim.reporting.report import build_report
 from neuroseg import __version__, runs
+from neuroseg.conversion.convert import convert
+from neuroseg.conversion.lower import lower
 from neuroseg.data.volume import stack_slices
 from neuroseg.runs import Run
 from neuroseg.spiking.activity import measure
@@ -36,7 +45,7 @@ VERSIONS = ("torch", "numpy", "lava-nc", "h5py", "nibabel")
 def write_report(
     run: Run, validation: Validation, network: SpikingNetwork, *, repeat: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Write the four files; returns the content of report.json. repeat: see `provenance`."""
+    """Write the files; returns the content of report.json. repeat: see `provenance`."""
     shown = validation.shown
     report = build_report(
         validation.comparisons,
@@ -48,6 +57,8 @@ def write_report(
         timesteps=network.timesteps,
         seconds=validation.seconds,
         repeat=repeat,
+        chip=_chip(run, validation),
+        metrics=_metrics(run, validation),
     )
     files.write_json(report, run.report)
     first = validation.subjects[0]
@@ -56,6 +67,29 @@ def write_report(
     draw_graph(validation.graph, run.drawing)
     files.write_text(_page(run, validation, network, report), run.page)
     return report
+
+
+def metrics_of_ann(run: Run, images: torch.Tensor) -> Metrics:
+    """NeuroBench's metrics of a run's ANN on slices (B, C, H, W): the float network of its populations with ReLUs."""
+    ann = convert(runs.load_ann(run.ann), tuple(images.shape[1:]), timesteps=1)
+    return ann_metrics(lower(ann), images.numpy())
+
+
+def _chip(run: Run, validation: Validation) -> dict[str, Any]:
+    """The network on Loihi 2, drawn, with what the slices that are shown cost; or why it does not fit there."""
+    try:
+        found = deploy(validation.graph, LOIHI2, validation.shown.hardware)
+    except GraphError as error:
+        return {"chip": LOIHI2.title, "refused": str(error)}
+    draw_chip(found.placement, run.chip)
+    return summary(found.placement, found.costs)
+
+
+def _metrics(run: Run, validation: Validation) -> dict[str, Any]:
+    images, _ = stack_slices([validation.shown.subject])
+    found = {"ANN": metrics_of_ann(run, images)} if run.ann.exists() else {}
+    found["SNN"] = trace_metrics(validation.graph, validation.shown.hardware)
+    return {name: as_json(value) for name, value in found.items()}
 
 
 def provenance(network_file: bytes, *, command: str, seed: int, encoder: str) -> dict[str, Any]:
@@ -100,7 +134,8 @@ def _page(run: Run, validation: Validation, network: SpikingNetwork, report: Map
         rasters=rasters(shown.software, shown.hardware, validation.diagnosis),
         cells=count_cells(shown.software, shown.hardware),
         stages=STAGES,
-        network_svg=Path(run.drawing).read_text(),
+        network_svg=run.drawing.read_text(),
+        chip_svg=run.chip.read_text() if run.chip.exists() else None,
         samples=shown.software.samples,
         diagnosis=validation.diagnosis,
     )

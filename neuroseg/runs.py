@@ -74,6 +74,10 @@ class Run:
         return self.folder / "network.svg"
 
     @property
+    def chip(self) -> Path:
+        return self.folder / "chip.svg"
+
+    @property
     def picture(self) -> Path:
         return self.folder / "segmentation.png"
 
@@ -108,7 +112,8 @@ class Run:
 
     def forget_after(self, step: Path) -> None:
         """Delete what later steps made: it does not belong to what `step` will hold now."""
-        made = (self.ann, self.converted, self.snn, self.network, self.drawing, self.report, self.page, self.picture)
+        looked_at = (self.drawing, self.chip, self.report, self.page, self.picture)
+        made = (self.ann, self.converted, self.snn, self.network, *looked_at)
         for file in made[made.index(step) + 1 :]:
             file.unlink(missing_ok=True)
         if step in (self.ann, self.converted):

@@ -84,7 +84,7 @@ def _prepare(files: Files, job: Job, graph: Graph, spikes: np.ndarray) -> None:
     """Write the network and its input. Raises SimulationError where the machine lacks room for the run."""
     check_room(graph, job, files.folder)
     job.save(files.folder)
-    netx.write(graph, files.network)
+    netx.write(graph, files.network, sealed=False)
     np.save(files.input, pack(spikes))
     np.save(files.progress, np.full(len(graph.populations), -1))
 

@@ -47,7 +47,7 @@ def run(folder: Path, memory: str) -> None:
     files, job = Files(folder), Job.load(folder)
     start = time.perf_counter()
     config = _run_config(job)
-    graph = netx.read(files.network)
+    graph = netx.read(files.network, trusted=True)
     if job.fidelity in ("stock", FAST):
         compat.load(compat.SIGNAL)
         source = ring_buffer(graph, np.load(files.input, mmap_mode="r"))

@@ -81,6 +81,11 @@ def _png(image: np.ndarray, masks: Mapping[str, np.ndarray]) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
+def _svg(text: str) -> str:
+    """A drawing as a data URI."""
+    return "data:image/svg+xml;base64," + base64.b64encode(text.encode()).decode()
+
+
 def rasters(software: Trace, hardware: Trace, diagnosis: Diagnosis | None = None) -> list[Raster]:
     """A few neurons of every population, over all slices; first the one that differs, if one does."""
     chosen: list[tuple[str, tuple[int, ...]]] = []
@@ -126,13 +131,14 @@ def render(
     cells: Mapping[str, Sequence[Cell]],
     stages: Mapping[str, str],
     network_svg: str,
+    chip_svg: str | None,
     samples: int,
     diagnosis: Diagnosis | None,
 ) -> str:
     """The page. report: content of report.json. rates: spikes per neuron and step by layer, for each network shown.
 
     rasters, cells and samples (its slices): of the first viewer's subject. stages: what the stages of `report["dice"]`
-    are called. network_svg: a drawing of the graph.
+    are called. network_svg: a drawing of the graph. chip_svg: of the chip's cores, None where none takes the network.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("hardware_sim.reporting"),
@@ -141,7 +147,6 @@ def render(
         trim_blocks=True,
     )
     environment.filters["thousands"] = "{:,}".format
-    drawing = "data:image/svg+xml;base64," + base64.b64encode(network_svg.encode()).decode()
     return environment.get_template("report.html").render(
         report=report,
         viewers=viewers,
@@ -150,7 +155,8 @@ def render(
         rasters=rasters,
         cells=cells,
         stages=stages,
-        drawing=drawing,
+        drawing=_svg(network_svg),
+        chip_drawing=None if chip_svg is None else _svg(chip_svg),
         samples=samples,
         diagnosis=diagnosis,
         colours={"green": GREEN, "blue": BLUE, "orange": ORANGE, "purple": PURPLE},

@@ -20,10 +20,13 @@ def build_report(
     timesteps: int,
     seconds: Mapping[str, float],
     repeat: Mapping[str, Any],
+    chip: Mapping[str, Any],
+    metrics: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """One comparison a subject, with its number of slices; returns the content of report.json.
 
-    repeat: the command, and all that its outcome depends on.
+    repeat: the command, and all that its outcome depends on. chip: `export.mapping.summary` of the network, or why no
+    chip takes it (`refused`). metrics: `hardware_sim.reporting.metrics.as_json` of ANN and SNN, by name.
     """
     layers = [_merge([c.layers[k] for c in comparisons], samples) for k in range(len(comparisons[0].layers))]
     firsts = [f"{subject}: {c.cause}" for subject, c in zip(subjects, comparisons, strict=True) if c.cause]
@@ -41,6 +44,8 @@ def build_report(
         "fidelity": fidelity,
         "timesteps": timesteps,
         "subjects": list(subjects),
+        "chip": dict(chip),
+        "metrics": {name: dict(found) for name, found in metrics.items()},
         "repeat": dict(repeat),
         "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
     }

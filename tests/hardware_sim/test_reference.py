@@ -244,6 +244,8 @@ def test_report_adds_subjects_up(run):
         timesteps=4,
         seconds={"run": 1.23456},
         repeat={"command": "neuroseg validate runs/first"},
+        chip={"refused": "too large"},
+        metrics={},
     )
     assert report["repeat"] == {"command": "neuroseg validate runs/first"}
     (layer,) = report["spikes"]["layers"]

@@ -21,7 +21,7 @@ from export.graph import CURRENT_DECAY_NONE, VOLTAGE_DECAY_NONE, Population
 from export.limits import POTENTIAL_SHIFT, THRESHOLD_MAX
 from hardware_sim.lava_backend import kernels
 from hardware_sim.lava_backend.layout import open_tape, whc
-from hardware_sim.lava_backend.parts.processes import Layer1, Layer2, Layer3, Layer4
+from hardware_sim.lava_backend.parts.processes import LAYERS, Layer
 
 
 class FusedLayer(PyLoihiProcessModel):
@@ -139,40 +139,6 @@ class _Later:
         self.now = (self.now + 1) % len(self.ring)
 
 
-@implements(proc=Layer1, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("fused")
-class FusedLayer1(FusedLayer):
-    s_in0: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.uint8)
-
-
-@implements(proc=Layer2, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("fused")
-class FusedLayer2(FusedLayer):
-    s_in0: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.uint8)
-    s_in1: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.uint8)
-
-
-@implements(proc=Layer3, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("fused")
-class FusedLayer3(FusedLayer):
-    s_in0: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.uint8)
-    s_in1: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.uint8)
-    s_in2: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.uint8)
-
-
-@implements(proc=Layer4, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("fused")
-class FusedLayer4(FusedLayer):
-    s_in0: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.uint8)
-    s_in1: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.uint8)
-    s_in2: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.uint8)
-    s_in3: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.uint8)
-
-
 class IdleLayer(FusedLayer):
     """Passes the same messages and computes nothing: the floor that benchmarks hold the fused model against."""
 
@@ -183,33 +149,17 @@ class IdleLayer(FusedLayer):
         self.progress[self.slot] = self.time_step
 
 
-@implements(proc=Layer1, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("idle")
-class IdleLayer1(IdleLayer, FusedLayer1):
-    pass
+def _models(base: type[FusedLayer], name: str) -> dict[type[Layer], type[FusedLayer]]:
+    """The model of every Layer: a class with its ports."""
+    models = {}
+    for inputs, process in LAYERS.items():
+        ports = {f"s_in{k}": LavaPyType(PyInPort.VEC_DENSE, np.uint8) for k in range(inputs)}
+        model = type(f"{base.__name__}{inputs}", (base,), {**ports, "__module__": __name__})
+        models[process] = implements(proc=process, protocol=LoihiProtocol)(requires(CPU)(tag(name)(model)))
+    return models
 
 
-@implements(proc=Layer2, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("idle")
-class IdleLayer2(IdleLayer, FusedLayer2):
-    pass
-
-
-@implements(proc=Layer3, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("idle")
-class IdleLayer3(IdleLayer, FusedLayer3):
-    pass
-
-
-@implements(proc=Layer4, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("idle")
-class IdleLayer4(IdleLayer, FusedLayer4):
-    pass
-
-
-FUSED_MODELS = {Layer1: FusedLayer1, Layer2: FusedLayer2, Layer3: FusedLayer3, Layer4: FusedLayer4}
-IDLE_MODELS = {Layer1: IdleLayer1, Layer2: IdleLayer2, Layer3: IdleLayer3, Layer4: IdleLayer4}
+FUSED_MODELS = _models(FusedLayer, "fused")
+IDLE_MODELS = _models(IdleLayer, "idle")
+for _model in (*FUSED_MODELS.values(), *IDLE_MODELS.values()):  # Lava looks for them among the names of the module
+    globals()[_model.__name__] = _model

@@ -11,6 +11,8 @@ from lava.proc.lif.process import LIFReset
 from export.graph import GraphError, Population, Shape
 from hardware_sim.lava_backend.layout import LayerFiles, Window, whc
 
+MAX_INPUTS = 32  # edges into a population; a network cut into cores has most
+
 
 class Layer(AbstractProcess):
     """A population with its synapses. As stock parts it expands to what Loihi would get; fused it is one model.
@@ -34,32 +36,17 @@ class Layer(AbstractProcess):
         return getattr(self, f"s_in{k}")
 
 
-class Layer1(Layer):
-    inputs = 1
-
-
-class Layer2(Layer):
-    inputs = 2
-
-
-class Layer3(Layer):
-    inputs = 3
-
-
-class Layer4(Layer):
-    inputs = 4
-
-
-LAYERS = {cls.inputs: cls for cls in (Layer1, Layer2, Layer3, Layer4)}  # Lava wants ports declared on classes
+# Lava tells models by the class of their process, and wants their ports declared on classes: one by number of inputs.
+LAYERS = {n: type(f"Layer{n}", (Layer,), {"inputs": n, "__module__": __name__}) for n in range(1, MAX_INPUTS + 1)}
 
 
 def make_layer(
     population: Population, sources: tuple[Shape, ...], window: Window, files: LayerFiles = LayerFiles()
 ) -> Layer:
-    """The Layer with as many inputs as the population has edges. Raises GraphError beyond four."""
+    """The Layer with as many inputs as the population has edges. Raises GraphError beyond MAX_INPUTS."""
     n = len(population.edges)
     if n not in LAYERS:
-        raise GraphError(f"{population.name}: {n} edges feed it; 1 to {max(LAYERS)} run in Lava")
+        raise GraphError(f"{population.name}: {n} edges feed it; 1 to {MAX_INPUTS} run in Lava")
     return LAYERS[n](population=population, sources=sources, window=window, files=files)
 
 

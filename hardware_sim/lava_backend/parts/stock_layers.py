@@ -24,7 +24,7 @@ from scipy import sparse
 from export.graph import Conv, Edge, GraphError, Neuron, Population, Shape
 from export.limits import BIAS_EXPONENT_MAX, BIAS_MANTISSA_MAX, THRESHOLD_MAX
 from hardware_sim.lava_backend.layout import Window, whc
-from hardware_sim.lava_backend.parts.processes import IF, Layer1, Layer2, Layer3, Layer4
+from hardware_sim.lava_backend.parts.processes import IF, LAYERS, Layer
 from hardware_sim.lava_backend.synapses import to_sparse
 
 RELAY_WEIGHT, RELAY_THRESHOLD = 2, 1  # one spike lifts a relay over its threshold
@@ -95,24 +95,13 @@ class StockLayer(AbstractSubProcessModel):
         setattr(self, f"part{len(self.__dict__)}", process)
 
 
-@implements(proc=Layer1, protocol=LoihiProtocol)
-class StockLayer1(StockLayer):
-    pass
+def _model(inputs: int, process: type[Layer]) -> type[StockLayer]:
+    model = type(f"StockLayer{inputs}", (StockLayer,), {"__module__": __name__})
+    return implements(proc=process, protocol=LoihiProtocol)(model)
 
 
-@implements(proc=Layer2, protocol=LoihiProtocol)
-class StockLayer2(StockLayer):
-    pass
-
-
-@implements(proc=Layer3, protocol=LoihiProtocol)
-class StockLayer3(StockLayer):
-    pass
-
-
-@implements(proc=Layer4, protocol=LoihiProtocol)
-class StockLayer4(StockLayer):
-    pass
+# Lava looks for them among the names of the module.
+globals().update({f"StockLayer{inputs}": _model(inputs, process) for inputs, process in LAYERS.items()})
 
 
 def make_neurons(population: Population, window: Window) -> LIFReset:

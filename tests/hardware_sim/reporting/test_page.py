@@ -12,8 +12,13 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 import hardware_sim
 from export.inspect import draw
+from export.mapping.chips import LOIHI2
+from export.mapping.summary import summary
 from hardware_sim.comparison.compare import compare
 from hardware_sim.comparison.diagnose import diagnose
+from hardware_sim.reporting.chip import draw_chip
+from hardware_sim.reporting.deployment import deploy
+from hardware_sim.reporting.metrics import as_json, trace_metrics
 from hardware_sim.reporting.page import count_cells, make_viewer, rasters, render
 from hardware_sim.reporting.report import build_report
 from hardware_sim.trace import Trace
@@ -41,6 +46,7 @@ def make_page(folder: Path, *, fault: bool) -> Path:
     image, truth = rng.random((5, 12, 8)).astype(np.float32), np.ones((5, 12, 8), np.uint8)
     masks = {"quantised": (rng.random(truth.shape) < 0.5).astype(np.uint8)}
     masks["hardware"] = masks["quantised"] ^ (rng.random(truth.shape) < 0.1)
+    deployment = deploy(graph, LOIHI2, hardware)
     dice = {stage: {"3d": 0.5, "2d": 0.4} for stage in STAGES}
     report = build_report(
         [compare(software, hardware)],
@@ -52,8 +58,11 @@ def make_page(folder: Path, *, fault: bool) -> Path:
         timesteps=8,
         seconds={"run": 1.0},
         repeat={"command": "neuroseg validate runs/first", "seed": 0, "versions": {"python": "3.10"}},
+        chip=summary(deployment.placement, deployment.costs),
+        metrics={"SNN": as_json(trace_metrics(graph, hardware))},
     )
     draw(graph, folder / "net.svg")
+    draw_chip(deployment.placement, folder / "chip.svg")
     diagnosis = diagnose(graph, software, hardware)
     viewers = [make_viewer(name, image, truth, masks, compared=("quantised", "hardware")) for name in ("<one>", "two")]
     rates = {layer["name"]: layer["rate"] for layer in report["spikes"]["layers"]}
@@ -67,6 +76,7 @@ def make_page(folder: Path, *, fault: bool) -> Path:
             cells=count_cells(software, hardware),
             stages=STAGES,
             network_svg=(folder / "net.svg").read_text(),
+            chip_svg=(folder / "chip.svg").read_text(),
             samples=5,
             diagnosis=diagnosis,
         )
