@@ -13,11 +13,16 @@ from neuroseg.training.train import TrainConfig
 from neuroseg.training.unet import UNetConfig
 
 SEED_MAX, COUNT_MAX, SIDE_MAX = 2**40, 2**31, 2**15  # more is no setting, but a broken file
+LABELS_MAX = 2**10
 
 
 @dataclass(frozen=True)
 class Settings:
-    """run.json: where the data came from and who was trained on. test: subjects kept for the end, if any."""
+    """run.json: where the data came from and who was trained on.
+
+    test: subjects kept for the end, if any. labels: values of the masks that are hippocampus, empty for what
+    `data.labels.hippocampus` takes by itself.
+    """
 
     data: str
     seed: int
@@ -27,6 +32,7 @@ class Settings:
     train: TrainConfig
     box: Box | None = None
     test: tuple[str, ...] = ()
+    labels: tuple[int, ...] = ()
 
 
 def parse_settings(given: Fields) -> Settings:
@@ -41,6 +47,7 @@ def parse_settings(given: Fields) -> Settings:
         train=_training(given.sub("train")),
         box=_box(given) if "box" in given else None,
         test=given.texts("test") if "test" in given else (),
+        labels=given.integers("labels", (0, LABELS_MAX), 1, COUNT_MAX) if "labels" in given else (),
     )
 
 

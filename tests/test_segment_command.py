@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import nibabel as nib
@@ -54,6 +55,12 @@ def test_what_it_refuses(crop, tmp_path):
         (("pretrained", crop, "-o", tmp_path / "m.nii", "--at", "900,0,0"), "outside the scan"),
         (("pretrained", crop, "-o", tmp_path / "m.nii", "--at", "1,2,3", "--mask", crop), "one of them is allowed"),
         (("pretrained", crop, "-o", crop), "named twice"),
+        (("pretrained", crop), "one of --out"),
+        (("pretrained", crop, crop, "-o", tmp_path / "m.nii"), "2 scans and one --out"),
+        (("pretrained", crop, crop, "--out-dir", tmp_path / "m"), "would have one mask"),
+        (("pretrained", crop, "--out-dir", tmp_path), "named twice"),
+        (("pretrained", crop, "-o", tmp_path / ("m" * 260 + ".nii")), "255 at most"),
+        (("pretrained", crop, "-o", "/proc/none/m.nii"), "cannot be written"),
         (("pretrained", crop, "-o", tmp_path / "m.nii", "--probability", tmp_path / "m.nii"), "named twice"),
         (("pretrained", tmp_path / "none.nii", "-o", tmp_path / "m.nii"), "no such file"),
         ((tmp_path, crop, "-o", tmp_path / "m.nii"), "neuroseg export"),
@@ -71,3 +78,64 @@ def test_noise_is_no_head(tmp_path):
     nib.save(nib.Nifti1Image(noise, np.diag([2, 2, 2, 1.0])), tmp_path / "noise.nii.gz")
     output = call("segment", "pretrained", tmp_path / "noise.nii.gz", "-o", tmp_path / "m.nii.gz", code=2)
     assert "could not be aligned" in output and not (tmp_path / "m.nii.gz").exists()
+
+
+def test_several_scans_have_a_table_and_one_that_fails_does_not_end_the_others(crop, tmp_path):
+    broken, other = tmp_path / "broken.nii", tmp_path / "other.nii.gz"
+    broken.write_bytes(b"\x1f\x8b")
+    scan = nib.load(crop)
+    nib.save(nib.Nifti1Image(np.sqrt(scan.get_fdata(dtype=np.float32)), scan.affine), other)
+    output = call("segment", "pretrained", broken, crop, other, "--out-dir", tmp_path / "masks", code=2)
+    assert "rename it to .nii.gz" in output and "3/3 scans" in output
+    assert sorted(file.name for file in (tmp_path / "masks").iterdir()) == [
+        "crop.nii.gz",
+        "other.nii.gz",
+        "volumes.csv",
+    ]
+    rows = {Path(row["scan"]).name: row for row in csv.DictReader((tmp_path / "masks" / "volumes.csv").open())}
+    assert "gzip" in rows["broken.nii"]["error"] and not rows["broken.nii"]["mask"]
+    for name in ("crop.nii.gz", "other.nii.gz"):
+        mask = np.asanyarray(nib.load(tmp_path / "masks" / name).dataobj)
+        assert float(rows[name]["right_mm3"]) == mask.sum() and rows[name]["left_mm3"] == ""
+        assert dice(mask, template.subject().mask) > 0.8 and float(rows[name]["right_certainty"]) > 0.9
+    call("segment", "pretrained", crop, "--out-dir", tmp_path / "again")
+
+
+def test_doubts_warn_and_with_strict_there_is_no_mask(crop, tmp_path):
+    scan = nib.load(crop)
+    thick = nib.Nifti1Image(np.asanyarray(scan.dataobj)[:, :, ::4], scan.affine @ np.diag([1, 1, 4, 1]))
+    nib.save(thick, tmp_path / "thick.nii.gz")
+    out = tmp_path / "m.nii.gz"
+    output = call("segment", "pretrained", tmp_path / "thick.nii.gz", "-o", out, "--strict", code=2)
+    assert "no mask was written" in output and "1 x 1 x 4 mm" in output and not out.exists()
+    assert "warning: voxels of 1 x 1 x 4 mm" in call("segment", "pretrained", tmp_path / "thick.nii.gz", "-o", out)
+    assert b"DOUBTFUL: voxels" in bytes(nib.load(out).header["descrip"])
+
+
+def test_a_mask_is_never_empty(crop, tmp_path):
+    scan = nib.load(crop)
+    ramp = np.broadcast_to(np.arange(scan.shape[2], dtype=np.int16), scan.shape)
+    nib.save(nib.Nifti1Image(np.ascontiguousarray(ramp), scan.affine), tmp_path / "ramp.nii.gz")
+    output = call("segment", "pretrained", tmp_path / "ramp.nii.gz", "-o", tmp_path / "m.nii.gz", "--strict", code=2)
+    assert "error:" in output and not (tmp_path / "m.nii.gz").exists()
+
+
+def test_labels_choose_in_a_mask_that_shows_the_place(crop, tmp_path):
+    scan, subject = nib.load(crop), template.subject()
+    atlas = subject.mask.astype(np.int16) * 53
+    atlas[:, :4], atlas[:, 4:8], atlas[:, 8:12] = 2, 3, 41
+    nib.save(nib.Nifti1Image(atlas, scan.affine), tmp_path / "aseg.nii.gz")
+    how = (
+        "segment",
+        "pretrained",
+        crop,
+        "-o",
+        tmp_path / "m.nii.gz",
+        "--side",
+        "right",
+        "--mask",
+        tmp_path / "aseg.nii.gz",
+    )
+    assert "as an atlas does" in call(*how, code=2)
+    call(*how, "--labels", "17,53")
+    assert dice(np.asanyarray(nib.load(tmp_path / "m.nii.gz").dataobj), subject.mask) > 0.75

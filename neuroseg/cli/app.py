@@ -113,7 +113,9 @@ RunFolder = Annotated[Path, typer.Argument(help="Run folder, as `neuroseg train 
 
 Data = Annotated[
     str,
-    typer.Option(help="Decathlon folder, folder with images/ and masks/, template[:N] (simulated) or mni152."),
+    typer.Option(
+        help="Folder of scans and masks (Decathlon, nnU-Net, BIDS, images/ with masks/), template[:N] or mni152."
+    ),
 ]
 
 

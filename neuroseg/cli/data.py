@@ -9,7 +9,9 @@ import typer
 from rich.markup import escape
 
 from neuroseg.cli.console import console, errors, steps_bar
-from neuroseg.data import ScanError, msd, open_cohort
+from neuroseg.data import ScanError, open_cohort
+from neuroseg.data import fetch as download
+from neuroseg.data.labels import parse_labels
 
 EXIT_REJECTS = 1
 
@@ -20,8 +22,8 @@ data_app = typer.Typer(no_args_is_help=True, help="Fetch and check scans.")
 def fetch(
     name: Annotated[str, typer.Argument(help="Data set; `msd` is the one there is.")],
     to: Annotated[Path, typer.Option(help="Folder to put it in.")] = Path("data"),
-    url: Annotated[str, typer.Option(help="Where the archive lies.")] = msd.URL,
-    checksum: Annotated[str, typer.Option(help="Its checksum, as pooch writes it.")] = msd.MD5,
+    url: Annotated[str, typer.Option(help="Where the archive lies.")] = download.URL,
+    checksum: Annotated[str, typer.Option(help="Its checksum, as pooch writes it.")] = download.MD5,
 ) -> None:
     """Download the Decathlon's hippocampus data (27 MB, CC BY-SA 4.0); a broken download resumes.
 
@@ -30,18 +32,23 @@ def fetch(
     if name != "msd":
         raise ScanError(f"data set {name!r} is unknown; 'msd' is allowed")
     with steps_bar("download", unit="bytes") as show:
-        folder = msd.fetch(to, url=url, known_hash=checksum, progress=show)
+        folder = download.fetch(to, url=url, known_hash=checksum, progress=show)
     console.print(f"[green]ready:[/green] {escape(str(folder))}")
 
 
 @data_app.command()
-def check(directory: Annotated[str, typer.Argument(help="Folder of scans.")]) -> None:
+def check(
+    directory: Annotated[str, typer.Argument(help="Folder of scans.")],
+    labels: Annotated[
+        str | None, typer.Option(help="Values of the masks that are hippocampus, like 17,53 of FreeSurfer's aseg.")
+    ] = None,
+) -> None:
     """Read every pair and list the ones that cannot be used, with the reason. Exit code 1 if there are any.
 
     Example: neuroseg data check data/Task04_Hippocampus
     """
     with errors.status(f"reading scans of {escape(directory)}"):
-        cohort = open_cohort(directory)
+        cohort = open_cohort(directory, labels=parse_labels(labels))
     for reject in cohort.rejects:
         console.print(escape(f"{reject.id}: {reject.reason}"), style="red", highlight=False, soft_wrap=True)
     console.print(f"{len(cohort.subjects)} usable, {len(cohort.rejects)} left out")

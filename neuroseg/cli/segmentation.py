@@ -1,35 +1,22 @@
-"""`neuroseg segment`: a scan in, a mask in the scan's own grid out."""
+"""`neuroseg segment`: scans in, masks in the scans' own grids out."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
-import torch
 import typer
 from rich.markup import escape
 from rich.table import Table
-from scipy.special import expit
 
-import hardware_sim
-from export import netx
-from export.graph import Graph, GraphError
-from neuroseg import runs
-from neuroseg.cli.app import Backend, Fidelity, StallTimeout, app
-from neuroseg.cli.console import console, steps_bar
-from neuroseg.conversion.lower import export as export_graph
-from neuroseg.data.locate import find, is_crop
-from neuroseg.data.volume import ScanError, load_nifti
-from neuroseg.engine import STALL_TIMEOUT, Engine, image_spikes
-from neuroseg.pretrained import FOLDER as PRETRAINED
-from neuroseg.runs import Run
-from neuroseg.segment import BOX, LABELS, check_name, cut, save
-from neuroseg.segment import segment as segment_scan
-
-SHIPPED = "pretrained"
-NOTHING = hardware_sim.Record(spikes=())  # only the output is wanted
+from neuroseg.cli.app import EXIT_BAD_INPUT, Backend, Fidelity, StallTimeout, app
+from neuroseg.cli.console import console, errors, steps_bar
+from neuroseg.data.labels import parse_labels
+from neuroseg.data.scan import ScanError
+from neuroseg.engine import STALL_TIMEOUT, Engine
+from neuroseg.segment import LABELS, batch, network
 
 
 class Side(StrEnum):
@@ -41,86 +28,99 @@ SIDE_OF: dict[Side, Literal["right", "left"] | None] = {Side.both: None, Side.ri
 
 @app.command()
 def segment(
-    network: Annotated[str, typer.Argument(help="Run folder, FILE.net, or `pretrained`, the network that ships.")],
-    scan: Annotated[Path, typer.Argument(help="T1-weighted scan, NIfTI: a whole head or a crop of the hippocampus.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Mask to write, .nii or .nii.gz: 1 right, 2 left.")],
+    net: Annotated[
+        str, typer.Argument(metavar="NETWORK", help="Run folder, FILE.net, or `pretrained`, the network that ships.")
+    ],
+    scans: Annotated[
+        list[Path], typer.Argument(metavar="SCAN...", help="T1-weighted scans: whole heads or crops of a hippocampus.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Mask to write, .nii or .nii.gz: 1 right, 2 left.")
+    ] = None,
+    out_dir: Annotated[
+        Path | None, typer.Option(help="Folder for the masks of several scans, and volumes.csv.")
+    ] = None,
     side: Annotated[Side, typer.Option(help="Of the patient. A crop counts as right by default.")] = Side.both,
     at: Annotated[
         list[str] | None,
         typer.Option(help="Centre of a hippocampus, X,Y,Z in mm of the scan's world (RAS); once a side."),
     ] = None,
     mask: Annotated[Path | None, typer.Option(help="NIfTI that roughly covers the hippocampus, one or both.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Values of --mask that are hippocampus, like 17,53 of FreeSurfer's aseg.")
+    ] = None,
     probability: Annotated[Path | None, typer.Option(help="Write the probability map too.")] = None,
+    strict: Annotated[bool, typer.Option(help="Exit code 2 and no mask where the mask is doubtful.")] = False,
     backend: Annotated[Backend, typer.Option(help="Engine.")] = Backend.reference,
     fidelity: Annotated[Fidelity, typer.Option(help="How Lava runs.")] = Fidelity.fused,
     stall_timeout: StallTimeout = STALL_TIMEOUT,
 ) -> None:
-    """Segment the hippocampus in a scan; mask and probabilities lie in the scan's own grid. Prints volumes in mm3.
+    """Segment the hippocampus in scans; mask and probabilities lie in the scan's own grid. Prints volumes in mm3.
 
     A whole head is aligned to the MNI152 template to find both hippocampi; where that fails no mask is written. --at or
-    --mask say where they are instead. The left one is mirrored for the network. For research, not for patients.
+    --mask say where they are instead. The left one is mirrored for the network. What makes a mask doubtful is said, and
+    written into the file. For research, not for patients.
 
     Example: neuroseg segment pretrained head.nii.gz -o mask.nii.gz --probability p.nii.gz --backend lava
+
+    Example: neuroseg segment pretrained scans/*.nii.gz --out-dir masks
     """
-    made = [out, *([probability] if probability else ())]
-    for path in made:
-        check_name(path)
-    _check_different(made, [scan, *([mask] if mask else ())])
-    graph = _graph(network)
-    _check_output(network, graph)
-    image = load_nifti(scan)
-    region = load_nifti(mask) if mask else None
-    centres = [_point(text) for text in at or ()]
-    _, height, width = graph.input.shape
-    try:
-        with console.status("looking for the hippocampus"):
-            places = find(image, side=SIDE_OF[side], boxes=centres, mask=region)
-        regions = cut(image, places, box=(None if is_crop(image) else BOX[0], height, width))
-    except ScanError as error:
-        raise ScanError(f"{scan}: {error}") from error
+    centres = tuple(_point(text) for text in at or ())
+    search = batch.Search(SIDE_OF[side], centres, mask, parse_labels(labels))
+    jobs, table = _jobs(scans, out, out_dir, probability)
+    batch.check_jobs(jobs, search, more=[table] if table else [])
+    graph = network.load(net)
+    _, *sides = graph.input.shape
     engine = Engine(backend.value, fidelity.value, stall_timeout)
-    with steps_bar(f"{backend.value}, {' and '.join(places)}") as show:
+    if table is None:
+        with steps_bar(f"{backend.value}, {jobs[0].scan.name}") as show:
+            found = batch.segment_file(
+                jobs[0], batch.predictor(graph, engine, show), (sides[0], sides[1]), search, strict=strict
+            )
+        outcomes = [batch.outcome(jobs[0], found)]
+    else:
+        with steps_bar(backend.value, unit="scans") as show:
+            predict = batch.predictor(graph, engine)
+            outcomes = batch.segment_files(jobs, predict, (sides[0], sides[1]), search, strict=strict, on_done=show)
+        batch.write_table(outcomes, table)
+    _show(outcomes, table)
+    if any(outcome.error for outcome in outcomes):
+        raise typer.Exit(EXIT_BAD_INPUT)
 
-        def predict(slices: torch.Tensor) -> np.ndarray:
-            spikes = image_spikes(graph, slices)
-            trace = engine.run(graph, spikes, record=NOTHING, on_step=show)
-            return expit(trace.output[:, :1] * graph.meta.logit_scale)
 
-        found = segment_scan(image, regions, predict)
-    save(found, out, probability)
+def _jobs(
+    scans: Sequence[Path], out: Path | None, out_dir: Path | None, probability: Path | None
+) -> tuple[tuple[batch.Job, ...], Path | None]:
+    """What to do, and where the table of several scans shall lie."""
+    if (out is None) == (out_dir is None):
+        raise ScanError("one of --out (for one scan) and --out-dir (for several) is needed")
+    if out is not None:
+        if len(scans) > 1:
+            raise ScanError(f"{len(scans)} scans and one --out; --out-dir takes several")
+        return (batch.Job(scans[0], out, probability),), None
+    if probability is not None:
+        raise ScanError("--probability is for one scan with --out; --out-dir writes masks alone")
+    assert out_dir is not None
+    return batch.jobs_into(out_dir, scans), out_dir / batch.TABLE
+
+
+def _show(outcomes: Sequence[batch.Outcome], table_file: Path | None) -> None:
+    several = table_file is not None
     table = Table()
-    for column in ("side", "label", "volume (mm3)"):
-        table.add_column(column, justify="right" if column != "side" else "left")
-    for name, volume in found.volumes_mm3.items():
-        table.add_row(name, str(LABELS[name]), f"{volume:,.0f}")
+    for column in (["scan"] if several else []) + ["side", "label", "volume (mm3)"]:
+        table.add_column(column, justify="right" if column in ("label", "volume (mm3)") else "left")
+    for outcome in outcomes:
+        where = f"{outcome.job.scan}: " if several else ""
+        for doubt in outcome.doubts:
+            errors.print(f"[yellow]warning:[/yellow] {escape(where + doubt)}", highlight=False, soft_wrap=True)
+        if outcome.error:
+            errors.print(f"[red]error:[/red] {escape(outcome.error)}", highlight=False, soft_wrap=True)
+        for name, volume in outcome.volumes_mm3.items():
+            row = (name, str(LABELS[name]), f"{volume:,.0f}")
+            table.add_row(*((escape(outcome.job.scan.name), *row) if several else row))
     console.print(table)
+    made = [table_file] if table_file else list(outcomes[0].job.made)
     console.print(escape(", ".join(str(path) for path in made)))
-
-
-def _check_different(made: list[Path], read: list[Path]) -> None:
-    """Raise ScanError where a file to make is one that is read, or two are one file."""
-    for k, path in enumerate(made):
-        if path.resolve() in [other.resolve() for other in (*read, *made[:k])]:
-            raise ScanError(f"{path} is named twice; what is made must not replace the scan or another file")
-
-
-def _graph(network: str) -> Graph:
-    if network == SHIPPED and not Path(network).exists():
-        return export_graph(runs.load_snn(PRETRAINED / f"snn{runs.WEIGHTS}")[0])
-    path = Path(network)
-    if path.is_dir():
-        path = Run(path).exported()
-    return netx.read(path)
-
-
-def _check_output(network: str, graph: Graph) -> None:
-    """Raise GraphError unless the network gives one potential a pixel, and takes slices of one channel."""
-    output, (channels, *sides) = graph.output, graph.input.shape
-    if output.neuron.threshold is not None:
-        raise GraphError(f"{network}: {output.name} fires; an output that only integrates is needed for a mask")
-    if channels != 1 or list(output.shape[1:]) != sides:
-        sizes = f"takes {graph.input.shape} and gives {output.shape}"
-        raise GraphError(f"{network}: {sizes}; one channel in and the same sides out are needed")
 
 
 def _point(text: str) -> tuple[float, ...]:

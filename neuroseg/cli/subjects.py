@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from rich.markup import escape
@@ -27,10 +28,12 @@ def parse_box(text: str | None) -> Box | None:
         raise ValueError(f"--box is {text!r}; X,Y,Z like 24,56,48 or all,56,48 is allowed") from None
 
 
-def usable_subjects(data: str, seed: int, box: Box | None = None) -> list[Subject]:
-    """Subjects of a data set; says what was left out. Raises ScanError when nothing is left."""
+def usable_subjects(
+    data: str, seed: int, box: Box | None = None, labels: Collection[int] | None = None
+) -> list[Subject]:
+    """Subjects of a data set; says what was left out. labels: as in `open_cohort`. Raises ScanError where none is."""
     with errors.status(f"reading scans of {escape(data)}"):
-        cohort = open_cohort(data, seed=seed, box=box)
+        cohort = open_cohort(data, seed=seed, box=box, labels=labels)
     for reject in cohort.rejects:
         errors.print(
             f"[yellow]left out:[/yellow] {escape(f'{reject.id}: {reject.reason}')}", highlight=False, soft_wrap=True
@@ -40,9 +43,14 @@ def usable_subjects(data: str, seed: int, box: Box | None = None) -> list[Subjec
     return list(cohort.subjects)
 
 
+def settings_subjects(settings: Settings, data: str | None) -> list[Subject]:
+    """All usable subjects of a run's data, or of other data, read as the run's were."""
+    return usable_subjects(data or settings.data, settings.seed, settings.box, settings.labels or None)
+
+
 def run_subjects(settings: Settings, data: str | None) -> tuple[list[Subject], list[Subject]]:
     """The run's training and validation subjects."""
-    found = {subject.id: subject for subject in usable_subjects(data or settings.data, settings.seed, settings.box)}
+    found = {subject.id: subject for subject in settings_subjects(settings, data)}
     missing = [name for name in (*settings.training, *settings.validation) if name not in found]
     if missing:
         raise ScanError(f"{data or settings.data}: lacks the run's subjects {', '.join(missing[:5])}")

@@ -25,6 +25,7 @@ from neuroseg.cli.console import (
     training_bar,
 )
 from neuroseg.cli.subjects import parse_box, place, run_subjects, usable_subjects
+from neuroseg.data.labels import parse_labels
 from neuroseg.experiments.crossval import make_folds, run_fold
 from neuroseg.experiments.tables import check_folds, load_folds, write_tables
 from neuroseg.pretrained import copy_pretrained
@@ -49,6 +50,9 @@ def train(
     ] = 0.2,
     subjects: Annotated[int | None, typer.Option(min=2, help="Use the first N subjects only.")] = None,
     box: Annotated[str | None, typer.Option(help="Box to crop to, as X,Y,Z in mm; X may be `all`.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Values of the masks that are hippocampus, like 17,53 of FreeSurfer's aseg.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of split, weights and order.")] = 0,
 ) -> None:
     """Train the ANN U-Net; goes on where it stopped if it was killed. Makes RUN/ann.safetensors.
@@ -60,7 +64,8 @@ def train(
     except ValueError:
         raise ValueError(f"--channels is {channels!r}; numbers with commas, like 16,32,64, are allowed") from None
     sides = parse_box(box)
-    usable = usable_subjects(data, seed, sides)[:subjects]
+    chosen = parse_labels(labels)
+    usable = usable_subjects(data, seed, sides, chosen)[:subjects]
     training, held_out = split(usable, validation=validation, seed=seed)
     settings = Settings(
         data=place(data),
@@ -70,6 +75,7 @@ def train(
         model=UNetConfig(channels=widths, dropout=dropout),
         train=TrainConfig(epochs=epochs, loss=loss.value, seed=seed),
         box=sides,
+        labels=chosen or (),
     )
     run = Run(out)
     where = f"validating on {len(held_out)}" if validation else f"{len(held_out)} of them show how far it is"

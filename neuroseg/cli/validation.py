@@ -18,7 +18,7 @@ from neuroseg.cli.app import (
     app,
 )
 from neuroseg.cli.console import console, show_diagnosis, show_report, subjects_bar
-from neuroseg.cli.subjects import usable_subjects
+from neuroseg.cli.subjects import settings_subjects
 from neuroseg.engine import STALL_TIMEOUT, Engine
 from neuroseg.runs import Run
 from neuroseg.steps import held_out, validate_run
@@ -43,7 +43,7 @@ def validate(
     run = Run(run_folder)
     settings = run.load_settings()
     source = data or settings.data
-    chosen = held_out(run, usable_subjects(source, settings.seed, settings.box), source=source)[:subjects]
+    chosen = held_out(run, settings_subjects(settings, source), source=source)[:subjects]
     command = ["neuroseg", "validate", str(run.folder), *(["--data", data] if data else [])]
     command += ["--backend", backend.value, "--fidelity", fidelity.value]
     command += ["--subjects", str(subjects)] if subjects else []

@@ -1,34 +1,62 @@
 """Where scans come from. Every source yields the same `Cohort` of `Subject`s; see `volume`."""
 
+from collections.abc import Collection
 from pathlib import Path
 
-from neuroseg.data import msd, pairs, template
-from neuroseg.data.volume import HIPPOCAMPUS_BOX, Box, Cohort, Reject, ScanError, Subject, stack_slices
+from neuroseg.data import bids, msd, pairs, template
+from neuroseg.data.folder import seen
+from neuroseg.data.scan import ScanError
+from neuroseg.data.volume import HIPPOCAMPUS_BOX, Box, Cohort, Reject, Subject, stack_slices
 
 __all__ = ["Cohort", "Reject", "ScanError", "Subject", "open_cohort", "stack_slices"]
 
 TEMPLATE, TEMPLATE_COHORT = "mni152", "template"
-DEFAULT_SIMULATED = 20
+DEFAULT_SIMULATED, MOST_SIMULATED = 20, 1000
+LAYOUTS = (
+    "Decathlon and nnU-Net (dataset.json, imagesTr, labelsTr), BIDS (sub-*/anat, derivatives), images/ with masks/, "
+    "and NAME.nii.gz beside NAME_mask.nii.gz"
+)
 
 
-def open_cohort(name: str, *, seed: int = 0, box: Box | None = None) -> Cohort:
-    """Subjects by name: a folder (Decathlon layout, or images/ and masks/), `template[:N]`, or `mni152`.
+def open_cohort(name: str, *, seed: int = 0, box: Box | None = None, labels: Collection[int] | None = None) -> Cohort:
+    """Subjects by name: a folder in one of LAYOUTS, `template[:N]`, or `mni152`.
 
     `template:N` are N simulated subjects, `mni152` is the untouched template. box: another box than the source's own,
-    (X, Y, Z) with X None to keep all sagittal slices. Raises ScanError for anything else.
+    (X, Y, Z) with X None to keep all sagittal slices. labels: the values of a folder's masks that are hippocampus, see
+    `labels.hippocampus`. Raises ScanError for anything else, and for a folder without a scan.
     """
     if name == TEMPLATE:
         return Cohort((template.subject(box=box or HIPPOCAMPUS_BOX),))
     kind, _, number = name.partition(":")
     if kind == TEMPLATE_COHORT:
-        if number and not (number.isdigit() and int(number)):
-            raise ScanError(f"{name!r}: {TEMPLATE_COHORT}:N needs a positive number N")
-        return template.cohort(int(number or DEFAULT_SIMULATED), seed=seed, box=box or HIPPOCAMPUS_BOX)
+        return template.cohort(_simulated(name, number), seed=seed, box=box or HIPPOCAMPUS_BOX)
     directory = Path(name)
+    try:
+        cohort = _read(directory, box, labels)
+    except OSError as error:
+        raise ScanError(f"{name}: cannot be read: {error.strerror or error}") from error
+    if not cohort.subjects and not cohort.rejects:
+        raise ScanError(f"{name}: holds no scan where scans are looked for; {LAYOUTS} are read")
+    return cohort
+
+
+def _read(directory: Path, box: Box | None, labels: Collection[int] | None) -> Cohort:
     if msd.is_msd(directory):
-        return msd.read(directory, box=box or msd.BOX)
-    if pairs.is_pairs(directory):
-        return pairs.read(directory, box=box or HIPPOCAMPUS_BOX)
+        return msd.read(directory, box=box or msd.BOX, labels=labels)
+    if pairs.is_pairs(directory) or (directory.is_dir() and pairs.is_beside(directory)):
+        return pairs.read(directory, box=box or HIPPOCAMPUS_BOX, labels=labels)
+    if bids.is_bids(directory):
+        return bids.read(directory, box=box or HIPPOCAMPUS_BOX, labels=labels)
     if not directory.is_dir():
-        raise ScanError(f"{name}: no such folder (and neither {TEMPLATE_COHORT!r} nor {TEMPLATE!r})")
-    raise ScanError(f"{name}: neither a Decathlon folder (dataset.json, imagesTr) nor one of pairs (images, masks)")
+        raise ScanError(f"{directory}: no such folder (and neither {TEMPLATE_COHORT!r} nor {TEMPLATE!r})")
+    raise ScanError(
+        f"{directory}: neither a Decathlon folder nor another that is read; it holds {seen(directory)}. "
+        f"{LAYOUTS} are read"
+    )
+
+
+def _simulated(name: str, number: str) -> int:
+    wanted = int(number) if number.isdecimal() and len(number) < 10 else 0
+    if number and not 0 < wanted <= MOST_SIMULATED:
+        raise ScanError(f"{name!r}: {TEMPLATE_COHORT}:N needs a positive number N, {MOST_SIMULATED} at most")
+    return wanted or DEFAULT_SIMULATED

@@ -1,121 +1,137 @@
-"""The Medical Segmentation Decathlon: imagesTr, labelsTr, dataset.json (Antonelli et al. 2022)."""
+"""Folders with a dataset.json: the Medical Segmentation Decathlon's (Antonelli et al. 2022) and nnU-Net's."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tarfile
-import tempfile
-from collections.abc import Callable
+import logging
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
-import pooch
-import requests
+from neuroseg.data.folder import find_file, name_form, scans_in
+from neuroseg.data.scan import ScanError, is_scan, stem
+from neuroseg.data.volume import HIPPOCAMPUS_SLICE, Box, Cohort, Pair, Reject, read_pairs
 
-from neuroseg.data.volume import HIPPOCAMPUS_SLICE, Box, Cohort, Reject, ScanError, read_pairs
+log = logging.getLogger(__name__)
 
-NAME = "Task04_Hippocampus"
-URL = "https://msd-for-monai.s3-us-west-2.amazonaws.com/Task04_Hippocampus.tar"
-MD5 = "md5:9d24dba78a72977dbd1d2e110310f31b"
+LISTING, LISTING_MAX = "dataset.json", 1 << 26  # bytes
+FIRST_CHANNEL = "_0000"
 BOX: Box = (
     None,
     *HIPPOCAMPUS_SLICE,
 )  # scans are already cropped to the hippocampus; keep every sagittal slice
 
-Progress = Callable[[int, int], None]
-
 
 def is_msd(directory: Path) -> bool:
-    """Whether a folder has the Decathlon's layout."""
-    return (directory / "dataset.json").is_file() and (directory / "imagesTr").is_dir()
+    """Whether a folder has the Decathlon's layout, or nnU-Net's."""
+    return (directory / LISTING).is_file() and (directory / "imagesTr").is_dir()
 
 
-def read(directory: Path, *, box: Box = BOX) -> Cohort:
-    """Read the training cases of a Decathlon folder. Any label above 0 is hippocampus.
+def read(directory: Path, *, box: Box = BOX, labels: Collection[int] | None = None) -> Cohort:
+    """Read the training cases of a Decathlon folder, or of nnU-Net's raw data (version 1 or 2).
 
-    Raises ScanError when the folder is not a Decathlon folder; broken cases become rejects.
+    labels: of the masks, as in `labels.hippocampus`; by default those whose names in dataset.json speak of a
+    hippocampus, where they do. Of several channels the first is read. Raises ScanError when the folder is neither;
+    broken cases become rejects.
     """
-    try:
-        listing = json.loads((directory / "dataset.json").read_text())["training"]
-        cases = [(Path(case["image"]), Path(case["label"])) for case in listing]
-    except FileNotFoundError:
-        raise ScanError(f"{directory}: no dataset.json; a Decathlon folder has one") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ScanError(f"{directory / 'dataset.json'}: not a Decathlon listing ({error!r})") from error
-    triples = []
-    for image, label in cases:
-        mask = directory / label
-        triples.append((_stem(image.name), directory / image, mask if mask.is_file() else None))
-    cohort = read_pairs(triples, box=box)
-    known = {image.name for image, _ in cases}
-    strays = sorted(p.name for p in (directory / "imagesTr").glob("[!.]*.nii*") if p.name not in known)
-    stray_rejects = tuple(Reject(_stem(name), "not listed in dataset.json") for name in strays)
-    return Cohort(cohort.subjects, cohort.rejects + stray_rejects)
-
-
-def fetch(directory: Path, *, url: str = URL, known_hash: str = MD5, progress: Progress | None = None) -> Path:
-    """Download and unpack the hippocampus data set; returns its folder.
-
-    A broken download resumes where it stopped. The archive is checked against `known_hash` before it is
-    unpacked, and unpacked beside its place before it is moved there.
-    """
-    target = directory / NAME
-    if is_msd(target):
-        return target
-    directory.mkdir(parents=True, exist_ok=True)
-    archive = pooch.retrieve(
-        url,
-        known_hash=known_hash,
-        path=directory,
-        fname=url.rsplit("/", 1)[-1],
-        downloader=ResumingDownloader(directory / (url.rsplit("/", 1)[-1] + ".part"), progress),
+    listing = listed(directory)
+    cases = _nnunet(directory, listing) if "training" not in listing else _decathlon(directory, listing)
+    pairs = [pair for pair in cases if not isinstance(pair, Reject)]
+    refused = tuple(case for case in cases if isinstance(case, Reject))
+    chosen = labels if labels is not None else _labels(listing)
+    cohort = read_pairs(pairs, box=box, labels=chosen)
+    known = {name_form(image.name) for _, image, _ in pairs}
+    scans = [path for path in sorted((directory / "imagesTr").iterdir()) if is_scan(path)]
+    strays = [path for path in scans if name_form(path.name) not in known and not _is_further_channel(path, listing)]
+    return Cohort(
+        cohort.subjects,
+        cohort.rejects + refused + tuple(Reject(stem(path.name), f"not listed in {LISTING}") for path in strays),
     )
-    with tempfile.TemporaryDirectory(dir=directory) as scratch:
+
+
+def listed(directory: Path) -> dict[str, Any]:
+    """What dataset.json holds. Raises ScanError naming the file for whatever is in it."""
+    file = directory / LISTING
+    try:
+        if file.stat().st_size > LISTING_MAX:
+            raise ScanError(f"{file}: has {file.stat().st_size:,} bytes; {LISTING_MAX:,} at most are allowed")
+        content = json.loads(file.read_bytes().decode("utf-8-sig"))  # editors on Windows put a mark before it
+    except FileNotFoundError:
+        raise ScanError(f"{directory}: no {LISTING}; a Decathlon folder has one") from None
+    except (RecursionError, OSError, ValueError) as error:
+        if isinstance(error, ScanError):
+            raise
+        raise ScanError(f"{file}: cannot be read as JSON ({type(error).__name__}: {error})") from None
+    if not isinstance(content, dict):
+        raise ScanError(f"{file}: holds {type(content).__name__}; an object is needed")
+    if not isinstance(content.get("training", []), list):
+        raise ScanError(f"{file}: training is {type(content['training']).__name__}; a list of cases is needed")
+    if not content.keys() & {"training", "channel_names", "modality"}:
+        raise ScanError(
+            f"{file}: not a Decathlon listing: has {', '.join(map(str, content)) or 'nothing'}; training (Decathlon) "
+            "or channel_names (nnU-Net) is needed"
+        )
+    return content
+
+
+def _decathlon(directory: Path, listing: dict[str, Any]) -> list[Pair | Reject]:
+    cases: list[Pair | Reject] = []
+    for k, case in enumerate(listing["training"]):
         try:
-            with tarfile.open(archive) as tar:
-                tar.extractall(scratch, filter="data")
-        except (tarfile.TarError, TypeError) as error:  # TypeError: a Python before 3.10.12 knows no filter
-            raise ScanError(f"{archive}: cannot be unpacked safely ({error})") from error
-        unpacked = Path(scratch) / NAME
-        if not is_msd(unpacked):
-            raise ScanError(f"{archive}: holds no {NAME} folder in the Decathlon's layout")
-        unpacked.rename(target)
-    return target
+            image, label = (str(case[key]) for key in ("image", "label"))
+        except (TypeError, KeyError):
+            cases.append(Reject(f"case {k}", f"{LISTING} gives no image and label, but {str(case)[:60]!r}"))
+            continue
+        name = stem(Path(image).name)
+        outside = [text for text in (image, label) if _leaves(text)]
+        if outside:
+            cases.append(Reject(name, f"{LISTING} leads out of its folder: {outside[0]!r}; paths inside are allowed"))
+            continue
+        path = find_file(directory / image) or find_file(directory / _channel(image)) or directory / image
+        cases.append((name, path, find_file(directory / label)))
+    return cases
 
 
-def _stem(name: str) -> str:
-    return name.removesuffix(".gz").removesuffix(".nii")
+def _nnunet(directory: Path, listing: dict[str, Any]) -> list[Pair | Reject]:
+    """imagesTr/CASE_0000.nii.gz and labelsTr/CASE.nii.gz."""
+    channels = listing.get("channel_names") or listing.get("modality") or {}
+    if len(channels) > 1:
+        log.warning("%s: %d channels; the first, %s, is read", directory, len(channels), _first(channels))
+    images = [path for path in sorted((directory / "imagesTr").iterdir()) if is_scan(path)]
+    firsts = [path for path in images if stem(path.name).endswith(FIRST_CHANNEL)]
+    masks = {name_form(stem(path.name)): path for path in scans_in(directory / "labelsTr")}
+    names = [stem(path.name).removesuffix(FIRST_CHANNEL) for path in firsts]
+    return [(name, path, masks.get(name_form(name))) for name, path in zip(names, firsts, strict=True)]
 
 
-class ResumingDownloader:
-    """A pooch downloader that keeps what it has in a .part file and asks for the rest only.
+def _labels(listing: dict[str, Any]) -> tuple[int, ...] | None:
+    """Labels whose names speak of the hippocampus or its parts, where others are listed too; else None."""
+    named = listing.get("labels")
+    if not isinstance(named, dict):
+        return None
+    found = []
+    for key, value in named.items():
+        name, number = (value, key) if isinstance(value, str) else (key, value)  # version 1: number to name
+        if "hippocamp" in str(name).lower() and isinstance(number, int | str) and str(number).isdigit():
+            found.append(int(number))
+    return tuple(found) if found and len(found) < len(named) - 1 else None
 
-    `progress` is called with bytes done and bytes in all (0 when the server does not say).
-    """
 
-    def __init__(self, part: Path, progress: Progress | None = None) -> None:
-        self.part = part
-        self.progress = progress
+def _first(channels: Any) -> str:
+    return str(channels.get("0", "0000")) if isinstance(channels, dict) else "0000"
 
-    def __call__(self, url: str, output_file: str | Path, _pooch: pooch.Pooch | None) -> None:
-        have = self.part.stat().st_size if self.part.exists() else 0
-        headers = {"Range": f"bytes={have}-"} if have else {}
-        with requests.get(url, headers=headers, stream=True, timeout=60) as response:
-            if have and response.status_code == requests.codes.requested_range_not_satisfiable:
-                shutil.move(self.part, output_file)  # complete already; the checksum decides
-                return
-            response.raise_for_status()
-            if response.status_code != requests.codes.partial_content:
-                have = 0
-            length = int(response.headers.get("Content-Length", 0))
-            total = have + length if length else 0
-            with open(self.part, "ab" if have else "wb") as file:
-                for chunk in response.iter_content(1 << 16):
-                    file.write(chunk)
-                    have += len(chunk)
-                    if self.progress:
-                        self.progress(have, total)
-                file.flush()
-                os.fsync(file.fileno())
-        shutil.move(self.part, output_file)
+
+def _channel(image: str) -> str:
+    path = Path(image)
+    return str(path.with_name(stem(path.name) + FIRST_CHANNEL + path.name[len(stem(path.name)) :]))
+
+
+def _is_further_channel(path: Path, listing: dict[str, Any]) -> bool:
+    name = stem(path.name)
+    return "channel_names" in listing and name[-5:-4] == "_" and name[-4:].isdigit() and name[-4:] != FIRST_CHANNEL[1:]
+
+
+def _leaves(text: str) -> bool:
+    """Whether a path of a listing leads out of the listing's folder, on any system."""
+    parts = text.replace("\\", "/").split("/")
+    return not text or "\0" in text or text.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]

@@ -1,35 +1,51 @@
-"""Whole-brain T1 scans with hippocampus masks, as one gets from ADNI with HarP masks."""
+"""Whole-brain T1 scans with hippocampus masks, as one gets from ADNI with HarP masks, in two folders or in one."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
-from neuroseg.data.volume import HIPPOCAMPUS_BOX, Box, Cohort, ScanError, read_pairs
+from neuroseg.data.folder import name_form, scans_in
+from neuroseg.data.scan import ScanError, stem
+from neuroseg.data.volume import HIPPOCAMPUS_BOX, Box, Cohort, Pair, read_pairs
 
-IMAGES, MASKS = "images", "masks"
+IMAGES, MASKS = "images", ("masks", "labels")
+ENDINGS = ("_mask", "_label", "_labels", "_seg", "_hippocampus")  # of a mask that lies beside its image
 MIN_VOXELS = 100  # less is not a hippocampus
 MIN_GAP = 8  # mm of empty planes between the two hippocampi
 OFF_CENTRE = 10  # mm that the right hippocampus may lie left of the volume's middle, in a head off its centre
 
 
 def is_pairs(directory: Path) -> bool:
-    """Whether a folder holds `images/` and `masks/`."""
-    return (directory / IMAGES).is_dir() and (directory / MASKS).is_dir()
+    """Whether a folder holds `images/` and `masks/` (or `labels/`)."""
+    return (directory / IMAGES).is_dir() and any((directory / name).is_dir() for name in MASKS)
 
 
-def read(directory: Path, *, box: Box = HIPPOCAMPUS_BOX) -> Cohort:
+def is_beside(directory: Path) -> bool:
+    """Whether a folder holds masks beside their images: NAME.nii.gz and NAME_mask.nii.gz."""
+    return any(_ending(path) for path in scans_in(directory))
+
+
+def read(directory: Path, *, box: Box = HIPPOCAMPUS_BOX, labels: Collection[int] | None = None) -> Cohort:
     """Read `images/NAME.nii[.gz]` with `masks/NAME.nii[.gz]`; crop the right hippocampus around its mask.
 
-    Raises ScanError when the folder has not got that layout; broken pairs become rejects.
+    Instead of a folder of masks they may lie beside the images, see ENDINGS. labels: of the masks, as in
+    `labels.hippocampus`. Raises ScanError when the folder has not got that layout; broken pairs become rejects.
     """
-    if not is_pairs(directory):
-        raise ScanError(f"{directory}: needs the folders {IMAGES}/ and {MASKS}/ with files of the same names")
-    masks = {_stem(path): path for path in _scans(directory / MASKS)}
-    triples = [(_stem(path), path, masks.get(_stem(path))) for path in _scans(directory / IMAGES)]
-    return read_pairs(triples, box=box, locate=locate_right)
+    if is_pairs(directory):
+        folder = next(directory / name for name in MASKS if (directory / name).is_dir())
+        images, masks = scans_in(directory / IMAGES), scans_in(folder)
+    elif is_beside(directory):
+        images = [path for path in scans_in(directory) if not _ending(path)]
+        masks = [path for path in scans_in(directory) if _ending(path)]
+    else:
+        raise ScanError(f"{directory}: needs the folders {IMAGES}/ and {MASKS[0]}/ with files of the same names")
+    named = {_case(path): path for path in masks}
+    pairs: list[Pair] = [(stem(path.name), path, named.get(_case(path))) for path in images]
+    return read_pairs(pairs, box=box, locate=locate_right, labels=labels)
 
 
 def locate_right(mask: np.ndarray) -> tuple[tuple[int, ...], np.ndarray]:
@@ -53,9 +69,13 @@ def locate_right(mask: np.ndarray) -> tuple[tuple[int, ...], np.ndarray]:
     return tuple((axis.start + axis.stop) // 2 for axis in window), kept
 
 
-def _scans(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.glob("*.nii*") if not path.name.startswith("."))
+def _ending(path: Path) -> str:
+    """How a mask that lies beside its image ends; empty for an image."""
+    return next((ending for ending in ENDINGS if stem(path.name).lower().endswith(ending)), "")
 
 
-def _stem(path: Path) -> str:
-    return path.name.removesuffix(".gz").removesuffix(".nii")
+def _case(path: Path) -> str:
+    """What an image and its mask have in common."""
+    ending = _ending(path)
+    name = stem(path.name)
+    return name_form(name[: len(name) - len(ending)])

@@ -1,11 +1,9 @@
-"""Volumes: read and check a NIfTI, orient, resample, normalise, fit into a box, cut into sagittal slices."""
+"""Volumes: orient, resample, normalise, fit into a box, pair with a mask, cut into sagittal slices."""
 
 from __future__ import annotations
 
-import gzip
 import logging
-import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,22 +11,20 @@ import nibabel as nib
 import nibabel.processing
 import numpy as np
 import torch
-from nibabel.spatialimages import HeaderDataError
+
+from neuroseg.data.labels import check_size, hippocampus
+from neuroseg.data.scan import ScanError, load_nifti
 
 log = logging.getLogger(__name__)
 
 Box = tuple[int | None, int, int]
 
 SPACING_MM = 1.0
-SPACING_RANGE_MM = (0.1, 10.0)
+SAME_GRID_MM = 0.1  # between the places of a voxel on one grid; headers round
 PERCENTILES = (1.0, 99.0)
 SLICE_MULTIPLE = 4  # two 2x2 poolings
 HIPPOCAMPUS_SLICE = (56, 48)  # anterior-posterior, inferior-superior, the paper's box
 HIPPOCAMPUS_BOX: Box = (24, *HIPPOCAMPUS_SLICE)
-
-
-class ScanError(ValueError):
-    """A scan, a mask or a pair of both that cannot be used; the message names the file and the reason."""
 
 
 @dataclass(frozen=True)
@@ -59,43 +55,6 @@ class Cohort:
 
     subjects: tuple[Subject, ...]
     rejects: tuple[Reject, ...] = ()
-
-
-def load_nifti(path: Path) -> nib.Nifti1Image:
-    """Read a NIfTI and check that it is a finite 3D volume with a sane grid.
-
-    Trailing axes of length 1 are dropped. Raises ScanError naming the file, what was found, what is allowed.
-    """
-    try:
-        if path.suffix == ".gz":
-            _check_gzip(path)
-        image = nib.squeeze_image(nib.load(path))
-        data = np.asanyarray(image.dataobj)
-    except FileNotFoundError:
-        raise ScanError(f"{path}: no such file") from None
-    except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError, HeaderDataError) as error:
-        raise ScanError(f"{path}: cannot be read as NIfTI ({error})") from error
-    if data.ndim != 3 or min(data.shape) < 2:
-        axes = sum(n > 1 for n in data.shape)
-        raise ScanError(f"{path}: {axes}D image of shape {data.shape}; a 3D volume is needed")
-    if data.dtype.kind not in "uif":
-        raise ScanError(f"{path}: voxels are {data.dtype}; real numbers are needed")
-    if not np.isfinite(data).all():
-        raise ScanError(f"{path}: {int((~np.isfinite(data)).sum())} voxels are NaN or infinite")
-    spacing = np.asarray(nib.affines.voxel_sizes(image.affine))
-    low, high = SPACING_RANGE_MM
-    if not np.isfinite(image.affine).all() or ((spacing < low) | (spacing > high)).any():
-        raise ScanError(f"{path}: voxel size {np.round(spacing, 4).tolist()} mm; {low} to {high} mm is allowed")
-    if np.isnan(nib.io_orientation(image.affine)).any() or np.linalg.matrix_rank(image.affine[:3, :3] / spacing) < 3:
-        raise ScanError(f"{path}: axes {np.round(image.affine[:3, :3], 3).tolist()} do not span space")
-    return image
-
-
-def _check_gzip(path: Path) -> None:
-    """Read to the end, where the checksum is; nibabel stops before it and would not see damaged voxels."""
-    with gzip.open(path) as file:
-        while file.read(1 << 20):
-            continue
 
 
 def to_ras(image: nib.Nifti1Image, *, order: int) -> nib.Nifti1Image:
@@ -153,31 +112,34 @@ def fit_box(
     return out, shifted
 
 
+Locate = Callable[[np.ndarray], tuple[Sequence[int], np.ndarray]]
+"""The whole mask uint8 (X, Y, Z) to the centre of the box and the part of the mask to keep."""
+
+
 def load_pair(
     subject_id: str,
     image_path: Path,
     mask_path: Path,
     *,
     box: Box,
-    locate: Callable[[np.ndarray], tuple[Sequence[int], np.ndarray]] | None = None,
+    locate: Locate | None = None,
+    labels: Collection[int] | None = None,
 ) -> Subject:
     """Read an image with its mask, both brought to RAS at 1 mm and into `box`.
 
-    `locate` maps the whole mask (X, Y, Z) to the centre of the box and the part of the mask to keep; without
-    it the box sits in the middle and the whole mask is kept. Raises ScanError when the pair cannot be used.
+    Without `locate` the box sits in the middle and the whole mask is kept. labels: the mask's values that are
+    hippocampus, see `labels.hippocampus`. Raises ScanError when the pair cannot be used.
     """
     check_box(box)
     image, mask = load_nifti(image_path), load_nifti(mask_path)
-    if image.shape != mask.shape:
-        raise ScanError(f"image has shape {image.shape}, mask {mask.shape}; they must be equal")
-    if not np.allclose(image.affine, mask.affine, atol=1e-2):
-        raise ScanError("image and mask have different affines; they must lie on the same grid")
-    if not (np.asanyarray(mask.dataobj) > 0).any():
-        raise ScanError("mask is empty")
-    binary = nib.Nifti1Image((np.asanyarray(mask.dataobj) > 0).astype(np.uint8), mask.affine)
+    found = hippocampus(mask, labels)
+    if found.note:
+        log.warning("%s: %s", subject_id, found.note)
+    binary = onto_grid(nib.Nifti1Image(found.voxels.astype(np.uint8), mask.affine), image)
     image, binary = to_ras(image, order=1), to_ras(binary, order=0)
-    labels = np.asarray(binary.dataobj).astype(np.uint8)
-    centre, kept = (None, labels) if locate is None else locate(labels)
+    voxels_of_mask = np.asarray(binary.dataobj).astype(np.uint8)
+    centre, kept = (None, voxels_of_mask) if locate is None else locate(voxels_of_mask)
+    check_size(kept > 0, binary.affine)
     voxels, affine = fit_box(np.asarray(image.dataobj, np.float32), image.affine, box, centre)
     inside, _ = fit_box(np.ones(image.shape, bool), image.affine, box, centre)
     boxed, _ = fit_box(kept, image.affine, box, centre)
@@ -191,13 +153,42 @@ def load_pair(
     return Subject(id=subject_id, image=scaled, mask=boxed, affine=affine)
 
 
+def onto_grid(mask: nib.Nifti1Image, image: nib.Nifti1Image) -> nib.Nifti1Image:
+    """A mask with the axes of its image, which must have the same grid, in whatever order and direction of its axes.
+
+    Raises ScanError saying by how much the grids differ.
+    """
+    turn = nib.orientations.ornt_transform(nib.io_orientation(mask.affine), nib.io_orientation(image.affine))
+    turned = mask.as_reoriented(turn)
+    if turned.shape != image.shape:
+        sizes = [np.round(nib.affines.voxel_sizes(each.affine), 3).tolist() for each in (image, turned)]
+        raise ScanError(
+            f"image has shape {image.shape}, mask {turned.shape}, of voxels of {sizes[0]} and {sizes[1]} mm; they must "
+            "lie on the same grid"
+        )
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(image.shape) - 1)
+    places = [nib.affines.apply_affine(each.affine, corners) for each in (image, turned)]
+    apart = float(np.linalg.norm(places[0] - places[1], axis=1).max())
+    if apart > SAME_GRID_MM:
+        raise ScanError(
+            f"image and mask have different affines: a corner of the mask lies {apart:.3g} mm from the image's, "
+            f"{SAME_GRID_MM:g} mm at most are allowed"
+        )
+    return turned
+
+
+Pair = tuple[str, Path, Path | None]
+"""A name, an image and its mask."""
+
+
 def read_pairs(
-    pairs: Iterable[tuple[str, Path, Path | None]],
+    pairs: Iterable[Pair],
     *,
     box: Box,
-    locate: Callable[[np.ndarray], tuple[Sequence[int], np.ndarray]] | None = None,
+    locate: Locate | None = None,
+    labels: Collection[int] | None = None,
 ) -> Cohort:
-    """Read (id, image, mask) triples into a Cohort; a pair that cannot be used becomes a Reject."""
+    """Read pairs into a Cohort; one that cannot be used becomes a Reject."""
     check_box(box)
     subjects: list[Subject] = []
     rejects: list[Reject] = []
@@ -211,9 +202,12 @@ def read_pairs(
             rejects.append(Reject(subject_id, "no label"))
             continue
         try:
-            subjects.append(load_pair(subject_id, image_path, mask_path, box=box, locate=locate))
+            subjects.append(load_pair(subject_id, image_path, mask_path, box=box, locate=locate, labels=labels))
         except ScanError as error:
             rejects.append(Reject(subject_id, str(error)))
+        except Exception as error:  # one bad file does not end the others
+            log.debug("%s", subject_id, exc_info=True)
+            rejects.append(Reject(subject_id, f"cannot be used ({type(error).__name__}: {error})"))
     return Cohort(tuple(subjects), tuple(rejects))
 
 

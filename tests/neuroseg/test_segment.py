@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import nibabel as nib
@@ -12,12 +11,19 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from benchmarks.heads import ALTERATIONS, Row, atlas_truth
 from neuroseg import pretrained, runs
 from neuroseg.data import locate, template
+from neuroseg.data.intensity import LANDMARKS, TRAINED
 from neuroseg.data.locate import Place
-from neuroseg.data.volume import ScanError, load_nifti, load_pair
+from neuroseg.data.scan import ScanError, load_nifti
+from neuroseg.data.volume import load_pair, normalise
 from neuroseg.metrics import dice
-from neuroseg.segment import BOX, LABELS, Segmentation, check_name, cut, save, segment
+from neuroseg.segment import BOX, LABELS, Segmentation, check_name, cut, regions, save, segment
+from neuroseg.segment.batch import jobs_into
+from neuroseg.segment.doubts import Doubt, doubts
+from neuroseg.segment.masks import expected_dice
+from neuroseg.segment.outputs import try_places
 
 RNG = np.random.default_rng(0)
 PLACES = {"right": Place((26.0, -8.0, -5.0)), "left": Place((-24.0, -6.0, -4.0))}
@@ -51,6 +57,13 @@ def brightness(slices: torch.Tensor) -> np.ndarray:
     return slices.numpy()
 
 
+@pytest.fixture
+def plain(monkeypatch):
+    """Intensities that are scaled alone, so that brightness tells where the ellipsoids are."""
+    monkeypatch.setattr(regions, "as_trained", lambda image, inside, crop: normalise(image))
+
+
+@pytest.mark.usefixtures("plain")
 @pytest.mark.parametrize("dtype", [np.int16, np.float32])
 @pytest.mark.parametrize("grid", GRIDS)
 def test_masks_come_back_in_the_scans_grid(grid, dtype):
@@ -86,10 +99,12 @@ def test_without_resampling_the_mask_is_the_prediction_exactly(linear):
 
 @pytest.mark.parametrize("spacing", [(1.0, 1, 1), (-1.0, 1, 1), (1, 1, 1.2)])
 def test_a_crop_is_cut_as_training_data_are(write_nifti, spacing):
-    image = RNG.random((34, 51, 36)).astype(np.float32) + 1
+    even = np.linspace(0, 100, 34 * 51 * 36).reshape(34, 51, 36)
+    image = (np.interp(even, LANDMARKS, TRAINED) + 1).astype(np.float32)  # the contrast of training data stays
+    part = np.zeros(image.shape, np.uint8)
+    part[12:22, 15:35, 12:24] = 1
     path, mask = (
-        write_nifti(name, data, np.diag([*spacing, 1]))
-        for name, data in (("image.nii.gz", image), ("mask.nii.gz", (image > 1.5).astype(np.uint8)))
+        write_nifti(name, data, np.diag([*spacing, 1])) for name, data in (("i.nii.gz", image), ("m.nii.gz", part))
     )
     box = (None, *BOX[1:])
     subject = load_pair("crop", path, mask, box=box)
@@ -122,8 +137,8 @@ def test_mixed_voxels_at_a_stripped_brains_edge_do_not_spoil_the_contrast():
     scan = nib.Nifti1Image(data, np.eye(4))
     (straight,) = cut(scan, {"right": Place((40, 40, 40))})
     (between,) = cut(scan, {"right": Place((40.5, 40.5, 40.5), axes=TURN)})
-    assert 0.3 < straight.image[18, 28, 24 - 6 : 24 + 6].mean() < 0.7
-    assert 0.3 < between.image[18, 28, 24 - 6 : 24 + 6].mean() < 0.7
+    assert 0.3 < straight.image[18, 28, 24 - 6 : 24 + 6].mean() < 0.9
+    assert 0.3 < between.image[18, 28, 24 - 6 : 24 + 6].mean() < 0.9
 
 
 @pytest.mark.parametrize("name", ["mask.nii", "mask.nii.gz"])
@@ -155,7 +170,7 @@ def test_other_names_are_refused(name):
         check_name(Path(name))
 
 
-def test_what_cannot_be_segmented_is_refused(caplog):
+def test_what_cannot_be_segmented_is_refused():
     scan, _ = blobs(np.eye(3))
     with pytest.raises(
         ScanError, match=r"0% of the box of the right hippocampus around \(500, 0, 0\) mm lies in the scan"
@@ -165,30 +180,144 @@ def test_what_cannot_be_segmented_is_refused(caplog):
         segment(scan, (), brightness)
     with pytest.raises(ValueError, match=r"shape \(36, 1, 56\)"):
         segment(scan, cut(scan, {"right": PLACES["right"]}), lambda slices: slices.numpy()[..., 0])
-    with caplog.at_level(logging.WARNING):
-        found = segment(scan, cut(scan, PLACES), lambda slices: np.zeros(slices.shape), batch=10)
-    assert found.volumes_mm3 == {"right": 0, "left": 0} and "left hippocampus was not found" in caplog.text
+    with pytest.raises(ScanError, match="the right and the left hippocampus was not found"):
+        segment(scan, cut(scan, PLACES), lambda slices: np.zeros(slices.shape), batch=10)
 
 
-def test_the_shipped_network_finds_both_hippocampi_of_a_turned_template():
-    folder = template.atlas_folder()
-    brain = nib.load(folder / "templates" / "MNI152_T1_1mm_brain.nii.gz")
-    moved = nib.affines.from_matvec(Rotation.from_euler("x", -25, degrees=True).as_matrix(), (8, -5, 3))
-    scan = nib.Nifti1Image(np.asarray(brain.dataobj), moved @ brain.affine)
-    network, _ = runs.load_snn(runs.Run(pretrained.FOLDER).snn)
+def head(change=lambda x: x, turn=-25) -> nib.Nifti1Image:
+    """The template's brain, which lies askew, with other intensities."""
+    brain = nib.load(template.atlas_folder() / "templates" / "MNI152_T1_1mm_brain.nii.gz")
+    moved = nib.affines.from_matvec(Rotation.from_euler("x", turn, degrees=True).as_matrix(), (8, -5, 3))
+    data = np.asarray(brain.dataobj, np.float32)
+    return nib.Nifti1Image(change(data / data.max()).astype(np.float32), moved @ brain.affine)
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    net, _ = runs.load_snn(runs.Run(pretrained.FOLDER).snn)
 
     def predict(slices: torch.Tensor) -> np.ndarray:
         with torch.no_grad():
-            return torch.sigmoid(network.predict(slices, quantized=True).double()).numpy()
+            return torch.sigmoid(net.predict(slices, quantized=True).double()).numpy()
 
-    found = segment(scan, cut(scan, locate.by_alignment(scan)), predict)
-    atlas = nib.load(folder / "atlases" / "atlas_harvard_oxford.nii.gz")
-    names = (folder / "atlases" / "labels_harvard_oxford.csv").read_text().splitlines()
-    for side, label in LABELS.items():
-        index = next(int(row.split(",")[0]) for row in names if f"{side.title()}_Hippocampus" in row)
-        percent = nib.Nifti1Image(np.asarray(atlas.dataobj[..., index], np.float32), atlas.affine)
-        truth = np.asarray(nib.processing.resample_from_to(percent, brain, order=1).dataobj) >= template.PROBABILITY
-        assert dice(found.mask == label, truth) > 0.7
+    return predict
+
+
+@pytest.fixture(scope="module")
+def truth() -> np.ndarray:
+    """The Harvard-Oxford hippocampi on the template's grid."""
+    return atlas_truth(nib.load(template.atlas_folder() / "templates" / "MNI152_T1_1mm_brain.nii.gz"))
+
+
+@pytest.fixture(scope="module")
+def places():
+    return locate.by_alignment(head())
+
+
+def noisy(x):
+    return np.hypot(x + 0.1 * RNG.standard_normal(x.shape), 0.1 * RNG.standard_normal(x.shape))
+
+
+CONTRASTS = {
+    "gamma 0.5": (lambda x: x**0.5, 0.82),
+    "background noise": (lambda x: x + 1e-3 * (x == 0) * np.abs(RNG.standard_normal(x.shape)), 0.82),
+    "z-scored brain": (lambda x: np.where(x > 0, (x - x[x > 0].mean()) / x[x > 0].std(), 0), 0.82),
+    "noise": (noisy, 0.75),
+}
+
+
+@pytest.mark.parametrize("name", CONTRASTS)
+def test_the_shipped_network_finds_the_hippocampus_whatever_the_contrast(name, shipped, places, truth):
+    change, least = CONTRASTS[name]
+    scan = head(change)
+    side = "left" if name == "noise" else "right"
+    found = segment(scan, cut(scan, {side: places[side]}), shipped)
+    assert dice(found.mask == LABELS[side], truth == LABELS[side]) > least
+    assert [doubt.kind for doubt in found.doubts] == (["noise"] if name == "noise" else [])
+
+
+def test_what_cannot_be_right_is_doubted():
+    scan = nib.Nifti1Image(np.zeros((4, 4, 4), np.float32), np.diag([1.0, 1, 1, 1]))
+    assert doubts(scan, {"right": 3000, "left": 3300}, {"right": 0.99, "left": 0.99}, 0.02) == ()
+    thick = nib.Nifti1Image(np.zeros((4, 4, 4), np.float32), np.diag([1.0, 1, 5, 1]))
+    codes = nib.Nifti1Image(np.zeros((4, 4, 4), np.float32), np.eye(4))
+    codes.set_sform(None, code=0)
+    cases = (
+        (
+            scan,
+            {"right": 154.0},
+            {},
+            0,
+            "volume",
+            "right hippocampus has 154 mm3; 1,730 to 5,680 mm3 are usual",
+        ),
+        (scan, {"left": 6000.0}, {}, 0, "volume", "left hippocampus has 6,000 mm3"),
+        (scan, {"right": 4000.0, "left": 2000.0}, {}, 0, "sides", "factor of 2.0; up to 1.5"),
+        (scan, {"right": 3000.0, "left": 0.0}, {}, 0, "missing", "left hippocampus was not found"),
+        (scan, {"right": 3000.0}, {"right": 0.6}, 0, "certainty", "right hippocampus: 0.60, 0.975 at least"),
+        (scan, {"right": 3000.0}, {}, 0.1, "noise", "noise of 10%"),
+        (thick, {"right": 3000.0}, {}, 0, "voxels", "voxels of 1 x 1 x 5 mm"),
+        (codes, {"right": 3000.0}, {}, 0, "header", "codes are both 0"),
+    )
+    for image, volumes, certainty, noise, kind, text in cases:
+        (doubt,) = doubts(image, volumes, certainty, noise)
+        assert doubt.kind == kind and text in doubt.text
+
+
+@pytest.mark.parametrize("name", ALTERATIONS)
+def test_the_benchmark_of_heads_alters_what_it_says(name):
+    scan = nib.Nifti1Image(RNG.random((24, 26, 28)).astype(np.float32), np.eye(4))
+    altered = ALTERATIONS[name](scan)
+    words = name.split()
+    size = int(words[0 if "voxels" in name else 1]) if "mm" in words else 1
+    thick = {"voxels": (1, 1, 1), "sagittal": (1, 0, 0), "coronal": (0, 1, 0), "axial": (0, 0, 1)}
+    which = next((axes for word, axes in thick.items() if word in name), (0, 0, 0))
+    np.testing.assert_allclose(nib.affines.voxel_sizes(altered.affine), np.where(which, size, 1))
+    assert np.isfinite(np.asarray(altered.dataobj)).all()
+    assert (
+        Row("a", name, (0.8, 0.6), None, None, "").silent and not Row("a", name, (0.8, 0.6), None, None, "noise").silent
+    )
+
+
+def test_certainty_is_the_dice_that_probabilities_promise():
+    assert expected_dice(np.array([1.0, 1, 0, 0])) == 1 and expected_dice(np.zeros(4)) == 0
+    assert expected_dice(np.array([0.8, 0.8, 0.4, 0])) == pytest.approx(2 * 1.6 / (2.0 + 2))
+
+
+def test_doubts_are_in_the_files(tmp_path):
+    scan = nib.Nifti1Image(np.zeros((3, 4, 5), np.float32), np.eye(4))
+    why = (Doubt("volume", "the right hippocampus has 60 mm3"), Doubt("noise", "noise of 9 %"))
+    found = Segmentation(
+        np.ones((3, 4, 5), np.uint8), np.ones((3, 4, 5), np.float32), {"right": 60.0}, scan, {"right": 1.0}, why
+    )
+    save(found, tmp_path / "mask.nii", tmp_path / "p.nii.gz")
+    for name in ("mask.nii", "p.nii.gz"):
+        image = nib.load(tmp_path / name)
+        assert b"DOUBTFUL: volume, noise" in bytes(image.header["descrip"])
+        (comment,) = image.header.extensions
+        assert comment.text.startswith("DOUBTFUL: the right hippocampus has 60 mm3; noise of 9 %")
+
+
+def test_places_are_tried_and_nothing_is_left(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.nii").mkdir()
+    try_places([tmp_path / "mask.nii", tmp_path / "new" / "deep" / "mask.nii.gz"])
+    for path, reason in (
+        (tmp_path / ("n" * 260 + ".nii"), "264 bytes; 255 at most"),
+        (tmp_path / "file" / "mask.nii", "is no folder"),
+        (tmp_path / "folder.nii", "cannot replace it"),
+        (Path("/proc/mask.nii"), "cannot be written"),
+    ):
+        with pytest.raises((ScanError, OSError), match=reason):
+            try_places([path])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.nii"]
+
+
+def test_scans_of_one_name_are_refused_before_the_work():
+    jobs = jobs_into(Path("masks"), [Path("a/x.nii"), Path("b/y.NII.GZ"), Path("b/z.mgz")])
+    assert [job.mask.name for job in jobs] == ["x.nii.gz", "y.nii.gz", "z.nii.gz"]
+    with pytest.raises(ScanError, match=r"a/x\.nii and b/X\.nii\.gz would have one mask"):
+        jobs_into(Path("masks"), [Path("a/x.nii"), Path("b/X.nii.gz")])
 
 
 def test_mask_and_probability_appear_both_or_not_at_all(tmp_path):

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import tarfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,10 +19,12 @@ import numpy as np
 import pytest
 import torch
 
-from neuroseg.data import ScanError, msd, open_cohort, pairs, stack_slices, template
+from neuroseg.data import ScanError, fetch, msd, open_cohort, pairs, stack_slices, template
 from neuroseg.data.augment import augment
-from neuroseg.data.volume import fit_box, load_nifti, load_pair, normalise, to_ras
+from neuroseg.data.scan import load_nifti
+from neuroseg.data.volume import fit_box, load_pair, normalise, to_ras
 
+ROOT = Path(__file__).resolve().parents[3]
 RNG = np.random.default_rng(0)
 IMAGE = RNG.random((30, 40, 36)).astype(np.float32)
 MASK = np.zeros((30, 40, 36), np.uint8)
@@ -116,12 +122,12 @@ def decathlon(write_nifti, tmp_path):
     """A Decathlon folder: one good case with both labels, one broken, one without label, one stray file."""
     labels = MASK.copy()
     labels[10:14] *= 2
-    root = tmp_path / msd.NAME
+    root = tmp_path / fetch.NAME
     for name, image, mask in (("good", IMAGE, labels), ("bad", IMAGE, MASK * 0), ("bare", IMAGE, None)):
-        write_nifti(f"{msd.NAME}/imagesTr/{name}.nii.gz", image)
+        write_nifti(f"{fetch.NAME}/imagesTr/{name}.nii.gz", image)
         if mask is not None:
-            write_nifti(f"{msd.NAME}/labelsTr/{name}.nii.gz", mask)
-    write_nifti(f"{msd.NAME}/imagesTr/stray.nii.gz", IMAGE)
+            write_nifti(f"{fetch.NAME}/labelsTr/{name}.nii.gz", mask)
+    write_nifti(f"{fetch.NAME}/imagesTr/stray.nii.gz", IMAGE)
     cases = [{"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in ("good", "bad", "bare")]
     (root / "dataset.json").write_text(json.dumps({"training": cases}))
     (root / "imagesTr" / "._good.nii.gz").write_bytes(b"resource fork")
@@ -234,7 +240,7 @@ def archive(decathlon, tmp_path):
     tar = tmp_path / "served" / "Task04_Hippocampus.tar"
     tar.parent.mkdir()
     with tarfile.open(tar, "w") as file:
-        file.add(decathlon, arcname=msd.NAME)
+        file.add(decathlon, arcname=fetch.NAME)
     _Ranges.asked.clear()
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Ranges, directory=str(tar.parent)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -247,12 +253,26 @@ def archive(decathlon, tmp_path):
 def test_fetch_downloads_checks_and_unpacks(archive, tmp_path):
     url, md5, content = archive
     seen: list[tuple[int, int]] = []
-    folder = msd.fetch(tmp_path / "data", url=url, known_hash=f"md5:{md5}", progress=lambda *p: seen.append(p))
+    folder = fetch.fetch(tmp_path / "data", url=url, known_hash=f"md5:{md5}", progress=lambda *p: seen.append(p))
     assert seen[-1] == (len(content), len(content))
     assert len(msd.read(folder).subjects) == 1
     asked = len(_Ranges.asked)
-    assert msd.fetch(tmp_path / "data", url=url, known_hash=f"md5:{md5}") == folder
+    assert fetch.fetch(tmp_path / "data", url=url, known_hash=f"md5:{md5}") == folder
     assert len(_Ranges.asked) == asked  # there already
+
+
+def test_two_fetches_at_once_both_end_right(archive, tmp_path):
+    """In processes and threads: one downloads, the others wait and find it there."""
+    url, md5, _ = archive
+    call = f"fetch(Path('data'), url={url!r}, known_hash='md5:{md5}')"
+    code = f"from pathlib import Path; from neuroseg.data.fetch import fetch; {call}"
+    other = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    with ThreadPoolExecutor(3) as pool:
+        ended = [pool.submit(fetch.fetch, tmp_path / "data", url=url, known_hash=f"md5:{md5}") for _ in range(3)]
+        assert {each.result() for each in ended} == {tmp_path / "data" / fetch.NAME}
+    assert other.wait(120) == 0
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == [fetch.NAME, f"{fetch.NAME}.tar"]
+    assert len(_Ranges.asked) == 1
 
 
 def test_fetch_resumes(archive, tmp_path):
@@ -260,7 +280,7 @@ def test_fetch_resumes(archive, tmp_path):
     part = tmp_path / "data" / "Task04_Hippocampus.tar.part"
     part.parent.mkdir()
     part.write_bytes(content[:5000])
-    folder = msd.fetch(part.parent, url=url, known_hash=f"md5:{md5}")
+    folder = fetch.fetch(part.parent, url=url, known_hash=f"md5:{md5}")
     assert _Ranges.asked == ["bytes=5000-"]
     assert len(msd.read(folder).subjects) == 1 and not part.exists()
 
@@ -268,7 +288,7 @@ def test_fetch_resumes(archive, tmp_path):
 def test_fetch_refuses_a_wrong_archive(archive, tmp_path):
     url, _, _ = archive
     with pytest.raises(ValueError, match="does not match the known hash"):
-        msd.fetch(tmp_path / "data", url=url, known_hash="md5:" + "0" * 32)
+        fetch.fetch(tmp_path / "data", url=url, known_hash="md5:" + "0" * 32)
     assert not list((tmp_path / "data").iterdir())
 
 

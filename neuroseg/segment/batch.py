@@ -1,0 +1,183 @@
+"""From files to files: one scan or several, each by itself, and a table of what was found."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+from scipy.special import expit
+
+import hardware_sim
+from export import files
+from export.graph import Graph
+from neuroseg.data.labels import hippocampus
+from neuroseg.data.locate import SIDES, Side, find, is_crop
+from neuroseg.data.scan import ScanError, load_nifti, stem
+from neuroseg.engine import Engine, image_spikes
+from neuroseg.segment.masks import Predict, Segmentation, segment
+from neuroseg.segment.outputs import SUFFIXES, check_different, check_name, save, try_places
+from neuroseg.segment.regions import BOX, cut
+
+log = logging.getLogger(__name__)
+
+TABLE = "volumes.csv"
+NOTHING = hardware_sim.Record(spikes=())  # only the output is wanted
+
+
+@dataclass(frozen=True)
+class Job:
+    """A scan and where its mask, and its map of probabilities, shall lie."""
+
+    scan: Path
+    mask: Path
+    probability: Path | None = None
+
+    @property
+    def made(self) -> tuple[Path, ...]:
+        return (self.mask,) if self.probability is None else (self.mask, self.probability)
+
+
+@dataclass(frozen=True)
+class Search:
+    """How hippocampi are found: side, the only one wanted; centres in world mm; a mask over them, and its labels."""
+
+    side: Side | None = None
+    centres: tuple[tuple[float, ...], ...] = ()
+    mask: Path | None = None
+    labels: Collection[int] | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a job: figures by side, doubts, or the error that ended it. The arrays are in the files."""
+
+    job: Job
+    volumes_mm3: dict[Side, float]
+    certainty: dict[Side, float]
+    doubts: tuple[str, ...] = ()
+    error: str | None = None
+
+
+def predictor(graph: Graph, engine: Engine, on_step: Callable[[int, int], None] | None = None) -> Predict:
+    """A network on an engine as a function from slices to probabilities."""
+
+    def predict(slices: torch.Tensor) -> np.ndarray:
+        trace = engine.run(graph, image_spikes(graph, slices), record=NOTHING, on_step=on_step)
+        return expit(trace.output[:, :1] * graph.meta.logit_scale)
+
+    return predict
+
+
+def jobs_into(folder: Path, scans: Sequence[Path]) -> tuple[Job, ...]:
+    """A job for each scan with a mask of its name in a folder. Raises ScanError where two scans have one name."""
+    made = tuple(Job(scan, folder / f"{stem(scan.name)}{SUFFIXES[0]}") for scan in scans)
+    names: dict[str, Path] = {}
+    for job in made:
+        other = names.setdefault(job.mask.name.lower(), job.scan)
+        if other is not job.scan:
+            raise ScanError(
+                f"{other} and {job.scan} would have one mask, {job.mask}; scans of different names are allowed"
+            )
+    return made
+
+
+def check_jobs(jobs: Sequence[Job], search: Search, *, more: Sequence[Path] = ()) -> None:
+    """Raise ScanError or OSError where a file cannot be written, or would replace one that is read, before any work."""
+    if search.mask and search.centres:
+        raise ScanError("a mask and a box were given to say where the hippocampus is; one of them is allowed")
+    made = [path for job in jobs for path in job.made]
+    for path in made:
+        check_name(path)
+    read = [*(job.scan for job in jobs), *([search.mask] if search.mask else ())]
+    check_different([*made, *more], read)
+    try_places([*made, *more])
+
+
+def segment_file(
+    job: Job, predict: Predict, sides: tuple[int, int], search: Search, *, strict: bool = False
+) -> Segmentation:
+    """Segment the scan of one job and write its files.
+
+    sides: of the slices that the network takes, (Y, Z). strict: a doubt is an error. Raises ScanError naming the scan.
+    """
+    image = load_nifti(job.scan)
+    region = _region(search)
+    try:
+        places = find(image, side=search.side, boxes=search.centres, mask=region)
+        regions = cut(image, places, box=(None if is_crop(image) else BOX[0], *sides))
+        found = segment(image, regions, predict)
+    except ScanError as error:
+        raise ScanError(f"{job.scan}: {error}") from error
+    if strict and found.doubts:
+        raise ScanError(
+            f"{job.scan}: no mask was written, as it is doubtful: {'; '.join(d.text for d in found.doubts)}"
+        )
+    save(found, job.mask, job.probability)
+    return found
+
+
+def segment_files(
+    jobs: Sequence[Job],
+    predict: Predict,
+    sides: tuple[int, int],
+    search: Search,
+    *,
+    strict: bool = False,
+    on_done: Callable[[int, int], None] | None = None,
+) -> list[Outcome]:
+    """Segment the scans of several jobs, one after the other; one that fails does not end the others.
+
+    sides, strict: as in `segment_file`. on_done: called with scans done and scans in all.
+    """
+    outcomes = []
+    for k, job in enumerate(jobs):
+        if on_done:
+            on_done(k, len(jobs))
+        try:
+            outcomes.append(outcome(job, segment_file(job, predict, sides, search, strict=strict)))
+        except (ValueError, OSError, RuntimeError, ArithmeticError, LookupError) as error:
+            log.debug("%s", job.scan, exc_info=True)
+            outcomes.append(Outcome(job, {}, {}, error=str(error)))
+    if on_done:
+        on_done(len(jobs), len(jobs))
+    return outcomes
+
+
+def outcome(job: Job, found: Segmentation) -> Outcome:
+    """What a table says of a segmentation."""
+    return Outcome(job, found.volumes_mm3, found.certainty, tuple(doubt.text for doubt in found.doubts))
+
+
+def write_table(outcomes: Sequence[Outcome], path: Path) -> None:
+    """A CSV with a row a scan: files, volumes in mm3, certainty, doubts, error."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    figures = [f"{side}_{name}" for name in ("mm3", "certainty") for side in SIDES]
+    rows.writerow(["scan", "mask", *figures, "doubts", "error"])
+    for each in outcomes:
+        volumes = [f"{each.volumes_mm3[side]:.1f}" if side in each.volumes_mm3 else "" for side in SIDES]
+        certainty = [f"{each.certainty[side]:.3f}" if side in each.certainty else "" for side in SIDES]
+        mask = "" if each.error else each.job.mask
+        rows.writerow([each.job.scan, mask, *volumes, *certainty, "; ".join(each.doubts), each.error or ""])
+    files.write_text(text.getvalue(), path)
+
+
+def _region(search: Search) -> nib.Nifti1Image | None:
+    """The mask that says where hippocampi are, 0 and 1."""
+    if search.mask is None:
+        return None
+    mask = load_nifti(search.mask)
+    try:
+        found = hippocampus(mask, search.labels)
+    except ScanError as error:
+        raise ScanError(f"{search.mask}: {error}") from error
+    if found.note:
+        log.warning("%s: %s", search.mask, found.note)
+    return nib.Nifti1Image(found.voxels.astype(np.uint8), mask.affine)

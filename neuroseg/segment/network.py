@@ -1,0 +1,34 @@
+"""The network of a segmentation: the one that ships, a run's, or a file's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from export import netx
+from export.graph import Graph, GraphError
+from neuroseg import runs
+from neuroseg.conversion.lower import export
+from neuroseg.pretrained import FOLDER
+
+SHIPPED = "pretrained"
+
+
+def load(network: str) -> Graph:
+    """A run folder's network, FILE.net, or `pretrained`. Raises RunError and GraphError for what gives no mask."""
+    if network == SHIPPED and not Path(network).exists():
+        graph = export(runs.load_snn(runs.Run(FOLDER).snn)[0])
+    else:
+        path = Path(network)
+        graph = netx.read(runs.Run(path).exported() if path.is_dir() else path)
+    _check_output(network, graph)
+    return graph
+
+
+def _check_output(network: str, graph: Graph) -> None:
+    """Raise GraphError unless the network gives one potential a pixel, and takes slices of one channel."""
+    output, (channels, *sides) = graph.output, graph.input.shape
+    if output.neuron.threshold is not None:
+        raise GraphError(f"{network}: {output.name} fires; an output that only integrates is needed for a mask")
+    if channels != 1 or list(output.shape[1:]) != sides:
+        sizes = f"takes {graph.input.shape} and gives {output.shape}"
+        raise GraphError(f"{network}: {sizes}; one channel in and the same sides out are needed")

@@ -1,0 +1,88 @@
+"""Masks: what is hippocampus in them, and what is none."""
+
+from __future__ import annotations
+
+import logging
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from neuroseg.data import ScanError, open_cohort
+from neuroseg.data.labels import check_size, hippocampus, parse_labels
+from neuroseg.data.volume import load_pair
+
+MASK = np.zeros((30, 40, 36), np.uint8)
+MASK[10:20, 12:28, 14:22] = 1  # 1,280 mm3
+IMAGE = np.random.default_rng(0).random(MASK.shape).astype(np.float32)
+FRACTIONS = np.where(MASK, 0.8, 0.0)
+FRACTIONS[8:10, 12:28, 14:22] = 0.3
+ASEG = np.zeros(MASK.shape, np.int16)
+ASEG[:, :4], ASEG[:, 4:6], ASEG[:, 6:8] = 2, 3, 41
+ASEG[MASK > 0] = 53
+
+
+def found(values, labels=None):
+    return hippocampus(nib.Nifti1Image(values, np.eye(4)), labels)
+
+
+@pytest.mark.parametrize("value", [1, 2, 17, 255])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
+def test_one_or_two_labels_are_the_hippocampus(value, dtype):
+    values = (MASK * value).astype(dtype)
+    assert (found(values).voxels == (MASK > 0)).all() and found(values).note is None
+    values[10:14] = np.where(values[10:14] > 0, 1, 0)  # another label
+    assert (found(values).voxels == (MASK > 0)).all()
+
+
+def test_a_map_of_probabilities_is_cut_in_its_middle_and_that_is_said():
+    taken = found(FRACTIONS)
+    assert taken.voxels.sum() == 1280 and "map of probabilities" in taken.note
+    with pytest.raises(ScanError, match=r"probabilities up to 0\.4; none reaches 0\.5"):
+        found(FRACTIONS / 2)
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (ASEG, r"4 labels \(0, 2, 3, 41, 53\), as an atlas does; 2 at most .*--labels \(17,53"),
+        (1 - MASK, "fills 97% of its volume, 50% at most are allowed; is it inverted"),
+        (1 - FRACTIONS, "is it inverted"),
+        (100 * FRACTIONS + MASK * 0.5, "fractions from 0 to 80.5"),
+        (IMAGE - 0.5, "values from -0.5 to 0.5|values from -"),
+        (MASK * 0, "mask is empty"),
+    ],
+)
+def test_what_is_no_mask_is_refused(values, reason):
+    with pytest.raises(ScanError, match=reason):
+        found(values)
+
+
+def test_labels_are_chosen():
+    assert (found(ASEG, (17, 53)).voxels == (MASK > 0)).all()
+    with pytest.raises(ScanError, match=r"no voxel of the label\(s\) 17, 18; it holds 0, 2, 3, 41, 53"):
+        found(ASEG, (17, 18))
+    assert parse_labels("17,53") == (17, 53) and parse_labels(None) is None
+    for text in ("", "a", "0", "1,-2", "1.5"):
+        with pytest.raises(ScanError, match="--labels is"):
+            parse_labels(text)
+
+
+def test_more_than_two_hippocampi_is_refused():
+    check_size(MASK > 0, np.eye(4))
+    with pytest.raises(ScanError, match=r"81,920 mm3; 12,000 mm3 at most"):
+        check_size(MASK > 0, np.diag([4.0, 4, 4, 1]))
+
+
+def test_subjects_have_the_right_volume(write_nifti, tmp_path, caplog):
+    image = write_nifti("image.nii.gz", IMAGE)
+    with caplog.at_level(logging.WARNING):
+        subject = load_pair("s", image, write_nifti("p.nii.gz", FRACTIONS), box=(None, 56, 48))
+    assert subject.mask.sum() == 1280 and "s: mask is a map of probabilities" in caplog.text
+    subject = load_pair("s", image, write_nifti("aseg.nii.gz", ASEG), box=(None, 56, 48), labels=(17, 53))
+    assert subject.mask.sum() == 1280
+    write_nifti("set/images/a.nii.gz", IMAGE)
+    write_nifti("set/masks/a.nii.gz", ASEG)
+    (reject,) = open_cohort(str(tmp_path / "set")).rejects
+    assert "as an atlas does" in reject.reason
+    assert open_cohort(str(tmp_path / "set"), labels=(53,)).subjects[0].mask.sum() == 1280
