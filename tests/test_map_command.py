@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,20 @@ def test_a_whole_network_beside_its_ann(tmp_path):
     call("pretrained", run)
     call("export", run)
     output = call("metrics", run / "network.net", "--data", "mni152", "--ann", run)
-    assert "62,116,160" in output and "effective MACs" in output
-    output = call("map", run / "network.net")
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+    for row in ("footprint, bytes", "effective MACs", "effective ACs"):
+        figures = [figure for figure in re.findall(rf"{row} │ ([\d,]+) │ ([\d,]+)", output)[0] if figure != "0"]
+        assert all(figure in readme for figure in figures), (row, figures)
+    ann, snn = (
+        round(100 * float(share)) for share in re.findall(r"activation sparsity │ ([\d.]+) │ ([\d.]+)", output)[0]
+    )
+    assert f"| {ann} % | {snn} % |" in readme
+    output = call("map", run / "network.net", "--data", "mni152")
     assert "97 cores on 1 chip of 128" in output and "enc_2_conv1" in output
+    (operations,) = re.findall(r"│ all │ [\d,]+ │ ([\d,]+) │", output)
+    dynamic = [float(x.replace(",", "")) for x in re.findall(r": ([\d,.]+) uJ dynamic", output)]
+    static = [float(x.replace(",", "")) for x in re.findall(r"([\d,.]+) uJ static", output)]
+    time = re.findall(r"([\d.]+) ms a slice", output)
+    assert operations in readme
+    for values, scale, unit in ((dynamic, 1000, "mJ"), (static, 1000, "mJ"), ([float(t) for t in time], 1, "ms")):
+        assert f"{values[0] / scale:.1f} and {values[1] / scale:.1f} {unit}" in readme

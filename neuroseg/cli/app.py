@@ -113,9 +113,7 @@ RunFolder = Annotated[Path, typer.Argument(help="Run folder, as `neuroseg train 
 
 Data = Annotated[
     str,
-    typer.Option(
-        help="Folder of scans and masks (Decathlon, nnU-Net, BIDS, images/ with masks/), template[:N] or mni152."
-    ),
+    typer.Option(help="Scans with masks (Decathlon, nnU-Net, BIDS, images/ and masks/), template[:N] or mni152."),
 ]
 
 
