@@ -7,6 +7,7 @@ STAMP := $(VENV)/.ready
 PIP_ARGS ?=
 # More than cores: a test that runs Lava waits most of the time.
 JOBS ?= $(shell echo $$((2 * $$(nproc 2>/dev/null || echo 2))))
+PARALLEL = -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 
 .PHONY: demo test check lint format bench pretrained notebooks clean setup
 
@@ -14,11 +15,11 @@ demo: setup
 	$(BIN)/neuroseg demo
 
 test: setup
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest $(PARALLEL)
 
-# What finds most; without whole runs of Lava, commands and notebooks.
+# What finds most: a part of every property's examples; no whole runs of Lava, commands and notebooks.
 check: setup
-	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
+	NEUROSEG_QUICK=1 $(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.attacks_files import attack
-from benchmarks.attacks_kills import in_a_namespace, kill
+from benchmarks.attacks_kills import COMMANDS, in_a_namespace, kill
 
 RESULT = Path(__file__).with_name("results") / "attacks.json"
 FUZZ = Path(__file__).with_name("results") / "fuzz.json"
@@ -52,16 +52,18 @@ def mutations(
 def kills(
     rounds: Annotated[int, typer.Option(min=1, help="Kills of each of the six commands.")] = 20,
     minutes: Annotated[float, typer.Option(min=0, help="No new kill after so long.")] = 40,
+    only: Annotated[str, typer.Option(help="Commands whose names hold this; rows of the others are kept.")] = "",
     out: Annotated[Path, typer.Option(help="Result file.")] = RESULT,
 ) -> None:
     """Kill commands at random moments and start them again."""
     in_a_namespace()
-    rows = []
-    for row in kill(rounds, minutes):
-        rows.append(row.as_json())
-        keep("kills", rows, out)
-    show("Kills", rows, KILL_COLUMNS)
-    raise typer.Exit(1 if any(row["anything_else"] for row in rows) else 0)
+    chosen = [command for command in COMMANDS if only in command.name]
+    done = {row["kind"]: row for row in _kept("kills", out)}
+    for row in kill(chosen, rounds, minutes):
+        done[row.kind] = row.as_json()
+        keep("kills", list(done.values()), out)
+    show("Kills", list(done.values()), KILL_COLUMNS)
+    raise typer.Exit(1 if any(row["anything_else"] for row in done.values()) else 0)
 
 
 def network_files() -> list[dict[str, Any]]:
@@ -79,9 +81,17 @@ def network_files() -> list[dict[str, Any]]:
 
 def keep(name: str, content: Any, out: Path) -> None:
     """Put one part into the result file; the others stay."""
-    found = json.loads(out.read_text()) if out.exists() else {}
+    found = _read(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({**found, name: content}, indent=2) + "\n")
+
+
+def _read(out: Path) -> dict[str, Any]:
+    return json.loads(out.read_text()) if out.exists() else {}
+
+
+def _kept(name: str, out: Path) -> list[dict[str, Any]]:
+    return _read(out).get(name, [])
 
 
 def show(title: str, rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:

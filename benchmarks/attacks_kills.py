@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,14 +71,14 @@ def in_a_namespace() -> None:
         os.execvpe(alone[0], [*alone, *again], {**os.environ, MARK: "namespace"})
 
 
-def kill(rounds: int, minutes: float, seed: int = 0) -> Iterator[Row]:
+def kill(commands: Sequence[Command], rounds: int, minutes: float, seed: int = 0) -> Iterator[Row]:
     """Kill every command `rounds` times, or until the time is over; a row after every command."""
     rng, end = np.random.default_rng(seed), time.monotonic() + 60 * minutes
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "made"
         for arguments in (("train", *DATA, "--out", made, *SMALL), ("convert", made, "-T", 4), ("export", made)):
             _run(arguments, Path(folder))
-        for command in COMMANDS:
+        for command in commands:
             yield _kill_often(command, made, Path(folder), rounds, rng, end)
 
 

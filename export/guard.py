@@ -16,6 +16,7 @@ import gc
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, Pipe
@@ -34,6 +35,7 @@ PATIENCE = 15  # times as many seconds of waiting: the machine may be busy, the 
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGXCPU)
 STOPPED = "libhdf5 was stopped"
 FIRST_FILE = 3  # after the standard streams
+FORKING = threading.Lock()  # packages with hooks at a fork (filelock) refuse two at once
 
 
 def guarded(read: Callable[[Path], Graph], path: Path) -> Graph:
@@ -45,7 +47,8 @@ def guarded(read: Callable[[Path], Graph], path: Path) -> Graph:
         return read(path)
     seconds = SECONDS + path.stat().st_size // BYTES_A_SECOND
     receiver, sender = Pipe(duplex=False)
-    pid = os.fork()
+    with FORKING:
+        pid = os.fork()
     if not pid:
         _child(read, path, seconds, sender)
     code = None

@@ -36,23 +36,38 @@ def pytest_report_header() -> str:
     return f"browser: {browser() or 'none found, so that tests of report.html in one are left out; install chromium'}"
 
 
-SLOW = (  # files that take most of the time: long runs of Lava, whole commands, notebooks, alignment
+SLOW = (  # files that take most of the time, and so begin first: whole commands, runs of Lava, notebooks, alignment
+    "test_end_to_end.py",
     "test_lava.py",
+    "test_notebooks.py",
     "test_lava_dl_files.py",
+    "test_partition.py",
     "test_room.py",
     "test_ends.py",
-    "test_end_to_end.py",
     "test_segment_command.py",
-    "test_notebooks.py",
+    "test_map_command.py",
     "test_locate.py",
+    "test_segment.py",
+    "test_slayer.py",
+    "test_nir_lava.py",
+    "test_storage.py",
 )
+SHARED = ("run", "found", "small", "places", "browser", "archive")  # fixtures that take long
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark the slow files; with `--dist loadgroup` tests that share a fixture stay in one process."""
+    if item.path.name in SLOW:
+        item.add_marker(pytest.mark.slow)
+    shared = [name for name in getattr(item, "fixturenames", ()) if name in SHARED]
+    if shared:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{shared[0]}-{parameters.get(shared[0], '')}"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the slow files, and leave out what needs a browser where there is none; CI installs one."""
-    for item in items:
-        if item.path.name in SLOW:
-            item.add_marker(pytest.mark.slow)
+    """Begin with the slow files, and leave out what needs a browser where there is none; CI installs one."""
+    items.sort(key=lambda item: SLOW.index(item.path.name) if item.path.name in SLOW else len(SLOW))
     if browser() is None:
         needing = [item for item in items if item.get_closest_marker("browser")]
         config.hook.pytest_deselected(items=needing)

@@ -21,7 +21,14 @@ NAME = "sha256"
 
 def seal(file: h5py.File) -> None:
     """Write the checksum of a file of ours into it."""
-    file["meta"].attrs[NAME] = _checksum(Fields(file, "", "the file", hdf5.Reading()))
+    known: dict[str, np.ndarray] = {}
+
+    def take(name: str, item: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(item, h5py.Dataset):
+            known[f"layer/{name}"] = np.asarray(item[()])
+
+    file["layer"].visititems(take)
+    file["meta"].attrs[NAME] = digest(known | _meta(file["meta"].attrs))
 
 
 def verify(file: Fields) -> None:
@@ -45,9 +52,11 @@ def _checksum(file: Fields) -> str:
         where, _, name = path.rpartition("/")
         known[path] = hdf5.read(dataset, where, name, reading)
     known |= {path: value for path, value in reading.found.items() if path.startswith("layer/")}
-    attrs = file.sub("meta").group.attrs
-    known |= {f"meta/{name}": np.asarray(scalar(attrs, name)) for name in attrs if name != NAME}
-    return digest(known)
+    return digest(known | _meta(file.sub("meta").group.attrs))
+
+
+def _meta(attrs: h5py.AttributeManager) -> dict[str, np.ndarray]:
+    return {f"meta/{name}": np.asarray(scalar(attrs, name)) for name in attrs if name != NAME}
 
 
 def digest(arrays: Mapping[str, np.ndarray]) -> str:

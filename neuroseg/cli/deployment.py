@@ -49,7 +49,7 @@ LAYERS_WIDTH = 144  # columns that `inspect` needs
 
 class Bench(StrEnum):
     lava, finetune, reference, scaling = "lava", "finetune", "reference", "scaling"
-    mapping, third_party = "mapping", "third_party"
+    mapping, heads, third_party = "mapping", "heads", "third_party"
 
 
 @app.command()

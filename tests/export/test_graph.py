@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from export.graph import (
@@ -33,6 +33,7 @@ from export.quantize import largest_scale, quantize
 from hardware_sim.engines import Record
 from hardware_sim.reference import run_reference, sum_inputs
 from neuroseg.conversion.lower import integer_scales, lower, to_graph
+from tests.examples import examples
 from tests.networks import PLAIN, build, cases
 
 RNG = np.random.default_rng(0)
@@ -116,7 +117,7 @@ def with_dropout(graph: Graph) -> Graph:
 
 
 @given(cases())
-@settings(max_examples=40)
+@examples(40)
 def test_rewrites_change_no_spike(case):
     network, _, spikes = build(case)
     graph = with_dropout(dyadic(to_graph(network)))
@@ -191,7 +192,7 @@ def test_delays_make_paths_meet():
 
 
 @given(cases())
-@settings(max_examples=60)
+@examples(60)
 def test_integers_are_those_that_pytorch_trained_with(case):
     network, graph, _ = build(case)
     for spec in network.populations:
@@ -205,7 +206,7 @@ def test_integers_are_those_that_pytorch_trained_with(case):
 
 
 @given(cases())
-@settings(max_examples=40)
+@examples(40)
 def test_rounding_is_to_the_nearest_even_integer(case):
     network, _, _ = build(case)
     floats = fold_pool(split_concat(lower(network)))
@@ -249,7 +250,7 @@ def test_scale_yields_to_the_input_bound():
     st.tuples(st.integers(1, 2), st.integers(1, 2)),
     st.booleans(),
 )
-@settings(max_examples=40)
+@examples(40)
 def test_bounds_hold_and_are_reached(seed, stride, dilation, transposed):
     """No input pattern exceeds the bound, and the worst pattern for some neuron reaches it."""
     import torch

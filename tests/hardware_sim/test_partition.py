@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import hardware_sim
@@ -25,6 +25,7 @@ from hardware_sim.reference import input_spikes, run_reference
 from hardware_sim.trace import Trace
 from neuroseg.conversion.lower import export
 from neuroseg.runs import load_snn
+from tests.examples import examples
 from tests.export.test_graph import chain
 from tests.export.test_inspect import operators
 from tests.networks import PLAIN, build, cases
@@ -56,7 +57,7 @@ def small(chip: Chip, neurons: int) -> Chip:
 
 @pytest.mark.parametrize("chip", [LOIHI1, LOIHI2], ids=lambda chip: chip.name)
 @given(case=cases(max_side=8), parts=st.sampled_from([2, 3, 5]))
-@settings(max_examples=25)
+@examples(25)
 def test_random_networks(chip, case, parts):
     """The largest layer in so many parts, or more: tiles are no thirds."""
     _, graph, spikes = build(case)
@@ -84,7 +85,7 @@ def test_a_network_with_skips_in_lava(fidelity):
 
 
 @given(case=cases(max_side=8))
-@settings(max_examples=2)
+@examples(2)
 def test_random_networks_in_lava(case):
     _, graph, spikes = build(case)
     placement = place(graph, small(LOIHI2, max(16, largest(graph) // 2)))
@@ -120,7 +121,7 @@ def test_pilotnet():
 
 
 @given(operators(), st.integers(1, 3), st.integers(1, 4))
-@settings(max_examples=25)
+@examples(25)
 def test_cut_operators_are_parts_of_the_whole(op, rows, columns):
     """Every pair of tiles, as matrices."""
     source = (2, 7, 6)

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import hardware_sim
@@ -19,6 +19,7 @@ from hardware_sim.reference import run_reference
 from hardware_sim.reporting.report import build_report
 from hardware_sim.trace import TraceError, pack, unpack
 from neuroseg.validation import software_trace
+from tests.examples import examples
 from tests.export.test_graph import chain
 from tests.networks import build, cases
 
@@ -78,7 +79,7 @@ def reach(op, inputs: np.ndarray, source: np.ndarray, shape: tuple) -> None:
 
 
 @given(cases(max_side=8))
-@settings(max_examples=12)
+@examples(12)
 def test_reference_against_plain_python(case):
     _, graph, spikes = build(dataclasses.replace(case, widths=tuple(min(w, 3) for w in case.widths)))
     trace = run_reference(graph, spikes, record=Record(potentials="all"))
@@ -97,7 +98,7 @@ def test_reference_against_plain_python(case):
     st.sampled_from(["zero", "subtract"]),
     st.integers(0, 1000),
 )
-@settings(max_examples=60)
+@examples(60)
 def test_leak_and_bias_against_plain_python(current_decay, voltage_decay, bias, reset, seed):
     neuron = {"current_decay": current_decay, "voltage_decay": voltage_decay, "reset": reset}
     graph = chain(**neuron, bias=np.full((2, 1, 1), bias, np.int32))
@@ -109,7 +110,7 @@ def test_leak_and_bias_against_plain_python(current_decay, voltage_decay, bias, 
 
 
 @given(cases())
-@settings(max_examples=60)
+@examples(60)
 def test_pytorch_is_the_reference(case):
     network, graph, spikes = build(case)
     import torch
@@ -168,7 +169,7 @@ def test_a_sparse_convolution_is_the_convolution():
 
 
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 1000))
-@settings(max_examples=20)
+@examples(20)
 def test_packing_loses_nothing(samples, timesteps, seed):
     shape = (2, 3, 5)
     spikes = (np.random.default_rng(seed).random((samples, timesteps, *shape)) < 0.4).astype(np.uint8)

@@ -17,6 +17,7 @@ from hardware_sim import npz
 from hardware_sim.engines import run
 from hardware_sim.record import Record
 from hardware_sim.trace import Trace, TraceError
+from tests.examples import some
 from tests.export.test_graph import chain
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,15 +35,15 @@ def arrays_of(path: Path) -> dict[str, np.ndarray]:
         return dict(file)
 
 
-def test_1500_mutations_are_read_or_refused(sound, tmp_path):
-    outcomes = [attempt(TRACES, seed, sound, tmp_path) for seed in range(1500)]
+def test_mutations_are_read_or_refused(sound, tmp_path):
+    outcomes = [attempt(TRACES, seed, sound, tmp_path) for seed in range(some(600))]
     assert not [outcome for outcome in outcomes if outcome.failed]
-    assert sum(outcome.outcome == REFUSED for outcome in outcomes) > 900
+    assert sum(outcome.outcome == REFUSED for outcome in outcomes) > 0.6 * len(outcomes)
 
 
 def test_what_is_read_of_changed_bytes_is_what_was_written(sound, tmp_path):
     whole = arrays_of(sound)
-    for seed in range(0, 600, 2):
+    for seed in range(0, some(600), 2):
         mutators.trace(seed, sound, tmp_path / "m.npz")
         try:
             found = npz.load(tmp_path / "m.npz")

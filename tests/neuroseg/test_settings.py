@@ -20,6 +20,7 @@ from neuroseg.runs import Run, RunError
 from neuroseg.settings import Settings
 from neuroseg.training.train import TrainConfig
 from neuroseg.training.unet import UNet, UNetConfig
+from tests.examples import some
 
 SOUND = Settings("data", 3, ("a", "b"), ("c",), UNetConfig(), TrainConfig(), (None, 56, 48), ("d",))
 
@@ -128,9 +129,9 @@ def test_mutations_are_read_or_refused(kind: Kind, tmp_path):
     sound = tmp_path / "sound" / kind.file
     sound.parent.mkdir()
     kind.make(sound)
-    outcomes = [attempt(kind, seed, sound, tmp_path) for seed in range(150)]
+    outcomes = [attempt(kind, seed, sound, tmp_path) for seed in range(some(150))]
     assert not [outcome for outcome in outcomes if outcome.failed]
-    assert sum(outcome.outcome == REFUSED for outcome in outcomes) > 90
+    assert sum(outcome.outcome == REFUSED for outcome in outcomes) > 0.6 * len(outcomes)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from export.graph import Dense, Edge, Graph, GraphError, Input, Meta, Neuron, Population
 from export.mapping.chips import LOIHI1, LOIHI2
@@ -17,6 +17,7 @@ from export.mapping.summary import summary
 from export.mapping.traffic import HOST, flows, matrix
 from export.partition import partition
 from hardware_sim.lava_backend.synapses import to_sparse
+from tests.examples import examples
 from tests.networks import build, cases
 
 
@@ -34,7 +35,7 @@ def ones(graph: Graph) -> Graph:
 
 
 @given(cases(max_side=8))
-@settings(max_examples=12)
+@examples(8)
 def test_traffic_is_what_crosses_the_cut_edges(case):
     _, graph, _ = build(case)
     graph, rng = ones(graph), np.random.default_rng(case.seed)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from benchmarks import mapping
 from export import netx
@@ -21,6 +21,7 @@ from export.mapping.memory import list_words, weight_bits
 from export.mapping.place import Placement, place
 from export.mapping.summary import summary
 from hardware_sim.lava_backend.synapses import to_sparse
+from tests.examples import examples
 from tests.export.test_graph import chain
 from tests.export.test_inspect import operators
 from tests.networks import build, cases
@@ -56,7 +57,7 @@ def test_the_shipped_tiles_are_intels():
 
 @pytest.mark.parametrize("chip", CHIPS.values(), ids=CHIPS)
 @given(case=cases())
-@settings(max_examples=15)
+@examples(15)
 def test_every_neuron_lies_on_one_core_and_every_limit_holds(chip, case):
     _, graph, _ = build(case)
     small = dataclasses.replace(chip, neurons=40)

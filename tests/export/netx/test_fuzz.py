@@ -17,15 +17,16 @@ from export import netx
 from export.graph import Graph, GraphError
 from export.guard import guarded
 from export.hdf5 import MAX_BYTES
+from tests.examples import some
 from tests.export.test_graph import chain
 
 
 def test_every_mutation_is_read_or_refused(tmp_path):
-    results = list(fuzz(range(300), tmp_path))
-    assert [result.seed for result in results] == list(range(300))
+    results = list(fuzz(range(some(300)), tmp_path))
+    assert [result.seed for result in results] == list(range(some(300)))
     assert not [result for result in results if result.failed]
     outcomes = [result.outcome for result in results]
-    assert outcomes.count(READ) > 20 and outcomes.count(REFUSED) > 150
+    assert outcomes.count(READ) > len(outcomes) // 15 and outcomes.count(REFUSED) > len(outcomes) // 2
 
 
 def test_a_file_follows_from_its_seed(tmp_path):

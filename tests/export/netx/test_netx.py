@@ -10,18 +10,19 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from export import netx
 from export.graph import Conv, ConvT, Dense, Edge, Graph, GraphError, Input, Meta, Neuron, Population, same
 from export.netx.read import _open
 from export.passes import align_delays
+from tests.examples import examples
 from tests.export.test_graph import chain
 from tests.networks import build, cases
 
 
 @given(case=cases())
-@settings(max_examples=40)
+@examples(40)
 def test_what_is_written_is_read(case, tmp_path_factory):
     _, graph, _ = build(case)
     path = tmp_path_factory.mktemp("net") / "network.net"
@@ -187,7 +188,7 @@ def as_the_format_says(file: h5py.File) -> str:
 
 
 @given(case=cases())
-@settings(max_examples=10)
+@examples(10)
 def test_the_checksum_is_that_of_the_format(case, tmp_path_factory):
     path = netx.write(build(case)[1], tmp_path_factory.mktemp("net") / "n.net")
     with h5py.File(path) as file:

@@ -8,7 +8,7 @@ import logging
 import nir
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from export.graph import (
@@ -34,6 +34,7 @@ from export.passes import align_delays
 from export.quantize import quantize
 from hardware_sim.engines import Record, run
 from hardware_sim.reference import run_reference
+from tests.examples import examples
 from tests.export.test_graph import chain
 from tests.networks import PLAIN, build
 
@@ -101,7 +102,7 @@ def assert_same_spikes(a: Graph, b: Graph) -> None:
 
 
 @given(graph=graphs())
-@settings(max_examples=60)
+@examples(60)
 def test_integer_graphs_come_back_as_they_were(graph, tmp_path_factory):
     path = write_nir(graph, tmp_path_factory.mktemp("nir") / "network.nir")
     assert [p.name for p in path.parent.iterdir()] == ["network.nir"]

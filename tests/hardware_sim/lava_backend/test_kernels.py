@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from export.graph import Conv, ConvT, Dense, GraphError, output_shape
 from hardware_sim.lava_backend import kernels
 from hardware_sim.trace import pack
+from tests.examples import examples
 from tests.hardware_sim.test_reference import reach
 
 PAIRS = st.tuples(st.integers(1, 3), st.integers(1, 3))
@@ -24,7 +25,7 @@ PAIRS = st.tuples(st.integers(1, 3), st.integers(1, 3))
     st.floats(0, 1),
     st.integers(0, 10_000),
 )
-@settings(max_examples=300)
+@examples(300)
 def test_scatter_reaches_what_a_loop_reaches(kind, groups, kernel, stride, padding, dilation, rate, seed):
     rng = np.random.default_rng(seed)
     source = (2 * groups, int(rng.integers(2, 9)), int(rng.integers(2, 9)))
@@ -49,7 +50,7 @@ def test_scatter_reaches_what_a_loop_reaches(kind, groups, kernel, stride, paddi
 
 
 @given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 5), st.floats(0, 1), st.integers(0, 1000))
-@settings(max_examples=60)
+@examples(60)
 def test_bits_are_those_of_packbits(channels, height, width, rate, seed):
     spikes = (np.random.default_rng(seed).random((channels, height, width)) < rate).astype(np.uint8)
     expected = pack(spikes[None, None])[0, 0]

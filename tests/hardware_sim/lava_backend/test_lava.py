@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 
 import hardware_sim
 from export import netx
@@ -27,6 +27,7 @@ from hardware_sim.comparison.compare import compare
 from hardware_sim.lava_backend import launch
 from neuroseg.spiking.network import SpikingNetwork
 from neuroseg.validation import software_trace
+from tests.examples import examples
 from tests.export.test_graph import chain
 from tests.networks import PLAIN, build, cases
 
@@ -60,7 +61,7 @@ def assert_equal_runs(
 @given(case=cases())
 @example(case=EXCITED)
 @example(case=replace(EVERYTHING, drive="balanced"))
-@settings(max_examples=25)
+@examples(25)
 def test_random_networks_do_the_same_in_lava(case, fidelity):
     network, graph, spikes = build(case)
     assert_equal_runs(graph, spikes, fidelity, network)

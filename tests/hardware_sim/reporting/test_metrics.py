@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 import hardware_sim
 from export.graph import Conv, Dense, Edge, Graph, Input, Neuron, Population
@@ -18,6 +18,7 @@ from hardware_sim.reporting.chip import draw_chip
 from hardware_sim.reporting.metrics import active_steps, ann_metrics, as_json, spike_counts, trace_metrics
 from hardware_sim.trace import Trace, TraceError
 from neuroseg.conversion.lower import lower
+from tests.examples import examples
 from tests.export.test_graph import chain
 from tests.hardware_sim.test_reference import reach
 from tests.networks import build, cases
@@ -40,7 +41,7 @@ def counted(edge: Edge, values: np.ndarray, target: tuple[int, ...]) -> float:
 
 
 @given(cases(max_side=8))
-@settings(max_examples=10)
+@examples(10)
 def test_a_run_against_plain_loops(case):
     case = dataclasses.replace(case, widths=tuple(min(w, 3) for w in case.widths), timesteps=min(case.timesteps, 4))
     _, graph, spikes = build(case)
@@ -99,7 +100,7 @@ def test_footprint_and_what_is_not_known():
 
 
 @given(cases(max_side=8))
-@settings(max_examples=6)
+@examples(6)
 def test_an_ann_against_its_own_layers(case):
     """The ReLU network: MACs counted from its values; scaling of a layer changes nothing."""
     network, _, _ = build(dataclasses.replace(case, widths=tuple(min(w, 3) for w in case.widths), u0=0.0))
