@@ -17,7 +17,7 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest $(PARALLEL)
 
-# What finds most: a part of every property's examples; no whole runs of Lava, commands and notebooks.
+# What finds most: a tenth of every property's examples; no whole runs of Lava, commands and notebooks.
 check: setup
 	NEUROSEG_QUICK=1 $(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 

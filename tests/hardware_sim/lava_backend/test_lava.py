@@ -242,10 +242,11 @@ def test_an_exception_in_a_process_model_is_reported_and_leaves_nothing(clean, m
 
 
 def process_that_writes(file: str) -> int:
-    """The Lava process that has a file of the job open, and so is the layer that records into it."""
+    """The Lava process of this test that has a file of the job open, and so is the layer that records into it."""
     for entry in Path("/proc").glob("[0-9]*/fd/*"):
         try:
-            if os.readlink(entry).endswith("/" + file):
+            path = os.readlink(entry)
+            if path.startswith(os.path.realpath(tempfile.gettempdir())) and path.endswith("/" + file):
                 return int(entry.parts[2])
         except OSError:
             continue
