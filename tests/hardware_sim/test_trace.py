@@ -35,8 +35,8 @@ def arrays_of(path: Path) -> dict[str, np.ndarray]:
         return dict(file)
 
 
-def test_mutations_are_read_or_refused(sound, tmp_path):
-    outcomes = [attempt(TRACES, seed, sound, tmp_path) for seed in range(some(600))]
+def test_1500_mutations_are_read_or_refused(sound, tmp_path):
+    outcomes = [attempt(TRACES, seed, sound, tmp_path) for seed in range(some(1500))]
     assert not [outcome for outcome in outcomes if outcome.failed]
     assert sum(outcome.outcome == REFUSED for outcome in outcomes) > 0.6 * len(outcomes)
 

@@ -35,7 +35,7 @@ def ones(graph: Graph) -> Graph:
 
 
 @given(cases(max_side=8))
-@examples(8)
+@examples(12)
 def test_traffic_is_what_crosses_the_cut_edges(case):
     _, graph, _ = build(case)
     graph, rng = ones(graph), np.random.default_rng(case.seed)

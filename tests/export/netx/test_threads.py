@@ -21,11 +21,11 @@ from tests.examples import some
 from tests.export.test_graph import chain
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="files are read in a child on Linux only")
-THREADS, READS = 4, some(25)
+THREADS, READS = 4, some(50)
 
 
 def test_threads_read_and_write_at_once(tmp_path):
-    """100 reads. A child that kept the lock of a file being written made the next to open it fail."""
+    """200 reads. A child that kept the lock of a file being written made the next to open it fail."""
     graph, wrong = chain(), []
 
     def work(number: int) -> None:
