@@ -29,7 +29,8 @@ if sys.platform == "linux":
     import resource
 
 SECONDS = 4  # of computing, for a small file; more by its size
-BYTES_A_SECOND = 2**20  # in the smallest of datasets
+MORE_SECONDS = 8  # at most, for a megabyte each: a file of a thousand layers is many small datasets
+BYTES_A_SECOND = 2**24
 MEMORY_BYTES = 2**30  # above what the process has at the start
 PATIENCE = 15  # times as many seconds of waiting: the machine may be busy, the file far away
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGXCPU)
@@ -45,7 +46,8 @@ def guarded(read: Callable[[Path], Graph], path: Path) -> Graph:
     """
     if sys.platform != "linux":
         return read(path)
-    seconds = SECONDS + path.stat().st_size // BYTES_A_SECOND
+    size = path.stat().st_size
+    seconds = SECONDS + min(size >> 20, MORE_SECONDS) + size // BYTES_A_SECOND
     receiver, sender = Pipe(duplex=False)
     with FORKING:
         pid = os.fork()

@@ -34,7 +34,7 @@ def run(
     stall_timeout: seconds without a step after which a Lava run is ended. on_step: called with steps done and
     steps in all. Raises GraphError for a graph that does not fit Loihi, SimulationError for a run that fails.
     """
-    check(graph, stock=backend != "reference" and (backend, fidelity) != ("lava", "fused"))
+    check(graph, stock=backend == "loihi" or (backend == "lava" and fidelity == "stock"))
     spikes = check_spikes(graph, spikes)
     if backend == "reference":
         from hardware_sim.reference import run_reference  # noqa: PLC0415 - torch is loaded for it alone

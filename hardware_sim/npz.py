@@ -37,14 +37,12 @@ def load(path: Path | str) -> dict[str, np.ndarray]:
             members = archive.infolist()
             _check(members, max(MAX_BYTES, MAX_RATIO * os.fstat(file.fileno()).st_size))
             return {member.filename.removesuffix(ENDING): _array(archive, member) for member in members}
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         raise
-    except ValueError:
-        raise
+    except (zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(str(error)[:200]) from error
     except (OSError, RuntimeError, EOFError, LookupError, TypeError, OverflowError, MemoryError) as error:
         raise ValueError(f"{type(error).__name__}: {str(error)[:200]}") from error
-    except (zipfile.BadZipFile, zlib.error) as error:  # NotImplementedError is a RuntimeError
-        raise ValueError(str(error)[:200]) from error
 
 
 def _check(members: list[zipfile.ZipInfo], most: int) -> None:

@@ -44,29 +44,29 @@ def check() -> None:
 def mend() -> None:
     """Import what has to be mended of Lava, and mend it. Raises LavaError as `check` does."""
     check()
-    defer(SIGNAL)
     allow_dataclass_defaults()
     reshape_by_position(importlib.import_module("lava.magma.core.process.ports.ports"))
-    convolve_with_wide_integers(importlib.import_module("lava.proc.conv.utils"))
+    convolve_with_wide_integers(import_without_signal("lava.proc.conv.utils"))
 
 
-def defer(name: str) -> None:
+def import_without_signal(name: str) -> ModuleType:
     """lava/proc/conv/utils.py: `from scipy import signal`, a second's import that Lava's own convolutions alone need.
 
-    The module is imported when something of it is used; see `load`.
+    That module gets a stand-in, which imports scipy.signal when something of it is asked for. Where Lava will ask, it
+    should be imported before Lava forks, or every one of its processes would.
     """
-    spec = importlib.util.find_spec(name)
-    if name in sys.modules or spec is None or spec.loader is None:
-        return
-    spec.loader = importlib.util.LazyLoader(spec.loader)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
+    if SIGNAL in sys.modules or name in sys.modules:
+        return importlib.import_module(name)
+    sys.modules[SIGNAL] = _Later(SIGNAL)
+    try:
+        return importlib.import_module(name)
+    finally:
+        del sys.modules[SIGNAL]
 
 
-def load(name: str) -> None:
-    """Import what was deferred: before Lava forks, or every one of its processes would."""
-    dir(importlib.import_module(name))
+class _Later(ModuleType):
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module(self.__name__), name)
 
 
 def allow_dataclass_defaults() -> None:

@@ -6,6 +6,7 @@ It never loads torch, whose threads do not survive Lava's forks.
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import mmap
 import shutil
@@ -49,7 +50,7 @@ def run(folder: Path, memory: str) -> None:
     config = _run_config(job)
     graph = netx.read(files.network, trusted=True)
     if job.fidelity in ("stock", FAST):
-        compat.load(compat.SIGNAL)
+        importlib.import_module(compat.SIGNAL)  # see `compat.import_without_signal`
         source = ring_buffer(graph, np.load(files.input, mmap_mode="r"))
         network = build(graph, source, samples=job.samples, timesteps=job.timesteps, files={})
         _attach_recorders(network, job, files, output=graph.output.name)

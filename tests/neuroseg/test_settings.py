@@ -22,7 +22,7 @@ from neuroseg.training.train import TrainConfig
 from neuroseg.training.unet import UNet, UNetConfig
 from tests.examples import some
 
-SOUND = Settings("data", 3, ("a", "b"), ("c",), UNetConfig(), TrainConfig(), (None, 56, 48), ("d",))
+SOUND = Settings("data", 3, ("a", "b"), ("c",), UNetConfig(), TrainConfig(), (None, 56, 48), ("d",), (17, 53))
 
 
 def changed(content: Any, path: str, value: Any) -> Any:

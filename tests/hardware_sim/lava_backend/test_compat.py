@@ -32,6 +32,19 @@ def test_dataclass_defaults():
     assert mended.returncode == 0, mended.stderr
 
 
+def test_what_stock_convolutions_need_is_imported_when_it_is_asked_for():
+    deferred = python(
+        "import sys\n"
+        "from hardware_sim.lava_backend import worker\n"
+        "assert 'scipy.signal' not in sys.modules\n"
+        "from lava.proc.conv import utils\n"
+        "assert utils.signal.convolve([1, 2], [3]).tolist() == [3, 6] and 'scipy.signal' in sys.modules\n"
+        "import scipy.signal, types\n"
+        "assert type(scipy.signal) is types.ModuleType"
+    )
+    assert deferred.returncode == 0, deferred.stderr
+
+
 def test_reshaping():
     port = ReshapePort(new_shape=(6,), old_shape=(2, 3))
     there = port.get_transform_func_fwd()(np.arange(6).reshape(2, 3))
