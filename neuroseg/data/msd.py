@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from export import checked
 from neuroseg.data.folder import find_file, name_form, scans_in
 from neuroseg.data.scan import ScanError, is_scan, stem
 from neuroseg.data.volume import HIPPOCAMPUS_SLICE, Box, Cohort, Pair, Reject, read_pairs
 
 log = logging.getLogger(__name__)
 
-LISTING, LISTING_MAX = "dataset.json", 1 << 26  # bytes
+LISTING = "dataset.json"
 FIRST_CHANNEL = "_0000"
 BOX: Box = (
     None,
@@ -53,17 +53,11 @@ def listed(directory: Path) -> dict[str, Any]:
     """What dataset.json holds. Raises ScanError naming the file for whatever is in it."""
     file = directory / LISTING
     try:
-        if file.stat().st_size > LISTING_MAX:
-            raise ScanError(f"{file}: has {file.stat().st_size:,} bytes; {LISTING_MAX:,} at most are allowed")
-        content = json.loads(file.read_bytes().decode("utf-8-sig"))  # editors on Windows put a mark before it
+        content = dict(checked.read(file).value)
     except FileNotFoundError:
         raise ScanError(f"{directory}: no {LISTING}; a Decathlon folder has one") from None
-    except (RecursionError, OSError, ValueError) as error:
-        if isinstance(error, ScanError):
-            raise
-        raise ScanError(f"{file}: cannot be read as JSON ({type(error).__name__}: {error})") from None
-    if not isinstance(content, dict):
-        raise ScanError(f"{file}: holds {type(content).__name__}; an object is needed")
+    except ValueError as error:
+        raise ScanError(f"{file}: cannot be read as JSON ({error})") from None
     if not isinstance(content.get("training", []), list):
         raise ScanError(f"{file}: training is {type(content['training']).__name__}; a list of cases is needed")
     if not content.keys() & {"training", "channel_names", "modality"}:

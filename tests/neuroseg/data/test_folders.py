@@ -142,7 +142,7 @@ def test_other_grids_are_refused_with_how_much_they_differ(write_nifti):
         (b"[" * 200_000, "cannot be read as JSON"),
         (b'{"a":' * 200_000, "cannot be read as JSON"),
         (b"\xff\xfe\x00", "cannot be read as JSON"),
-        ([], "holds list; an object is needed"),
+        ([], "all of it is a list of 0; an object with names is allowed"),
         ({"name": "x"}, "has name; training"),
         ({"training": {"a": 1}}, "training is dict; a list of cases is needed"),
         ({"training": None}, "training is NoneType"),
