@@ -16,6 +16,7 @@ import pytest
 from export import netx
 from hardware_sim.trace import Trace
 from neuroseg.cli.demo import clear_demo
+from neuroseg.data import template
 from neuroseg.pretrained import FOLDER as PRETRAINED
 from neuroseg.pretrained import copy_pretrained
 from neuroseg.runs import Run
@@ -93,6 +94,34 @@ def test_training_on_all_subjects(tmp_path):
     assert "training on 4 subjects, 4 of them show how far it is" in output
     settings = json.loads((tmp_path / "r" / "run.json").read_text())
     assert len(settings["training"]) == 4 and set(settings["validation"]) <= set(settings["training"])
+
+
+def test_labels_choose_what_is_trained_on(tmp_path):
+    subject, data = template.subject(), tmp_path / "data"
+    atlas = subject.mask.astype(np.int16) * 53
+    atlas[:, :4], atlas[:, 4:8], atlas[:, 8:12] = 2, 3, 41
+    for folder, values in (("images", subject.image), ("masks", atlas)):
+        (data / folder).mkdir(parents=True)
+        for name in "ab":
+            nib.save(nib.Nifti1Image(values, subject.affine), data / folder / f"{name}.nii.gz")
+    arguments = (
+        "train",
+        "--data",
+        data,
+        "--out",
+        tmp_path / "r",
+        "--epochs",
+        1,
+        "--channels",
+        "2,3",
+        "--validation",
+        0,
+    )
+    assert "as an atlas does" in call("data", "check", data, code=1)
+    assert "no usable subject" in call(*arguments, code=2) and not (tmp_path / "r").exists()
+    call(*arguments, "--labels", "17,53")
+    assert json.loads((tmp_path / "r" / "run.json").read_text())["labels"] == [17, 53]
+    call("convert", tmp_path / "r", "-T", 2)  # reads the masks as the training did
 
 
 def test_a_run_folder_does_not_mix_runs(run, tmp_path):
