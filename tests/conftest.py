@@ -51,6 +51,17 @@ SLOW = (  # files that take most of the time, and so begin first: whole commands
     "test_slayer.py",
     "test_nir_lava.py",
     "test_storage.py",
+    "test_data.py",
+    "test_intensity.py",
+    "test_finetuning.py",
+    "test_fuzz.py",
+    "test_trace.py",
+    "test_compat.py",
+    "test_page.py",
+    "test_runs.py",
+    "test_nir_hostile.py",
+    "test_figures.py",
+    "test_pictures.py",
 )
 SHARED = ("run", "found", "small", "places", "browser", "archive")  # fixtures that take long
 
