@@ -18,7 +18,8 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import NoReturn
@@ -34,6 +35,7 @@ BYTES_A_SECOND = 2**24
 MEMORY_BYTES = 2**30  # above what the process has at the start
 PATIENCE = 15  # times as many seconds of waiting: the machine may be busy, the file far away
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGXCPU)
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOPPED = "libhdf5 was stopped"
 FIRST_FILE = 3  # after the standard streams
 FORKING = threading.Lock()  # packages with hooks at a fork (filelock) refuse two at once
@@ -49,12 +51,12 @@ def guarded(read: Callable[[Path], Graph], path: Path) -> Graph:
     size = path.stat().st_size
     seconds = SECONDS + min(size >> 20, MORE_SECONDS) + size // BYTES_A_SECOND
     receiver, sender = Pipe(duplex=False)
-    with FORKING:
-        pid = os.fork()
-    if not pid:
-        _child(read, path, seconds, sender)
-    code = None
+    pid, code = -1, None
     try:
+        with FORKING, _signals_wait():
+            pid = os.fork()
+            if not pid:
+                _child(read, path, seconds, sender)
         sender.close()  # the child's end is then the only one, and its death is the end of the file
         if not receiver.poll(seconds * PATIENCE):
             raise GraphError(f"{path}: not read after {seconds * PATIENCE} s")
@@ -66,13 +68,33 @@ def guarded(read: Callable[[Path], Graph], path: Path) -> Graph:
         cause = f"after {seconds} s" if -code == signal.SIGXCPU else f"by {signal.Signals(-code).name}"
         raise GraphError(f"{path}: {STOPPED} {cause}; the file is damaged") from None
     finally:
-        if code is None:
+        if code is None and pid > 0:
             os.kill(pid, signal.SIGKILL)  # if it still runs: it took too long, or the parent was interrupted
             _ended(pid)
         receiver.close()
     if isinstance(found, GraphError | RuntimeError):
         raise found
     return found
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Signals are answered after the block: what a handler raises within a hook of os.fork (logging has one) is lost."""
+    if threading.current_thread() is not threading.main_thread():  # no handler runs in another
+        yield
+        return
+    came: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in HANDLED}
+    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in handlers:
+        signal.signal(number, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 def _ended(pid: int) -> int:
@@ -87,7 +109,7 @@ def _child(read: Callable[[Path], Graph], path: Path, seconds: int, sender: Conn
     try:
         gc.freeze()
         faulthandler.disable()  # the parent tells of a crash
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in HANDLED:
             signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)  # the parent ends it
         _close_all_but(sender.fileno())
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

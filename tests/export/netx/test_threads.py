@@ -97,3 +97,16 @@ def test_an_interrupt_ends_the_child(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         guarded(wait, path)
     assert time.monotonic() - start < 10
+
+
+def test_an_interrupt_while_forking_ends_the_child(tmp_path):
+    """A hook of os.fork swallows what a signal's handler raises in it, and logging has such a hook."""
+    path = netx.write(chain(), tmp_path / "n.net")
+    parent, interrupted = os.getpid(), []
+    os.register_at_fork(after_in_parent=lambda: interrupted or (interrupted.append(1), os.kill(parent, signal.SIGINT)))
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        guarded(wait, path)
+    assert interrupted
+    assert time.monotonic() - start < 10
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
