@@ -57,7 +57,21 @@ class Dense:
     weight: np.ndarray
 
 
-Operator = Conv | ConvT | Dense
+@dataclass(frozen=True, eq=False)
+class Sparse:
+    """Single synapses, where a linear map is no convolution: interpolation, padding by reflection, uneven pooling.
+
+    weight: (n,), the n synapses in any order, no pair twice. target, source: int64 (n,), neurons of the target and of
+    the source, each flattened in (C, H, W) order. shape: of the target.
+    """
+
+    weight: np.ndarray
+    target: np.ndarray
+    source: np.ndarray
+    shape: Shape
+
+
+Operator = Conv | ConvT | Dense | Sparse
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,6 +249,9 @@ def output_shape(op: Operator, shape: Shape) -> Shape:
         if op.weight.ndim != 2 or op.weight.shape[1] != int(np.prod(shape)):
             raise GraphError(f"dense weight {op.weight.shape} does not fit an input of {int(np.prod(shape))}")
         return (op.weight.shape[0], 1, 1)
+    if isinstance(op, Sparse):
+        _check_synapses(op, int(np.prod(shape)))
+        return op.shape
     if op.weight.ndim != 4:
         raise GraphError(f"weight has {op.weight.ndim} axes; a convolution's has 4")
     transposed = isinstance(op, ConvT)
@@ -254,6 +271,19 @@ def output_shape(op: Operator, shape: Shape) -> Shape:
         sides.append(side)
     out = op.weight.shape[1] * op.groups if transposed else op.weight.shape[0]
     return (out, *sides)
+
+
+def _check_synapses(op: Sparse, neurons: int) -> None:
+    """Raise GraphError unless every synapse leads from a neuron that there is to one that there is, and once."""
+    if not op.weight.ndim == 1 or not op.weight.shape == op.target.shape == op.source.shape:
+        found = f"{op.weight.shape}, {op.target.shape} and {op.source.shape}"
+        raise GraphError(f"sparse weights, targets and sources have shapes {found}; one number a synapse is needed")
+    for what, index, size in (("target", op.target, int(np.prod(op.shape))), ("source", op.source, neurons)):
+        if len(index) and not 0 <= index.min() <= index.max() < size:
+            raise GraphError(f"sparse {what}s reach from {index.min()} to {index.max()}; 0 to {size - 1} is allowed")
+    pairs = op.target.astype(np.int64) * neurons + op.source
+    if len(np.unique(pairs)) < len(pairs):
+        raise GraphError("sparse synapses join the same two neurons twice; add their weights")
 
 
 def with_timesteps(graph: Graph, timesteps: int) -> Graph:
