@@ -156,7 +156,7 @@ def _scale_by_activation(network: SpikingNetwork, images: torch.Tensor, percenti
     for population in network.populations:
         out = float(lambdas[population.name][0])
         for k, edge in enumerate(population.edges):
-            scale = per_input_channel(lambdas[edge.source], operator(edge)) / out
+            scale = per_input_channel(lambdas[edge.source], operator(edge), network.graph[edge.source].shape) / out
             network.weights[f"{population.name}:{k}"].mul_(scale.float())
         if population.neuron.bias is not None:
             network.biases[bias_key(population.name)].div_(out)

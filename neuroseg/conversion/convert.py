@@ -6,15 +6,45 @@ it is returned. Balancing comes after: see `balance`.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import torch
-from torch import nn
+from torch import fx, nn
 
-from export.graph import Graph, Meta, Shape, with_neurons
+from export.graph import Graph, Meta, Node, Population, Shape, with_neurons
+from neuroseg.conversion.compose import synapses
+from neuroseg.conversion.norms import Frozen, Refusing, Statistics, run_frozen, statistics
 from neuroseg.conversion.operations import Builder
-from neuroseg.conversion.tracing import ConversionError, evaluating, parameter_names, results, trace
+from neuroseg.conversion.tracing import ConversionError, module_of, parameter_names, results, trace
 from neuroseg.spiking.network import SpikingNetwork
+from neuroseg.spiking.trainable import operator
 
-__all__ = ["ConversionError", "convert"]
+__all__ = ["Conversion", "ConversionError", "Row", "convert", "explain"]
+
+UNSEEN = ("getitem", "alias", "detach", "clone", "view", "_unsafe_view", "reshape", "output")
+
+
+@dataclass(frozen=True)
+class Row:
+    """An operation of the model, in which module, what it became, and the neurons and synapses that were added."""
+
+    module: str
+    operation: str
+    became: str
+    neurons: int
+    synapses: int
+
+
+@dataclass(frozen=True, eq=False)
+class Conversion:
+    """A converted network, and what was done. norms: statistics that stand for each image's, one a norm's call."""
+
+    network: SpikingNetwork
+    rows: tuple[Row, ...]
+    norms: tuple[Statistics, ...] = ()
 
 
 def convert(
@@ -26,38 +56,100 @@ def convert(
     u0: float = 0.0,
     encoder: str = "rate",
     alpha: float = 1.0,
+    freeze_norms: torch.Tensor | None = None,
 ) -> SpikingNetwork:
     """Convert a model that maps (B, *input_shape) to logits (B, C, H, W) or (B, C); input_shape is (C, H, W).
 
-    Batch norms are folded into the weights before them, which are else copied as they are; thresholds are 1; balance
-    the result before use. A model may return several tensors; the first is the network's output, the others' potentials
-    can be recorded. Raises ConversionError, naming the operation, for anything that has no spiking counterpart.
+    Linear operations become part of the synapses, everything piecewise linear populations; weights are else copied as
+    they are and thresholds are 1, so balance the result before use. A model may return several tensors; the first is
+    the network's output, the others' potentials can be recorded. A sigmoid or softmax at the end is left out: the
+    decision is the same. freeze_norms: calibration images (B, C, H, W), whose mean statistics InstanceNorm, GroupNorm
+    and LayerNorm then use for every image (`explain` says what that costs). Raises ConversionError, naming the
+    operation, for anything that has no spiking counterpart.
     """
-    graph = trace(model, input_shape)
-    builder = Builder(graph, parameter_names(model))
+    return explain(
+        model,
+        input_shape,
+        timesteps=timesteps,
+        reset=reset,
+        u0=u0,
+        encoder=encoder,
+        alpha=alpha,
+        freeze_norms=freeze_norms,
+    ).network
+
+
+def explain(
+    model: nn.Module,
+    input_shape: Shape,
+    *,
+    timesteps: int = 8,
+    reset: str = "subtract",
+    u0: float = 0.0,
+    encoder: str = "rate",
+    alpha: float = 1.0,
+    freeze_norms: torch.Tensor | None = None,
+) -> Conversion:
+    """`convert`, and what it did: one row for each of the model's operations. Raises the same errors."""
+    kept = [] if freeze_norms is None else statistics(model, freeze_norms)
+    graph = trace(model, input_shape, norms=Frozen(kept) if kept else Refusing())
+    builder, rows = Builder(graph, parameter_names(model)), []
     for node in graph.graph.nodes:
+        before = len(builder.draft.nodes)
         try:
             builder.visit(node)
-        except (KeyError, IndexError, TypeError, AttributeError, RuntimeError) as error:
+        except (KeyError, IndexError, TypeError, AttributeError, RuntimeError, NotImplementedError) as error:
             place = f"{type(model).__name__}: {builder.place(node)}"
             raise ConversionError(f"{place} is used in a way that has no spiking counterpart ({error!r})") from error
+        row = _row(node, builder, before)
+        rows += [row] if row else []
     drawn = Graph(tuple(builder.draft.nodes), meta=Meta(timesteps=timesteps, encoder=encoder))
     network = SpikingNetwork(with_neurons(drawn, reset=reset, u0=u0), alpha=alpha)
-    _check_against(model, network.eval(), input_shape)
-    return network
+    _check_against(model, network.eval(), input_shape, kept, builder.ends)
+    return Conversion(network, tuple(rows), tuple(kept))
 
 
 @torch.no_grad()
-def _check_against(model: nn.Module, network: SpikingNetwork, input_shape: Shape) -> None:
+def _check_against(
+    model: nn.Module, network: SpikingNetwork, input_shape: Shape, kept: Sequence[Statistics], ends: Sequence[Any]
+) -> None:
     """The converted network, run as an ANN, must be the model. Raises ConversionError."""
     image = torch.rand(2, *input_shape, generator=torch.Generator().manual_seed(0))
-    with evaluating(model):
-        expected = model(image)
     found = network.analog(image)
-    for tensor, population in zip(results(expected), network.outputs, strict=True):
-        result = found[population.name].reshape(tensor.shape)
-        if not torch.allclose(result, tensor, rtol=1e-3, atol=1e-4 * float(tensor.abs().max())):
-            raise ConversionError(
-                f"{type(model).__name__}: the converted network differs from the model by up to "
-                f"{float((result - tensor).abs().max()):.3g} in {population.name}: does it read more than its input?"
-            )
+    for one in range(len(image)):  # a model may have been made for one image at a time
+        expected = results(run_frozen(model, kept, image[one : one + 1]))
+        for tensor, population, ending in zip(expected, network.outputs, ends, strict=True):
+            result = found[population.name][one].reshape(tensor.shape)
+            for left_out in ending:
+                result = left_out(result)
+            if not torch.allclose(result, tensor, rtol=1e-3, atol=1e-4 * float(tensor.abs().max())):
+                raise ConversionError(
+                    f"{type(model).__name__}: the converted network differs from the model by up to "
+                    f"{float((result - tensor).abs().max()):.3g} in {population.name}: does it read more than its input?"
+                )
+
+
+def _row(node: fx.Node, builder: Builder, before: int) -> Row | None:
+    """What became of an operation; None for parameters and what is computed from them alone."""
+    made = builder.draft.nodes[before:]
+    if node.op in ("get_attr", "placeholder") or node in builder.constants or not (made or node in builder.values):
+        return None
+    if node.op != "output" and builder.values.get(node) is None:
+        return None
+    operation = str(getattr(getattr(node.target, "overloadpacket", node.target), "__name__", node.target))
+    if operation in UNSEEN and not made:
+        return None
+    neurons = sum(math.prod(n.shape) for n in made if isinstance(n, Population))
+    shapes = builder.draft.shapes
+    crossing = sum(
+        synapses(operator(edge), shapes[edge.source], n.shape)
+        for n in made
+        if isinstance(n, Population)
+        for edge in n.edges
+    )
+    became = ", ".join(node_name(n) for n in made) or ("left out" if node in builder.endings else "part of a synapse")
+    return Row(module_of(node), operation, became, neurons, crossing)
+
+
+def node_name(node: Node) -> str:
+    return f"{type(node).__name__.lower()} {node.name}"

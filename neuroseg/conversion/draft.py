@@ -1,43 +1,19 @@
-"""A graph under construction: what operations yield, and the nodes made of it so far."""
+"""A graph under construction: the nodes made so far, and populations of values."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 
 import numpy as np
+import torch
 
-from export.graph import Edge, Neuron, Node, Population, Shape
+from export.graph import Concat, ConvT, Dropout, Edge, Neuron, Node, Pool, Population, Shape, Sparse, sources
+from neuroseg.conversion.compose import convolution, identity, sparse
+from neuroseg.conversion.linear import Convolution, Term, Value, layer_shape, mapped, spikes
+from neuroseg.conversion.rectify import signed
+from neuroseg.conversion.tracing import ConversionError
 
-
-@dataclass(frozen=True, eq=False)
-class Current:
-    """The membrane current that linear operations produce, waiting for a ReLU (or for the output).
-
-    bias: (C,). rectified: a sum of spikes alone, which a ReLU leaves as it is.
-    """
-
-    name: str
-    shape: Shape
-    edges: tuple[Edge, ...]
-    bias: np.ndarray | None = None
-    rectified: bool = False
-
-
-@dataclass(frozen=True)
-class Enlarged:
-    """Spikes of layers joined by their channels, each pixel repeated `factor` times in both directions."""
-
-    parts: tuple[tuple[str, int], ...]  # layer, factor
-
-
-@dataclass(frozen=True)
-class Mask:
-    """What dropout multiplies with: kept with this probability."""
-
-    keep: float
-
-
-Value = Current | Enlarged | Mask | str | None  # a string: the name of a layer that emits spikes
+EMPTY = 1 / 8  # of a kernel's taps that are not 0: with fewer it is single synapses
 
 
 class Draft:
@@ -46,17 +22,62 @@ class Draft:
     def __init__(self) -> None:
         self.nodes: list[Node] = []
         self.shapes: dict[str, Shape] = {}
+        self._made: dict[str, Node] = {}
 
     def add(self, node: Node) -> str:
         self.nodes.append(node)
         self.shapes[node.name] = node.shape
+        self._made[node.name] = node
         return node.name
 
-    def population(self, current: Current, *, fires: bool) -> str:
-        """Neurons that a current drives."""
-        bias = None if current.bias is None else current.bias.reshape(-1, 1, 1)
+    def fire(self, value: Value, name: str = "") -> Value:
+        """The ReLU of a value: spikes of neurons that it drives. Joined values are joined layers."""
+        if value.nonnegative and value.layer:
+            return value
+        if value.parts:
+            return self.join([self.fire(part, name) for part in value.parts], "cat")
+        layer = self.population(value, name or value.name, fires=True)
+        return spikes(layer, self.shapes[layer], value.shape, called=value.name)
+
+    def join(self, parts: list[Value], name: str) -> Value:
+        """Layers joined by their channels: one layer."""
+        layers = []
+        for part in parts:
+            layer = self.as_layer(part)
+            assert layer is not None
+            layers.append(layer)
+        rest = parts[0].shape[2:]
+        shape = (sum(self.shapes[layer][0] for layer in layers), *self.shapes[layers[0]][1:])
+        joined = self.add(Concat(self.unique(name), shape, tuple(layers)))
+        return spikes(joined, shape, (1, shape[0], *rest), called=name)
+
+    def as_layer(self, value: Value) -> str | None:
+        """The layer that a value is, in the layer's own shape."""
+        layer = value.layer
+        return layer if layer and layer_shape(value.shape) == self.shapes[layer] else None
+
+    def population(self, value: Value, name: str, *, fires: bool) -> str:
+        """Neurons that a value drives. Raises ConversionError where that takes more synapses than can be."""
+        shape = layer_shape(value.shape)
+        edges = self._edges(value, shape)
+        while edges is None:
+            value = self._apart(value, name)
+            edges = self._edges(value, shape)
+        bias = None if value.constant is None else _bias(value.constant.reshape(shape))
         neuron = Neuron(threshold=1.0 if fires else None, bias=bias)
-        return self.add(Population(self.unique(current.name), current.shape, current.edges, neuron))
+        return self.add(Population(self.unique(name), shape, edges, neuron))
+
+    def operator(self, term: Term, shape: Shape) -> Convolution | Sparse | None:
+        """The synapse that a term is, onto neurons of a shape; None where there are too many, or none."""
+        source = self.shapes[term.source]
+        if term.op is not None:
+            return term.op
+        if term.scale is not None and source == shape:
+            return identity(shape[0], term.scale)
+        found = convolution(term.f, source, shape)
+        if found is not None and _filled(found, shape) > EMPTY:
+            return found
+        return sparse(term.f, source, shape) or found
 
     def unique(self, name: str) -> str:
         """The name, numbered where it is taken."""
@@ -64,3 +85,53 @@ class Draft:
         while candidate in self.shapes:
             candidate, k = f"{name}_{k}", k + 1
         return candidate
+
+    def _edges(self, value: Value, shape: Shape) -> tuple[Edge, ...] | None:
+        edges = []
+        for term in value.terms:
+            op = self.operator(term, shape)
+            if op is None:
+                return None
+            if op.weight.size:
+                edges.append(Edge(self._readable(term.source, op), op))
+        if not edges:  # a constant; something has to reach it
+            source = value.terms[0].source if value.terms else self.nodes[0].name
+            edges = [Edge(source, Sparse(np.zeros(1), np.zeros(1, np.int64), np.zeros(1, np.int64), shape))]
+        return tuple(edges)
+
+    def _apart(self, value: Value, name: str) -> Value:
+        """The same value with neurons between its last map and what comes before."""
+        if value.before is None:
+            neurons = math.prod(value.shape)
+            raise ConversionError(f"{name}: its {neurons} neurons take more synapses than can be found out")
+        earlier, g = value.before
+        if all(term.scale is not None for term in earlier.terms):
+            earlier = self._apart(earlier, name)
+        return mapped(signed(earlier, self.fire), g)
+
+    def _readable(self, source: str, op: Convolution | Sparse) -> str:
+        """A transposed convolution takes no pool in (`passes.fold_pool`), so it reads neurons that do."""
+        if not isinstance(op, ConvT) or not self._pooled(source):
+            return source
+        shape = self.shapes[source]
+        edge = Edge(source, identity(shape[0], 1.0))
+        return self.add(Population(self.unique(f"{source}_spikes"), shape, (edge,), Neuron(1.0)))
+
+    def _pooled(self, source: str) -> bool:
+        node = self._made[source]
+        if isinstance(node, Pool):
+            return True
+        return isinstance(node, Concat | Dropout) and any(self._pooled(name) for name in sources(node))
+
+
+def _filled(op: Convolution, target: Shape) -> float:
+    """The share of a kernel's taps that are not 0; of all weights where it has one place."""
+    used = op.weight != 0
+    return float((used if target[1:] == (1, 1) else used.any(axis=(0, 1))).mean())
+
+
+def _bias(constant: torch.Tensor) -> np.ndarray:
+    """A constant (C, H, W) as a bias, a number a channel where that is all."""
+    bias = constant.numpy().astype(np.float32 if constant.dtype != torch.float64 else np.float64)
+    same = bool((constant == constant[:, :1, :1]).all())
+    return bias[:, :1, :1].copy() if same else bias

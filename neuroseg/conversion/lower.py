@@ -10,6 +10,7 @@ from export.limits import check
 from export.passes import align_delays, flatten_convolutions, fold_pool, remove_dropout, split_concat
 from export.quantize import largest_scale, quantize
 from neuroseg.spiking.network import SpikingNetwork
+from neuroseg.spiking.population import in_place
 from neuroseg.spiking.trainable import operator
 
 
@@ -62,6 +63,6 @@ def _population(network: SpikingNetwork, population: Population) -> Population:
     return replace(
         population,
         edges=tuple(with_weight(k, edge) for k, edge in enumerate(population.edges)),
-        neuron=replace(population.neuron, bias=None if bias is None else bias.detach().cpu().numpy().reshape(-1, 1, 1)),
+        neuron=replace(population.neuron, bias=None if bias is None else in_place(bias.detach()).cpu().numpy()),
         scale=scale if scale > 0 else None,
     )

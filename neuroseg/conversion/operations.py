@@ -1,42 +1,110 @@
-"""What each of PyTorch's operations becomes in a spiking network: one rule each. `convert` walks them."""
+"""What each of PyTorch's operations becomes: a linear map waits for its ReLU, a ReLU is a population. `convert` walks.
+
+Most operations are linear, and PyTorch itself computes them on what `linear` and `compose` ask; rules of their own have
+those that mix channels, where neurons between may be cheaper than one large synapse, and those that are not linear.
+"""
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import fx
+from torch.fx.node import map_arg
 
-from export.graph import Concat, Conv, ConvT, Dropout, Edge, Input, Pool
-from neuroseg.conversion.compose import after_enlarging
-from neuroseg.conversion.draft import Current, Draft, Enlarged, Mask, Value
-from neuroseg.conversion.tracing import ConversionError, refusal, results, shape_of
-from neuroseg.spiking.channels import per_output_channel
+from export.graph import Conv, ConvT, Dropout, Input, Pool
+from neuroseg.conversion import rectify
+from neuroseg.conversion.choose import mixed
+from neuroseg.conversion.draft import Draft
+from neuroseg.conversion.linear import (
+    Map,
+    Value,
+    added,
+    array,
+    expanded,
+    joined,
+    layer_shape,
+    mapped,
+    reshaped,
+    scaled,
+    shifted,
+    spikes,
+)
+from neuroseg.conversion.refusals import PRODUCT, refusal
+from neuroseg.conversion.tracing import ConversionError, module_of, results, shape_of
 
 INPUT = "input"
+EDGES_MAX = 24  # synapses into a population; Lava takes 32
 aten = torch.ops.aten
+
+CHANNELWISE = {  # linear, positive, each channel by itself
+    aten.avg_pool2d,
+    aten._adaptive_avg_pool2d,
+    aten.upsample_nearest2d,
+    aten._upsample_nearest_exact2d,
+    aten.upsample_bilinear2d,
+    aten.reflection_pad2d,
+    aten.replication_pad2d,
+}
+POSITIVE = CHANNELWISE | {  # linear, and nothing comes out below 0 that was not before
+    aten.slice,
+    aten.select,
+    aten.index_select,
+    aten.permute,
+    aten.transpose,
+    aten.flip,
+    aten.roll,
+    aten.expand,
+    aten.repeat,
+    aten.sum,
+    aten.mean,
+    aten.cumsum,
+    aten.pixel_shuffle,
+    aten.pixel_unshuffle,
+    aten.channel_shuffle,
+    aten.native_channel_shuffle,
+    aten.reflection_pad1d,
+    aten.replication_pad1d,
+    aten.upsample_linear1d,
+    aten.upsample_nearest1d,
+}
+LINEAR = POSITIVE | {aten.upsample_bicubic2d}
+SAME = {aten.alias, aten.detach, aten.clone, aten.contiguous, aten._to_copy, aten.lift_fresh_copy}
+SHAPES = {aten.view, aten._unsafe_view, aten.reshape, aten.squeeze, aten.unsqueeze, aten.flatten}
+SEVERAL = {aten.split, aten.split_with_sizes, aten.unbind, aten.chunk}
+ENDS = {aten.sigmoid, aten._softmax, aten._log_softmax, aten.tanh}  # monotonous: the decision is the same without
+EMPTY = {aten.empty, aten.empty_like, aten.new_empty}
+
+
+class Mask:
+    """What dropout multiplies with: kept with this probability."""
+
+    def __init__(self, keep: float) -> None:
+        self.keep = keep
 
 
 class Builder:
-    """Walks the traced operations once; `values` maps each to what it yields."""
+    """Walks the traced operations once; `values` maps each to what it yields, `constants` those that read no image."""
 
     def __init__(self, graph: fx.GraphModule, names: dict[int, str]) -> None:
         self.graph, self.names = graph, names
-        self.values: dict[fx.Node, Value] = {}
-        self.tensors: dict[fx.Node, torch.Tensor] = {}  # parameters and buffers
+        self.values: dict[fx.Node, Any] = {}  # Value, a tuple of them, Mask or None
+        self.constants: dict[fx.Node, Any] = {}
+        self.endings: dict[fx.Node, Callable[[torch.Tensor], torch.Tensor]] = {}
+        self.ends: list[list[Callable[[torch.Tensor], torch.Tensor]]] = []  # what was left out after each output
         self.draft = Draft()
 
     def visit(self, node: fx.Node) -> None:
         match node.op:
             case "placeholder":
-                self.values[node] = self.draft.add(Input(INPUT, shape_of(node)))
+                shape = shape_of(node)
+                self.draft.add(Input(INPUT, layer_shape(shape)))
+                self.values[node] = spikes(INPUT, layer_shape(shape), shape)
             case "get_attr":
-                self.tensors[node] = getattr(self.graph, str(node.target))
+                self.constants[node] = getattr(self.graph, str(node.target))
             case "output":
                 for result in results(node.args[0]):
                     self._output(result)
@@ -44,38 +112,86 @@ class Builder:
                 self._operation(node)
 
     def _operation(self, node: fx.Node) -> None:
-        rules: dict[Any, Callable[..., Value]] = {  # an operation's node, and its arguments
-            aten.convolution: self._convolution,
-            **dict.fromkeys((aten.mm, aten.addmm), self._linear),
-            aten._native_batch_norm_legit_no_training: self._batch_norm,
-            aten.native_batch_norm: lambda n, x, w, b, m, v, training, *rest: self._batch_norm(n, x, w, b, m, v, *rest),
-            aten.relu: self._relu,
-            aten.avg_pool2d: self._pool,
-            aten.mean: self._global_pool,
-            aten._adaptive_avg_pool2d: self._adaptive_pool,
-            aten.upsample_nearest2d: self._upsample,
-            aten.cat: self._concat,
-            aten.add: self._sum,
-            **dict.fromkeys((aten.constant_pad_nd, aten.replication_pad2d, aten.reflection_pad2d), self._pad),
-            aten.bernoulli: lambda _, x, keep: Mask(keep),
-            aten.div: self._rescaling,
-            aten.mul: self._dropout,
-            **dict.fromkeys((aten.view, aten._unsafe_view, aten.reshape), self._flatten),
-            **dict.fromkeys((aten.alias, aten.detach, aten.clone), lambda _, x, *options: self.values[x]),
-            **dict.fromkeys((aten.empty, aten.expand, aten.empty_like, aten.new_empty), lambda *_: None),  # dropout's
-        }
+        kind: Any = getattr(node.target, "overloadpacket", node.target)
+        read = node.all_input_nodes
+        if all(n in self.constants for n in read) and kind is not aten.bernoulli and kind not in EMPTY:
+            self.constants[node] = node.target(*self._filled(node.args), **self._filled(node.kwargs))  # type: ignore
+            return
         arguments: Any = node.args
         if node.target is operator.getitem:
-            source, index = arguments
-            self.values[node] = self.values[source] if index == 0 else None
+            source = self.values.get(arguments[0])
+            self.values[node] = source[arguments[1]] if isinstance(source, tuple) else None
             return
-        kind = getattr(node.target, "overloadpacket", node.target)
-        if kind is aten.t:  # a Linear's weight
-            self.tensors[node] = self.tensors[arguments[0]].t()
-            return
-        if kind not in rules:
+        rule = self._rule(kind)
+        if rule is None:
             raise ConversionError(f"{self.place(node)}: {refusal(getattr(kind, '__name__', str(kind)))}")
-        self.values[node] = rules[kind](node, *arguments)
+        self.values[node] = rule(node, *arguments)
+
+    def _rule(self, kind: Any) -> Callable[..., Any] | None:
+        rules: dict[Any, Callable[..., Any]] = {  # an operation's node, and its arguments
+            aten.convolution: self._convolution,
+            **dict.fromkeys((aten.mm, aten.addmm, aten.bmm, aten.matmul), self._product),
+            aten._native_batch_norm_legit_no_training: self._batch_norm,
+            aten.native_batch_norm: lambda n, x, w, b, m, v, training, *rest: self._batch_norm(n, x, w, b, m, v, *rest),
+            aten.relu: lambda n, x: self.draft.fire(self._value(x, n)),
+            aten.leaky_relu: lambda n, x, slope=0.01: self._leaky(n, x, slope),
+            aten._prelu_kernel: lambda n, x, slope: self._leaky(n, x, self._constant(slope, n)),
+            aten.rrelu_with_noise: lambda n, x, noise, low=1 / 8, high=1 / 3, *_: self._leaky(n, x, (low + high) / 2),
+            aten.hardtanh: lambda n, x, low=-1.0, high=1.0: self._clamp(n, x, low, high),
+            aten.clamp: lambda n, x, low=None, high=None: self._clamp(n, x, low, high),
+            aten.clamp_min: lambda n, x, low: self._clamp(n, x, low, None),
+            aten.clamp_max: lambda n, x, high: self._clamp(n, x, None, high),
+            aten.hardsigmoid: self._hardsigmoid,
+            aten.abs: lambda n, x: rectify.absolute(self._value(x, n), self.draft.fire),
+            aten.maximum: lambda n, a, b: rectify.maximum(*self._both(n, a, b), self.draft.fire),
+            aten.minimum: lambda n, a, b: rectify.minimum(*self._both(n, a, b), self.draft.fire),
+            aten.max_pool2d_with_indices: self._max_pool,
+            aten.adaptive_max_pool2d: self._adaptive_max_pool,
+            aten.amax: self._amax,
+            aten.avg_pool2d: self._pool,
+            aten._adaptive_avg_pool2d: self._pool,
+            aten.mean: self._pool,
+            aten.cat: self._concat,
+            aten.stack: self._stack,
+            aten.add: lambda n, a, b: self._sum(n, a, b, n.kwargs.get("alpha", 1)),
+            aten.sub: lambda n, a, b: self._sum(n, a, b, -n.kwargs.get("alpha", 1)),
+            aten.rsub: lambda n, a, b, alpha=1: self._sum(n, b, a, -alpha),
+            aten.neg: lambda n, x: scaled(self._value(x, n), -1),
+            aten.mul: self._times,
+            aten.div: self._over,
+            aten.constant_pad_nd: self._pad,
+            aten.index: self._index,
+            aten.bernoulli: lambda n, x, keep, *_: Mask(keep),
+            aten.zeros_like: lambda n, x, *_: None,
+            **dict.fromkeys(SAME, lambda n, x, *_: self.values[x]),
+            **dict.fromkeys(SHAPES, lambda n, x, *_: reshaped(self._value(x, n), shape_of(n))),
+            **dict.fromkeys(SEVERAL, self._several),
+            **dict.fromkeys(ENDS, self._ending),
+            **dict.fromkeys(EMPTY, lambda *_: None),  # dropout's
+        }
+        return rules.get(kind) or (self._linear if kind in LINEAR else None)
+
+    # Linear operations
+
+    def _linear(self, node: fx.Node, x: Any, *rest: Any) -> Value | None:
+        """Whatever PyTorch computes, on what it is asked."""
+        if self.values.get(x, x) is None:  # dropout's
+            return None
+        value = self._value(x, node)
+        kind: Any = getattr(node.target, "overloadpacket", node.target)
+        if any(n not in self.constants for n in node.all_input_nodes if n is not x):
+            raise ConversionError(f"{self.place(node)}: {kind.__name__} of more than one activation")
+        given, rest = self._filled(node.kwargs), self._filled(rest)
+
+        def g(x: torch.Tensor) -> torch.Tensor:
+            return node.target(x, *rest, **given)  # type: ignore[operator, no-any-return]
+
+        return self._mapped(value, g, channelwise=kind in CHANNELWISE, positive=kind in POSITIVE)
+
+    def _mapped(self, value: Value, g: Map, *, channelwise: bool, positive: bool) -> Value:
+        if value.parts and channelwise:
+            return joined([mapped(part, g, positive=positive) for part in value.parts], value.name)
+        return mapped(value, g, positive=positive)
 
     def _convolution(
         self,
@@ -90,235 +206,286 @@ class Builder:
         output_padding: Any,
         groups: int,
     ) -> Value:
-        w = self.tensors[weight]
-        name = self._name(weight)
-        if w.ndim != 4:
+        name, w = self._name(weight, node), self._constant(weight, node)
+        value = self._value(x, node)
+        if w.ndim > 4:
             raise ConversionError(f"{name}: a convolution over {w.ndim - 2} axes; two are supported")
-        stride, padding, dilation = _pair(stride), _pair(padding), _pair(dilation)
-        if transposed:
-            op: Conv | ConvT = ConvT(array(w), stride, padding, _pair(output_padding), dilation, groups)
+
+        def part(w: torch.Tensor) -> tuple[Map, Conv | ConvT | None]:
+            w64 = w.double()
+
+            def g(x: torch.Tensor) -> torch.Tensor:
+                return aten.convolution(  # type: ignore[no-any-return]
+                    x, w64, None, stride, padding, dilation, transposed, output_padding, groups
+                )
+
+            if w.ndim < 4:
+                return g, None
+            geometry = _pair(stride), _pair(padding)
+            if transposed:
+                return g, ConvT(array(w), *geometry, _pair(output_padding), _pair(dilation), groups)
+            return g, Conv(array(w), *geometry, _pair(dilation), groups)
+
+        if value.parts and groups == 1 and all(len(p.shape) == 4 for p in value.parts):
+            slices = w.split([p.shape[1] for p in value.parts], dim=0 if transposed else 1)
+            pairs = [(p, *part(each)) for p, each in zip(value.parts, slices, strict=True)]
         else:
-            op = Conv(array(w), stride, padding, dilation, groups)
-        source = self._spikes(x, node, f"{name} takes spikes; put a ReLU before it")
-        offset = self.tensors.get(bias)
-        return Current(name, shape_of(node), self._edges(source, op, name), None if offset is None else array(offset))
+            pairs = [(value, *part(w))]
+        total = added([mixed(self.draft, p, g, op) for p, g, op in pairs])
+        total = replace(total, name=name, nonnegative=False)
+        return total if bias is None else self._offset(total, self._constant(bias, node))
 
-    def _edges(self, source: str | Enlarged, op: Conv | ConvT, name: str) -> tuple[Edge, ...]:
-        """A convolution on a layer, or on enlarged layers: one synapse for each of those."""
-        if isinstance(source, str):
-            return (Edge(source, op),)
-        if not isinstance(op, Conv) or op.groups > 1 or (op.stride, op.dilation) != ((1, 1), (1, 1)):
-            raise ConversionError(f"{name}: reads an Upsample; stride 1, dilation 1 and groups 1 are supported there")
-        made, start = [], 0
-        for layer, factor in source.parts:
-            stop = start + self.draft.shapes[layer][0]
-            part = replace(op, weight=op.weight[:, start:stop])
-            start = stop
-            try:
-                made.append(Edge(layer, part if factor == 1 else after_enlarging(part, factor)))
-            except ValueError as error:
-                raise ConversionError(f"{name}: {error}") from None
-        return tuple(made)
+    def _product(self, node: fx.Node, *arguments: Any) -> Value:
+        """mm(x, w), addmm(bias, x, w) or bmm(x, w), one side a constant."""
+        *bias, a, b = arguments
+        if (a in self.constants) == (b in self.constants):
+            raise ConversionError(f"{self.place(node)}: {PRODUCT}")
+        left = a in self.constants
+        w = self._constant(a if left else b, node).double()
+        x = b if left else a
+        value, name = self._value(x, node), self._name(a if left else b, node)
 
-    def _linear(self, node: fx.Node, *arguments: Any) -> Value:
-        """mm(x, w) or addmm(bias, x, w): a dense layer is a convolution over the whole of its source."""
-        *bias, x, transposed = arguments
-        weight = self.tensors[transposed].t()
-        name = self._name(transposed.args[0])
-        source = self._spikes(x, node, f"{name} takes spikes; put a ReLU before it")
-        if not isinstance(source, str) or math.prod(self.draft.shapes[source]) != weight.shape[1]:
-            raise ConversionError(f"{name}: reads something else than a flattened layer")
-        shape = self.draft.shapes[source]
-        op = Conv(array(weight.reshape(len(weight), *shape)))
-        return Current(name, (len(weight), 1, 1), (Edge(source, op),), array(self.tensors[bias[0]]) if bias else None)
+        def g(x: torch.Tensor) -> torch.Tensor:
+            return torch.matmul(w, x) if left else torch.matmul(x, w)
+
+        op = None
+        layer = value.layer
+        if layer and not left and len(value.shape) == 2:
+            op = Conv(array(self._constant(b, node).t().reshape(w.shape[1], *self.draft.shapes[layer])))
+        total = replace(mixed(self.draft, value, g, op), name=name, nonnegative=False)
+        return self._offset(total, self._constant(bias[0], node), axis=-1) if bias else total
 
     def _batch_norm(
         self, node: fx.Node, x: Any, weight: Any, offset: Any, mean: Any, variance: Any, momentum: float, eps: float
-    ) -> Value:
-        """y = x * gain + offset, folded into the current's weights and bias."""
-        current = self.values[x]
-        if not isinstance(current, Current):
-            raise ConversionError(f"{self.place(node)}: BatchNorm2d on spikes; put it after a convolution")
-        if current.shape != shape_of(x):
-            raise ConversionError(f"{self.place(node)}: a batch norm after flattening; put it before")
-        gain = torch.rsqrt(self.tensors[variance].double() + eps)
-        gain = gain * self.tensors[weight].double() if weight else gain
-        bias = torch.zeros_like(gain) if current.bias is None else torch.from_numpy(current.bias).double()
-        bias = (bias - self.tensors[mean].double()) * gain
-        bias = bias + self.tensors[offset].double() if offset else bias
-        edges = tuple(_scaled(edge, gain) for edge in current.edges)
-        return replace(current, edges=edges, bias=array(bias), rectified=False)
+    ) -> tuple[Value, None, None]:
+        """y = x * gain + offset, float64."""
+        value = self._value(x, node)
+        gain = torch.rsqrt(self._constant(variance, node).double() + eps)
+        gain = gain * self._constant(weight, node).double() if weight is not None else gain
+        bias = -self._constant(mean, node).double() * gain
+        bias = bias + self._constant(offset, node).double() if offset is not None else bias
+        shape = (1, -1, *(1,) * (len(value.shape) - 2))
+        return shifted(scaled(value, gain.reshape(shape)), bias.reshape(shape)), None, None
 
-    def _relu(self, node: fx.Node, x: Any) -> Value:
-        value = self.values[x]
-        return self.draft.population(value, fires=True) if isinstance(value, Current) else value
+    def _offset(self, value: Value, bias: torch.Tensor, axis: int = 1) -> Value:
+        shape = [1] * len(value.shape)
+        shape[axis] = -1
+        return shifted(value, bias.double().reshape(shape))
 
-    def _pool(
+    def _pool(self, node: fx.Node, x: Any, *rest: Any) -> Value:
+        """The mean of equal blocks of a layer is a node of its own; every other average is a linear map."""
+        value = self._value(x, node)
+        layer = self.draft.as_layer(value)
+        made = self._linear(node, x, *rest)
+        assert made is not None
+        if layer is None or len(value.shape) != 4:
+            return made
+        shape = layer_shape(shape_of(node))
+        (_, height, width), (channels, rows, columns) = self.draft.shapes[layer], shape
+        if channels != value.shape[1] or height % rows or width % columns:
+            return made
+        pool = Pool(self.draft.unique(node.name), shape, layer, (height // rows, width // columns))
+        probe = torch.rand(value.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        blocks = torch.nn.functional.avg_pool2d(probe, pool.kernel)
+        if not torch.allclose(made.terms[0].f(probe).reshape(blocks.shape), blocks, rtol=1e-9):
+            return made
+        return spikes(self.draft.add(pool), shape, shape_of(node), called=value.name)
+
+    def _concat(self, node: fx.Node, tensors: Any, dim: int = 0) -> Value:
+        parts = [self._value(x, node) for x in tensors]
+        axis = dim % len(parts[0].shape)
+        if axis == 1 and all(self.draft.as_layer(part) for part in parts):
+            return self.draft.join(parts, self.draft.unique(node.name))
+        flat = [each for part in parts for each in (part.parts or (part,))] if axis == 1 else parts
+        return joined(flat, node.name, axis=axis)
+
+    def _stack(self, node: fx.Node, tensors: Any, dim: int = 0) -> Value:
+        axis = dim % len(shape_of(node))
+        parts = [self._value(x, node) for x in tensors]
+        parts = [reshaped(part, (*part.shape[:axis], 1, *part.shape[axis:])) for part in parts]
+        return joined(parts, node.name, axis=axis)
+
+    def _sum(self, node: fx.Node, a: Any, b: Any, alpha: float) -> Value:
+        """a + alpha * b; either may be a constant."""
+        if a in self.constants or not isinstance(a, fx.Node):
+            return shifted(scaled(self._value(b, node), alpha), self._number(a))
+        if b in self.constants or not isinstance(b, fx.Node):
+            return shifted(self._value(a, node), alpha * self._number(b))
+        first, second = self._both(node, a, b)
+        total = added([first, scaled(second, alpha) if alpha != 1 else second])
+        return total if len(total.terms) <= EDGES_MAX else rectify.signed(total, self.draft.fire)
+
+    def _times(self, node: fx.Node, a: Any, b: Any) -> Any:
+        mask = next((m for m in (self._masking(a), self._masking(b)) if m), None)
+        if mask:
+            return self._dropout(node, a if self._masking(b) else b, mask)
+        for x, factor in ((a, b), (b, a)):
+            if factor in self.constants or not isinstance(factor, fx.Node):
+                return scaled(expanded(self._value(x, node), shape_of(node)), self._number(factor))
+        raise ConversionError(f"{self.place(node)}: {PRODUCT}")
+
+    def _over(self, node: fx.Node, a: Any, b: Any) -> Any:
+        if isinstance(self.values.get(a), Mask):
+            return self.values[a]
+        if b in self.constants or not isinstance(b, fx.Node):
+            return scaled(expanded(self._value(a, node), shape_of(node)), 1 / self._number(b))
+        raise ConversionError(
+            f"{self.place(node)}: divides by an activation; neurons add, so only constants can divide"
+        )
+
+    def _pad(self, node: fx.Node, x: Any, sides: Any, fill: float = 0) -> Value:
+        if not any(sides):
+            return self._value(x, node)
+        value = mapped(self._value(x, node), lambda x: torch.nn.functional.pad(x, list(sides)), positive=True)
+        border = torch.nn.functional.pad(torch.zeros(shape_of(x), dtype=torch.float64), list(sides), value=float(fill))
+        return shifted(value, border)
+
+    def _index(self, node: fx.Node, x: Any, indices: Any) -> Value:
+        given = self._filled(list(indices))
+        return mapped(self._value(x, node), lambda x: aten.index(x, given), positive=True)
+
+    def _several(self, node: fx.Node, x: Any, *rest: Any) -> tuple[Value, ...]:
+        value = self._value(x, node)
+        count = len(node.meta["val"])
+
+        def take(k: int) -> Map:
+            return lambda x: node.target(x, *rest)[k]  # type: ignore[operator, no-any-return]
+
+        return tuple(mapped(value, take(k), positive=True) for k in range(count))
+
+    # ReLUs, and what is made of them
+
+    def _leaky(self, node: fx.Node, x: Any, slope: Any) -> Value:
+        value = self._value(x, node)
+        if torch.is_tensor(slope) and slope.numel() > 1 and slope.ndim != len(value.shape):
+            slope = slope.reshape(1, -1, *(1,) * (len(value.shape) - 2))
+        return rectify.leaky(value, slope, self.draft.fire)
+
+    def _clamp(self, node: fx.Node, x: Any, low: Any, high: Any) -> Value:
+        return rectify.clamp(self._value(x, node), low, high, self.draft.fire)
+
+    def _hardsigmoid(self, node: fx.Node, x: Any) -> Value:
+        if self._is_last(node):
+            return self._ending(node, x)
+        value = scaled(shifted(self._value(x, node), 3.0), 1 / 6)
+        return rectify.clamp(value, 0.0, 1.0, self.draft.fire)
+
+    def _max_pool(
         self,
         node: fx.Node,
         x: Any,
         kernel: Any,
         stride: Any = (),
         padding: Any = (0, 0),
+        dilation: Any = (1, 1),
         ceil_mode: bool = False,
-        count_include_pad: bool = True,
-        divisor: int | None = None,
-    ) -> Value:
-        kernel, padding = _pair(kernel), _pair(padding)
-        stride = _pair(stride) if stride else kernel
-        if stride != kernel or padding != (0, 0) or ceil_mode or divisor:
-            raise ConversionError(
-                f"{self.place(node)}: average pooling of kernel {kernel}, stride {stride}, padding {padding}; "
-                "stride = kernel without padding, ceil_mode or divisor_override is supported"
-            )
-        return self._pooled(node, x, kernel)
+    ) -> tuple[Value, None]:
+        value, kernel = self._value(x, node), _pair(kernel)
+        height, width = node.meta["val"][0].shape[-2:]
+        geometry = kernel, _pair(stride) if stride else kernel, _pair(padding), _pair(dilation)
+        return self._named(node, rectify.max_pool(value, *geometry, (height, width), self._fire(node))), None
 
-    def _adaptive_pool(self, node: fx.Node, x: Any, size: Any) -> Value:
-        (height, width), (rows, columns) = shape_of(x)[1:], _pair(size)
+    def _adaptive_max_pool(self, node: fx.Node, x: Any, size: Any) -> tuple[Value, None]:
+        value, (rows, columns) = self._value(x, node), _pair(size)
+        height, width = value.shape[-2:]
         if height % rows or width % columns:
-            raise ConversionError(f"{self.place(node)}: pooling {(height, width)} to {(rows, columns)} is uneven")
-        return self._pooled(node, x, (height // rows, width // columns))
+            raise ConversionError(
+                f"{self.place(node)}: adaptive max pooling of {(height, width)} to {(rows, columns)}; "
+                "whole factors are supported"
+            )
+        kernel = height // rows, width // columns
+        pooled = rectify.max_pool(value, kernel, kernel, (0, 0), (1, 1), (rows, columns), self._fire(node))
+        return self._named(node, pooled), None
 
-    def _global_pool(self, node: fx.Node, x: Any, axes: Any, keepdim: bool = False) -> Value:
-        if sorted(axis % 4 for axis in axes) != [2, 3]:
-            raise ConversionError(f"{self.place(node)}: mean over axes {axes}; over height and width is supported")
-        return self._pooled(node, x, _pair(shape_of(x)[1:]))
+    def _amax(self, node: fx.Node, x: Any, axes: Any, keepdim: bool = False) -> Value:
+        value = self._value(x, node)
+        for axis in axes or range(1, len(value.shape)):
+            axis = axis % len(value.shape)
+            value = rectify.largest(value, axis, [list(range(value.shape[axis]))], self._fire(node))
+        return reshaped(value, shape_of(node))
 
-    def _pooled(self, node: fx.Node, x: Any, kernel: tuple[int, int]) -> Value:
-        source = self._layer(x, node, "pools spikes; put it after the ReLU")
-        channels, height, width = self.draft.shapes[source]
-        if height % kernel[0] or width % kernel[1]:
-            raise ConversionError(f"{self.place(node)}: pooling {kernel} does not divide its input {(height, width)}")
-        shape = (channels, height // kernel[0], width // kernel[1])
-        return self.draft.add(Pool(self.draft.unique(node.name), shape, source, kernel))
-
-    def _upsample(self, node: fx.Node, x: Any, size: Any, *scales: Any) -> Value:
-        source = self._layer(x, node, "enlarges spikes; put it after the ReLU")
-        before, after = self.draft.shapes[source][1:], shape_of(node)[1:]
-        factor = after[0] // before[0]
-        if tuple(side * factor for side in before) != after:
-            raise ConversionError(f"{self.place(node)}: enlarges {before} to {after}; one whole factor is supported")
-        return Enlarged(((source, factor),))
-
-    def _rescaling(self, node: fx.Node, x: Any, divisor: Any) -> Value:
-        mask = self.values.get(x)
-        if not isinstance(mask, Mask):
-            raise ConversionError(f"{self.place(node)}: {refusal('a quotient')}")
-        return mask
-
-    def _dropout(self, node: fx.Node, x: Any, factor: Any) -> Value:
-        mask = self.values.get(factor) if isinstance(factor, fx.Node) else None
-        if not isinstance(mask, Mask):
-            raise ConversionError(f"{self.place(node)}: {refusal('a product')}")
-        if mask.keep == 1:
-            return self.values[x]
-        source = self._layer(x, node, "drops spikes; put it after the ReLU")
-        return self.draft.add(Dropout(self.draft.unique("dropout"), self.draft.shapes[source], source, 1 - mask.keep))
-
-    def _concat(self, node: fx.Node, tensors: Any, dim: int = 0) -> Value:
-        if dim % len(node.meta["tensor_meta"].shape) != 1:
-            raise ConversionError(f"{self.place(node)}: concatenates along axis {dim}; channels (1) are supported")
-        sources = [self._spikes(x, node, "joins spikes; put a ReLU before it") for x in tensors]
-        if any(
-            isinstance(s, str) and self.draft.shapes[s] != shape_of(x) for s, x in zip(sources, tensors, strict=True)
-        ):
-            raise ConversionError(f"{self.place(node)}: joins flattened layers; join them before flattening")
-        plain = tuple(source for source in sources if isinstance(source, str))
-        if len(plain) == len(sources):
-            return self.draft.add(Concat(self.draft.unique(node.name), shape_of(node), plain))
-        parts = (source.parts if isinstance(source, Enlarged) else ((source, 1),) for source in sources)
-        return Enlarged(tuple(part for some in parts for part in some))
-
-    def _sum(self, node: fx.Node, *terms: Any) -> Value:
-        if node.kwargs or len(terms) != 2 or any(self.values.get(term) is None for term in terms):
-            raise ConversionError(f"{self.place(node)}: adds something else than two layers")
-        if len({shape_of(term) for term in terms}) > 1:
-            raise ConversionError(f"{self.place(node)}: broadcasts; only equal shapes can be added")
-        currents = [self._as_current(term, node) for term in terms]
-        if any(current.shape != shape_of(node) for current in currents):
-            raise ConversionError(f"{self.place(node)}: adds flattened layers; add them before flattening")
-        named = next((c for c in reversed(currents) if not c.rectified), currents[0])
-        biases = [current.bias for current in currents if current.bias is not None]
-        return replace(
-            named,
-            edges=tuple(edge for current in currents for edge in current.edges),
-            bias=sum(biases[1:], biases[0]) if biases else None,
-            rectified=all(current.rectified for current in currents),
-        )
-
-    def _as_current(self, arg: fx.Node, node: fx.Node) -> Current:
-        """A current as it is; spikes through identity synapses."""
-        value = self.values[arg]
-        if isinstance(value, Current):
+    def _dropout(self, node: fx.Node, x: Any, mask: Mask) -> Value:
+        """Of a layer, a node for training; of a current it is left out."""
+        value = self._value(x, node)
+        layer = value.layer
+        if mask.keep == 1 or layer is None:
             return value
-        source = self._spikes(arg, node, "adds something else than layers")
-        shape = self.draft.shapes[source] if isinstance(source, str) else shape_of(arg)
-        parts = source.parts if isinstance(source, Enlarged) else ((source, 1),)
-        edges, start = [], 0
-        for layer, factor in parts:
-            channels = self.draft.shapes[layer][0]
-            weight = np.zeros((channels, shape[0], factor, factor), np.float32)
-            weight[np.arange(channels), start + np.arange(channels)] = 1
-            start += channels
-            # where nothing is enlarged a convolution, so that a pooling before it can be folded into it
-            op = Conv(weight.transpose(1, 0, 2, 3)) if factor == 1 else ConvT(weight, stride=_pair(factor))
-            edges.append(Edge(layer, op))
-        return Current("sum", shape, tuple(edges), rectified=True)
+        drop = Dropout(self.draft.unique("dropout"), self.draft.shapes[layer], layer, 1 - mask.keep)
+        return spikes(self.draft.add(drop), drop.shape, value.shape, called=value.name)
 
-    def _flatten(self, node: fx.Node, x: Any, size: Any) -> Value:
-        """Seen through: a layer keeps its shape, and what reads it flattened is a dense synapse."""
-        before, after = (tuple(n.meta["tensor_meta"].shape) for n in (x, node))
-        if after != before and (len(after) != 2 or after[0] != before[0]):
-            raise ConversionError(f"{self.place(node)}: reshapes {before} to {after}; flattening is supported")
-        return self.values[x]
+    def _ending(self, node: fx.Node, x: Any, *rest: Any) -> Value:
+        """At the end of a model left out: larger logits stay larger. Inside it is a curve."""
+        if not self._is_last(node):
+            users = [user for user in node.users if getattr(user.target, "overloadpacket", None) is aten.mul]
+            name = node.target.overloadpacket.__name__.strip("_")
+            raise ConversionError(f"{self.place(node)}: {f'{name} {PRODUCT}' if users else refusal(name)}")
+        self.endings[node] = lambda y: node.target(y, *rest)  # type: ignore[operator]
+        return self._value(x, node)
 
-    def _pad(self, node: fx.Node, x: Any, sides: Any, *value: Any) -> Value:
-        """Models that pad what a pooling cut off pad nothing where all sides divide."""
-        if any(sides):
-            raise ConversionError(f"{self.place(node)}: {refusal('constant_pad_nd')}")
-        return self.values[x]
+    def _is_last(self, node: fx.Node) -> bool:
+        return all(user.op == "output" for user in node.users)
 
-    def _output(self, node: fx.Node) -> None:
-        value = self.values.get(node)
-        if not isinstance(value, Current):
-            raise ConversionError(f"output: {value} is no current; end with a convolution or Linear without ReLU")
-        self.draft.population(value, fires=False)
+    def _output(self, node: Any) -> None:
+        value = self.values.get(node) if isinstance(node, fx.Node) else None
+        if not isinstance(value, Value):
+            raise ConversionError(f"output: {node} depends on no image; return what the model makes of its input")
+        self.ends.append([self.endings[node]] if node in self.endings else [])
+        self.draft.population(value, self.draft.unique(value.name), fires=False)
 
-    def _spikes(self, arg: Any, node: fx.Node, hint: str) -> str | Enlarged:
-        value = self.values.get(arg)
-        if isinstance(value, Current) and value.rectified:  # spikes added to spikes: a ReLU changes nothing
-            value = self.values[arg] = self.draft.population(value, fires=True)
-        if not isinstance(value, str | Enlarged):
-            raise ConversionError(f"{self.place(node)}: {hint}")
+    # Help
+
+    def _fire(self, node: fx.Node) -> Callable[[Value], Value]:
+        """Neurons that are called as the operation that needs them."""
+        return lambda value: self.draft.fire(value, self._called(node))
+
+    def _called(self, node: fx.Node) -> str:
+        return module_of(node).replace(".", "_") or str(node.name)
+
+    def _named(self, node: fx.Node, value: Value) -> Value:
+        return replace(value, name=self._called(node))
+
+    def _both(self, node: fx.Node, a: Any, b: Any) -> tuple[Value, Value]:
+        first, second = expanded(self._value(a, node), shape_of(node)), expanded(self._value(b, node), shape_of(node))
+        return first, second
+
+    def _value(self, x: Any, node: fx.Node) -> Value:
+        if isinstance(x, fx.Node) and x in self.constants:
+            constant = self._constant(x, node).double()
+            return Value(node.name, tuple(constant.shape), (), constant, bool((constant >= 0).all()))
+        value = self.values.get(x) if isinstance(x, fx.Node) else None
+        if not isinstance(value, Value):
+            raise ConversionError(f"{self.place(node)}: reads something that is no activation ({x})")
         return value
 
-    def _layer(self, arg: Any, node: fx.Node, hint: str) -> str:
-        value = self._spikes(arg, node, hint)
-        if not isinstance(value, str):
-            raise ConversionError(f"{self.place(node)}: reads an Upsample; only a convolution or an addition may")
-        return value
+    def _constant(self, x: Any, node: fx.Node) -> torch.Tensor:
+        if x not in self.constants:
+            raise ConversionError(f"{self.place(node)}: {PRODUCT}")
+        return self.constants[x].detach()  # type: ignore[no-any-return]
 
-    def _name(self, parameter: Any) -> str:
+    def _number(self, x: Any) -> torch.Tensor:
+        number = self.constants[x] if isinstance(x, fx.Node) else x
+        return torch.as_tensor(number).detach().double()
+
+    def _masking(self, x: Any) -> Mask | None:
+        value = self.values.get(x) if isinstance(x, fx.Node) else None
+        return value if isinstance(value, Mask) else None
+
+    def _filled(self, arguments: Any) -> Any:
+        """Arguments with constants in place of their nodes."""
+        return map_arg(arguments, lambda n: self.constants[n])
+
+    def _name(self, parameter: Any, node: fx.Node) -> str:
         """A layer's name: its module's path."""
-        return self.names.get(id(self.tensors[parameter]), str(parameter.name))
+        name = self.names.get(id(self.constants.get(parameter)))
+        return name or module_of(node).replace(".", "_") or str(node.name)
 
     def place(self, node: fx.Node) -> str:
-        """Where an operation is: its name, and the last layer with weights before it."""
-        before = [self._name(n) for n in self.tensors if n.op == "get_attr" and id(self.tensors[n]) in self.names]
-        return f"{node.name} (after {before[-1]})" if before else node.name
-
-
-def _scaled(edge: Edge, gain: torch.Tensor) -> Edge:
-    """A synapse whose output channels are multiplied by a gain (Cout,), float64."""
-    assert isinstance(edge.op, Conv | ConvT)
-    weight = edge.op.weight.astype(np.float64) * array(per_output_channel(gain, edge.op))
-    return replace(edge, op=replace(edge.op, weight=weight))
-
-
-def array(tensor: torch.Tensor) -> np.ndarray:
-    """A parameter as numpy array, in float32, or float64 where it is."""
-    kept = tensor.dtype if tensor.dtype == torch.float64 else torch.float32
-    return tensor.detach().to("cpu", kept).numpy()
+        """Where an operation is, as its user wrote it: the module, or the last one with weights before it."""
+        module = module_of(node)
+        if module:
+            return f"{module} ({node.name})"
+        before = [self.names[id(c)] for c in self.constants.values() if id(c) in self.names]
+        return f"{node.name} (after {before[-1]})" if before else str(node.name)
 
 
 def _pair(value: Any) -> tuple[int, int]:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from export.graph import Conv, ConvT
 from neuroseg.spiking.encode import encode
 from neuroseg.spiking.network import FRAMES, SpikingNetwork
 from neuroseg.spiking.synapse import apply_synapse
-from neuroseg.spiking.trainable import fires, operator
+from neuroseg.spiking.trainable import Trainable, fires, operator
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def ann_operations(network: SpikingNetwork) -> float:
     return sum(_crossed(torch.ones(1, *shapes[e.source]), operator(e)) for p in network.populations for e in p.edges)
 
 
-def _crossed(counts: torch.Tensor, op: Conv | ConvT) -> float:
-    """Synapses crossed by spike counts (B, C, H, W): the sum of a convolution with ones."""
+def _crossed(counts: torch.Tensor, op: Trainable) -> float:
+    """Synapses crossed by spike counts (B, C, H, W): the sum of the same map with ones."""
     ones = torch.ones(op.weight.shape)
     return float(apply_synapse(counts, ones, op).sum(dtype=torch.float64))

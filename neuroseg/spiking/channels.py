@@ -7,11 +7,13 @@ from collections.abc import Callable
 
 import torch
 
-from export.graph import Concat, Conv, ConvT, Dropout, Graph, Input, Pool, Population, channels, sources
+from export.graph import Concat, Conv, ConvT, Dropout, Graph, Input, Pool, Population, Shape, Sparse, channels, sources
 
 
-def per_input_channel(vector: torch.Tensor, op: Conv | ConvT) -> torch.Tensor:
-    """Shape a value per input channel (Cin,) so that it broadcasts against the synapse's weight."""
+def per_input_channel(vector: torch.Tensor, op: Conv | ConvT | Sparse, source: Shape) -> torch.Tensor:
+    """Shape a value per input channel (Cin,) of a source (Cin, H, W) so that it broadcasts against the weight."""
+    if isinstance(op, Sparse):
+        return vector[torch.from_numpy(op.source // math.prod(source[1:]))]
     if isinstance(op, ConvT):
         return vector.view(-1, 1, 1, 1)
     grouped = vector.view(op.groups, 1, -1)  # groups, 1, Cin/groups

@@ -34,7 +34,7 @@ from neuroseg.spiking.channels import last_reads, per_input_channel, pool_sizes,
 from neuroseg.spiking.encode import encode
 from neuroseg.spiking.integers import POTENTIAL_LIMIT, even_integers, loihi_bias
 from neuroseg.spiking.neuron import NO_LIMIT, integrate_fire, scan
-from neuroseg.spiking.population import Response, respond_to_counts
+from neuroseg.spiking.population import Response, in_place, respond_to_counts
 from neuroseg.spiking.structure import without_numbers
 from neuroseg.spiking.synapse import COUNT_MAX, apply_synapse, spike_dtype
 from neuroseg.spiking.trainable import check_trainable, fires, operator
@@ -74,7 +74,8 @@ class SpikingNetwork(nn.Module):
                 self.weights[_key(population, k)] = nn.Parameter(weight)
             if population.neuron.bias is not None:
                 bias = torch.tensor(population.neuron.bias, dtype=torch.float32)
-                self.biases[bias_key(population.name)] = nn.Parameter(bias.reshape(-1))
+                by_channel = bias.shape[-2:] == (1, 1)
+                self.biases[bias_key(population.name)] = nn.Parameter(bias.reshape(-1) if by_channel else bias)
         # Threshold in integer weight units, per population; 0 until chosen (see export.quantize).
         self.scales: torch.Tensor
         scales = [population.scale or 0.0 for population in graph.populations]
@@ -155,10 +156,13 @@ class SpikingNetwork(nn.Module):
             total = y if total is None else total + y
         assert total is not None
         bias = self.bias(population, quantized=quantized)
-        return total if bias is None else total + bias.to(total.dtype).view(-1, 1, 1)
+        return total if bias is None else total + in_place(bias.to(total.dtype))
 
     def bias(self, population: Population, *, quantized: bool = False) -> torch.Tensor | None:
-        """Constant current per channel (C,), in thresholds, or in integer weight units when quantized."""
+        """Constant current per channel (C,), or per neuron (C, H, W) where zero padding makes borders differ.
+
+        In thresholds, or in integer weight units when quantized.
+        """
         if population.neuron.bias is None:
             return None
         bias = self.biases[bias_key(population.name)].double()
@@ -173,12 +177,12 @@ class SpikingNetwork(nn.Module):
         if not self.training:
             return weight
         edge = population.edges[k]
-        return weight / per_input_channel(self.survival[edge.source], operator(edge))
+        return weight / per_input_channel(self.survival[edge.source], operator(edge), self.graph[edge.source].shape)
 
     def folded_weight(self, population: Population, k: int) -> torch.Tensor:
         """Weight of a synapse on pooled sums instead of pooled means: w / pool size, in float64."""
         edge = population.edges[k]
-        divisor = per_input_channel(self.pooled[edge.source], operator(edge))
+        divisor = per_input_channel(self.pooled[edge.source], operator(edge), self.graph[edge.source].shape)
         return self.weights[_key(population, k)].double() / divisor.to(self.logit_scale.device)
 
     def integer_weight(self, population: Population, k: int) -> torch.Tensor:

@@ -8,22 +8,27 @@ from typing import Any
 
 import torch
 
-from export.graph import Conv, ConvT
 from neuroseg.spiking.neuron import STEPS, scan_backward, scan_forward
 from neuroseg.spiking.synapse import apply_to_counts, gradients, to_bytes
+from neuroseg.spiking.trainable import Trainable
 
 
 @dataclass(frozen=True)
 class Response:
     """How a population responds to counts. whole: whose weights are even integers; alpha: None for an output."""
 
-    ops: tuple[Conv | ConvT, ...]
+    ops: tuple[Trainable, ...]
     whole: tuple[bool, ...]
     alpha: float | None
     threshold: float
     reset: str
     u0: float
     limit: float
+
+
+def in_place(bias: torch.Tensor) -> torch.Tensor:
+    """A bias (C,) or (C, H, W) as it is added to currents (..., C, H, W)."""
+    return bias if bias.ndim == 3 else bias.view(-1, 1, 1)
 
 
 class _Respond(torch.autograd.Function):
@@ -42,8 +47,9 @@ class _Respond(torch.autograd.Function):
             currents = y if currents is None else currents.add_(y)
         assert currents is not None
         if bias is not None:
-            currents.add_(bias.view(-1, 1, 1))
+            currents.add_(in_place(bias))
         ctx.settings, ctx.steps, ctx.dtype = settings, len(tensors[0]), tensors[0].dtype
+        ctx.spread = (0, 1) if bias is not None and bias.ndim == 3 else (0, 1, 3, 4)  # what a bias is the same for
         currents = currents.unflatten(0, tensors[0].shape[:2])
         if settings.alpha is None:
             ctx.save_for_backward(*counts, *weights)
@@ -75,7 +81,7 @@ class _Respond(torch.autograd.Function):
             for k in range(n)
         ]
         inputs = (None if x is None else x.unflatten(0, grad.shape[:2]) for x, _ in grads)
-        grad_bias = grad.float().sum((0, 1, 3, 4)) if ctx.needs_input_grad[1] else None
+        grad_bias = grad.float().sum(ctx.spread) if ctx.needs_input_grad[1] else None
         return None, grad_bias, *inputs, *(weight for _, weight in grads)
 
 
@@ -85,7 +91,7 @@ def respond_to_counts(
     """Spikes (T, B, C, H, W), or an output's potential (1, B, C, H, W), of a population.
 
     inputs: each synapse's (T, B, C, H, W), whole numbers up to 127, kept as bytes. weights: float32, as PyTorch has
-    them. bias: float32 (C,) or None. The float32 currents between synapses and neurons are never kept; spikes and all
+    them. bias: float32 (C,), (C, H, W) or None. The float32 currents between synapses and neurons are never kept; spikes and all
     their gradients have the inputs' dtype.
     """
     return _Respond.apply(response, bias, *inputs, *weights)

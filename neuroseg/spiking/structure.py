@@ -1,9 +1,14 @@
-"""The structure of a network apart from its numbers: a graph whose arrays are zeros, and the same as JSON."""
+"""The structure of a network apart from its numbers: a graph whose arrays are zeros, and the same as JSON.
+
+What sparse synapses join is structure, too: their indices stay, and are in JSON as packed text.
+"""
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import math
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +32,7 @@ from export.graph import (
     Pool,
     Population,
     Shape,
+    Sparse,
 )
 from export.limits import DECAY_MAX, RESETS
 
@@ -62,6 +68,8 @@ def _arrays_as_zeros(value: Any) -> Any:
         return _zeros(value.shape)
     if isinstance(value, tuple):
         return tuple(_arrays_as_zeros(item) for item in value)
+    if isinstance(value, Sparse):
+        return dataclasses.replace(value, weight=_zeros(value.weight.shape))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         changed = {field.name: _arrays_as_zeros(getattr(value, field.name)) for field in dataclasses.fields(value)}
         return dataclasses.replace(value, **changed)
@@ -75,6 +83,9 @@ def _zeros(shape: tuple[int, ...]) -> np.ndarray:
 def _encode(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return {"array": list(value.shape)}
+    if isinstance(value, Sparse):
+        ends = {"target": _packed(value.target), "source": _packed(value.source)}
+        return {"kind": "Sparse", "weight": _encode(value.weight), **ends, "shape": list(value.shape)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         encoded = {field.name: _encode(getattr(value, field.name)) for field in dataclasses.fields(value)}
         return {"kind": type(value).__name__, **encoded}
@@ -144,7 +155,12 @@ def _edge(given: Fields) -> Edge:
 
 
 def _operator(given: Fields) -> Operator:
-    kind = given.text("kind", ("Conv", "ConvT", "Dense"))
+    kind = given.text("kind", ("Conv", "ConvT", "Dense", "Sparse"))
+    if kind == "Sparse":
+        given = _kind(given, ("Sparse",), Sparse)
+        weight = _array(given, "weight")
+        ends = [_unpacked(given, name, weight.size) for name in ("target", "source")]
+        return Sparse(weight, *ends, _shape(given))
     if kind == "Dense":
         return Dense(_array(_kind(given, ("Dense",), Dense), "weight"))
     given = _kind(given, (kind,), ConvT if kind == "ConvT" else Conv)
@@ -193,6 +209,23 @@ def _array(given: Fields, name: str) -> np.ndarray:
     array = given.sub(name)
     array.only(("array",))
     return _zeros(_bounded(array, "array", array.integers("array", (0, AXES_MAX), 1, MAX_ELEMENTS)))
+
+
+def _packed(indices: np.ndarray) -> str:
+    """Indices as text: their differences, which repeat, packed."""
+    steps = np.diff(indices.astype("<i8"), prepend=0)
+    return base64.b64encode(zlib.compress(steps.tobytes(), 9)).decode()
+
+
+def _unpacked(given: Fields, name: str, size: int) -> np.ndarray:
+    unpack, bytes_needed = zlib.decompressobj(), 8 * size
+    try:
+        raw = unpack.decompress(base64.b64decode(given.text(name), validate=True), bytes_needed + 1)
+    except (ValueError, zlib.error):
+        raw = b""
+    if len(raw) != bytes_needed or not unpack.eof:
+        raise ValueError(f"{given.path(name)} is no packed list of {size} indices; write the run again")
+    return np.frombuffer(raw, "<i8").cumsum()
 
 
 def _bounded(given: Fields, name: str, sides: Shape) -> Shape:

@@ -7,19 +7,24 @@ sums), bfloat16 operands backward. Which of the two this processor runs fast is 
 from __future__ import annotations
 
 import functools
+import math
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from llvmlite import binding
 
-from export.graph import Conv, ConvT, channels
+from export.graph import Conv, ConvT, Sparse, channels
+from neuroseg.spiking.trainable import Trainable
 
 COUNT_MAX = 127  # fits signed bytes, to which PyTorch converts six times faster than to unsigned ones
 
 
-def apply_synapse(x: torch.Tensor, weight: torch.Tensor, op: Conv | ConvT) -> torch.Tensor:
-    """The synapse's convolution on (N, C, H, W), channels last in memory on the CPU, where that is faster."""
+def apply_synapse(x: torch.Tensor, weight: torch.Tensor, op: Trainable) -> torch.Tensor:
+    """The synapse's linear map on (N, C, H, W), channels last in memory on the CPU, where that is faster."""
+    if isinstance(op, Sparse):
+        matrix = _matrix(op, weight, x[0].numel())
+        return torch.sparse.mm(matrix, x.flatten(1).T).T.reshape(len(x), *op.shape)
     x = _channels_last(x)
     if isinstance(op, Conv):
         y = F.conv2d(x, weight, None, op.stride, op.padding, op.dilation, op.groups)
@@ -33,7 +38,7 @@ def to_bytes(x: torch.Tensor) -> torch.Tensor:
     return x.to(torch.int8).view(torch.uint8)
 
 
-def apply_to_counts(x: torch.Tensor, weight: torch.Tensor, op: Conv | ConvT, *, whole: bool) -> torch.Tensor:
+def apply_to_counts(x: torch.Tensor, weight: torch.Tensor, op: Trainable, *, whole: bool) -> torch.Tensor:
     """The same on spikes or sums of them: x uint8 (N, C, H, W), float32 out.
 
     whole: the weights are even integers in [-256, 254], and the result is exact.
@@ -44,9 +49,16 @@ def apply_to_counts(x: torch.Tensor, weight: torch.Tensor, op: Conv | ConvT, *, 
 
 
 def gradients(
-    grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, op: Conv | ConvT, *, wanted: tuple[bool, bool]
+    grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, op: Trainable, *, wanted: tuple[bool, bool]
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """dL/dx in grad's dtype and dL/dweight in the weight's, as far as wanted, given dL/dy."""
+    if isinstance(op, Sparse):
+        with torch.enable_grad():
+            given = [x.float().requires_grad_(wanted[0]), weight.detach().requires_grad_(wanted[1])]
+            y = apply_synapse(given[0], given[1], op)
+        found = iter(torch.autograd.grad(y, [tensor for tensor in given if tensor.requires_grad], grad.to(y.dtype)))
+        sparse_x, sparse_weight = (next(found) if tensor.requires_grad else None for tensor in given)
+        return None if sparse_x is None else sparse_x.to(grad.dtype), sparse_weight
     grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
         _channels_last(grad),
         x.to(grad.dtype),
@@ -61,6 +73,12 @@ def gradients(
         (*wanted, False),
     )
     return grad_x, None if grad_weight is None else grad_weight.to(weight.dtype)
+
+
+def _matrix(op: Sparse, weight: torch.Tensor, sources: int) -> torch.Tensor:
+    """Synapses as a sparse matrix (targets, sources); the gradient reaches the weights."""
+    indices = torch.from_numpy(np.stack([op.target, op.source])).to(weight.device)
+    return torch.sparse_coo_tensor(indices, weight, (math.prod(op.shape), sources), check_invariants=False)
 
 
 def spike_dtype(device: torch.device) -> torch.dtype:

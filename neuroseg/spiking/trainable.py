@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from export.graph import CURRENT_DECAY_NONE, VOLTAGE_DECAY_NONE, Conv, ConvT, Edge, Graph, Population
+from export.graph import CURRENT_DECAY_NONE, VOLTAGE_DECAY_NONE, Conv, ConvT, Edge, Graph, Population, Sparse
 from neuroseg.spiking.neuron import check_neuron
+
+Trainable = Conv | ConvT | Sparse
 
 
 def fires(population: Population) -> bool:
@@ -11,9 +13,9 @@ def fires(population: Population) -> bool:
     return population.neuron.threshold is not None
 
 
-def operator(edge: Edge) -> Conv | ConvT:
-    """The convolution of a synapse; all-to-all synapses are convolutions over the whole of their source here."""
-    assert isinstance(edge.op, Conv | ConvT)
+def operator(edge: Edge) -> Trainable:
+    """The linear map of a synapse; all-to-all synapses are convolutions over the whole of their source here."""
+    assert isinstance(edge.op, Trainable)
     return edge.op
 
 
@@ -32,8 +34,8 @@ def check_trainable(graph: Graph) -> None:
         leak = neuron.current_decay != CURRENT_DECAY_NONE or neuron.voltage_decay != VOLTAGE_DECAY_NONE
         if leak or any(edge.delay or edge.target_delay is not None for edge in population.edges):
             raise ValueError(f"{population.name}: leaks and delays are not trained here")
-        if not all(isinstance(edge.op, Conv | ConvT) for edge in population.edges):
-            raise ValueError(f"{population.name}: only convolutions are trained here; write dense synapses as those")
+        if not all(isinstance(edge.op, Trainable) for edge in population.edges):
+            raise ValueError(f"{population.name}: dense synapses are trained as convolutions over their whole source")
         if neuron.threshold is not None:
             shared = shared or neuron
             if (neuron.reset, neuron.u0) != (shared.reset, shared.u0):

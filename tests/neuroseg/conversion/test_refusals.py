@@ -15,29 +15,29 @@ def sequential(*layers: nn.Module) -> nn.Module:
     return nn.Sequential(*layers, nn.Conv2d(4, 1, 1, bias=False))
 
 
-CONV, RELU = nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.ReLU()
+class Gate(nn.Module):
+    """Squeeze and excitation."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.gate = nn.Conv2d(1, 4, 3), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 4, 1), nn.Sigmoid())
+
+    def forward(self, x):
+        x = torch.relu(self.conv(x))
+        return x * self.gate(x)
+
+
+CONV = nn.Conv2d(1, 4, 3, padding=1, bias=False)
 REFUSED = {
-    "max pooling": (sequential(CONV, RELU, nn.MaxPool2d(2)), r"\(after _?0\): max_pool2d.*; use AvgPool2d"),
-    "sigmoid": (sequential(CONV, nn.Sigmoid()), "sigmoid has no spiking counterpart; end with the logits"),
-    "leaky ReLU": (sequential(CONV, nn.LeakyReLU()), "leaky_relu .*; use ReLU"),
-    "group norm": (sequential(CONV, nn.GroupNorm(2, 4)), "native_group_norm .*; use BatchNorm2d"),
-    "no ReLU between": (sequential(CONV, nn.Conv2d(4, 4, 3, bias=False), RELU), "1 takes spikes; put a ReLU before it"),
-    "batch norm of spikes": (sequential(CONV, RELU, nn.BatchNorm2d(4)), "BatchNorm2d on spikes; put it after a conv"),
-    "pooling a current": (sequential(CONV, nn.AvgPool2d(2), RELU), "pools spikes; put it after the ReLU"),
-    "overlapping pooling": (sequential(CONV, RELU, nn.AvgPool2d(3, stride=2)), r"pooling of kernel \(3, 3\), stride"),
-    "odd pooling": (sequential(CONV, RELU, nn.AvgPool2d(5)), "pooling .* does not divide"),
-    "uneven pooling": (sequential(CONV, RELU, nn.AdaptiveAvgPool2d(5)), r"pooling \(12, 8\) to \(5, 5\) is uneven"),
-    "circular padding": (
-        sequential(nn.Conv2d(1, 4, 3, padding=1, padding_mode="circular", bias=False), RELU),
-        "has no spiking counterpart",
-    ),
-    "bilinear": (sequential(CONV, RELU, nn.Upsample(scale_factor=2, mode="bilinear")), "use mode='nearest'"),
-    "stride after upsampling": (
-        nn.Sequential(CONV, RELU, nn.Upsample(scale_factor=2), nn.Conv2d(4, 1, 3, stride=2, bias=False)),
-        "reads an Upsample; stride 1",
-    ),
-    "padding": (sequential(CONV, RELU, nn.ReplicationPad2d(1)), "use the convolution's zero padding"),
-    "a spiking end": (nn.Sequential(CONV, RELU), "end with a convolution"),
+    "a gate": (Gate(), "gate.*sigmoid multiplies two activations"),
+    "a sigmoid inside": (sequential(CONV, nn.Sigmoid()), "^Sequential: 1: sigmoid .* is left out by itself"),
+    "SiLU": (sequential(CONV, nn.SiLU()), r"^Sequential: 1: silu is no piecewise linear function.*ReLU6"),
+    "GELU": (sequential(CONV, nn.GELU()), "1: gelu is no piecewise"),
+    "Hardswish": (sequential(CONV, nn.Hardswish()), "1: hardswish is no piecewise"),
+    "group norm": (sequential(CONV, nn.GroupNorm(2, 4)), "^1: GroupNorm computes its statistics.*freeze_norms"),
+    "instance norm": (sequential(CONV, nn.InstanceNorm2d(4)), "^1: InstanceNorm computes"),
+    "batch norm of the image": (sequential(CONV, nn.BatchNorm2d(4, track_running_stats=False)), "^1: BatchNorm without"),
+    "uneven max pooling": (sequential(CONV, nn.AdaptiveMaxPool2d(5)), r"1: adaptive max pooling of \(12, 8\) to \(5, 5\)"),
 }
 
 
@@ -86,14 +86,14 @@ class Uses(nn.Module):
 
 
 USES = {
-    "a mean over everything": lambda m, h: m.b(h) - m.b(h).mean(),
-    "a bare matrix": lambda m, h: h.flatten(1) @ m.weight,
-    "a detached weight": lambda m, h: F.conv2d(h, m.b.weight.detach()),
-    "a reshaped weight": lambda m, h: F.conv2d(h, m.b.weight.view(1, 4, 1, 1)),
-    "a ReLU of a weight": lambda m, h: F.conv2d(h, torch.relu(m.b.weight)),
     "an output that is none": lambda m, h: (m.b(h), None),
-    "flattened layers joined": lambda m, h: torch.cat([h.flatten(1), h.flatten(1)], 1) @ torch.ones(768, 2),
-    "flattened layers added": lambda m, h: (h.flatten(1) + h.flatten(1)) @ m.weight,
+    "an output that is no image's": lambda m, h: (m.b(h), m.weight.sum()),
+    "a product": lambda m, h: m.b(h * m.a(h[:, :1])),
+    "a square": lambda m, h: m.b(h).pow(2),
+    "a quotient": lambda m, h: m.b(h / (1 + h.mean())),
+    "a matrix of the image": lambda m, h: h.flatten(2) @ h.flatten(2).mT,
+    "a decision": lambda m, h: m.b(h).argmax(1),
+    "noise": lambda m, h: m.b(h + torch.rand_like(h)),
 }
 
 

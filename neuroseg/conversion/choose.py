@@ -1,0 +1,70 @@
+"""Where channels are mixed: one synapse for all linear operations since the last neurons, or neurons in between."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from export.graph import Shape
+from neuroseg.conversion.compose import after, convolution, synapses
+from neuroseg.conversion.draft import Draft
+from neuroseg.conversion.linear import Convolution, Map, Term, Value, layer_shape, mapped
+from neuroseg.conversion.rectify import signed
+
+NEURON = (
+    16  # synapses that a neuron is worth: a core has room for a thousand neurons, or for some ten thousand synapses
+)
+GUESS = 4  # synapses to a neuron of a map that is not known yet: of an interpolation
+
+
+def mixed(draft: Draft, value: Value, g: Map, op: Convolution | None) -> Value:
+    """g of a value, g linear; op: g as a synapse on a layer of the value's shape, where it is one.
+
+    Composed with what waits in the value where that makes convolutions no dearer than neurons in between, which are two
+    populations where the value can be below 0.
+    """
+    made = _composed(draft, value, g, op)
+    if _ready(draft, value):
+        return made
+    if all(term.op is not None for term in made.terms) and _cost(draft, made) <= _cost_apart(draft, value, made, op):
+        return made
+    return _composed(draft, signed(value, draft.fire), g, op)
+
+
+def _composed(draft: Draft, value: Value, g: Map, op: Convolution | None) -> Value:
+    made = mapped(value, g)
+    target = layer_shape(made.shape)
+    pairs = zip(value.terms, made.terms, strict=True)
+    return replace(made, terms=tuple(replace(new, op=_operator(draft, old, new, op, target)) for old, new in pairs))
+
+
+def _operator(draft: Draft, old: Term, new: Term, op: Convolution | None, target: Shape) -> Convolution | None:
+    if op is None or old.scale is None:
+        source = draft.shapes[old.source]
+        together = after(op, old.op, new.f, source, target) if op is not None and old.op is not None else None
+        return together or convolution(new.f, source, target)
+    return op if old.scale == 1 else replace(op, weight=op.weight.astype(np.float64) * old.scale)
+
+
+def _ready(draft: Draft, value: Value) -> bool:
+    """Whether it is spikes already: of one layer, or of two that stand for what is above and below 0."""
+    several = 1 if value.nonnegative else 2
+    return len(value.terms) <= several and all(term.scale is not None for term in value.terms)
+
+
+def _cost(draft: Draft, made: Value) -> int:
+    target = layer_shape(made.shape)
+    return sum(synapses(term.op, draft.shapes[term.source], target) for term in made.terms if term.op)
+
+
+def _cost_apart(draft: Draft, value: Value, made: Value, op: Convolution | None) -> int:
+    here, target = layer_shape(value.shape), layer_shape(made.shape)
+    neurons = math.prod(here)
+    into = sum(
+        synapses(term.op, draft.shapes[term.source], here) if term.op else neurons * (1 if term.scale else GUESS)
+        for term in value.terms
+    )
+    onwards = synapses(op, here, target) if op else neurons * math.prod(target)
+    return (1 if value.nonnegative else 2) * (into + NEURON * neurons + onwards)
