@@ -22,10 +22,11 @@ DTYPES = ("f2", "f4", "f8", "g", "i1", "u1", "i8", "u8", "?", "c8", "S3", "V8", 
 FIELDS = (
     "type", "shape", "name", "inputs", "delay", "weight", "bias", "scale", "groups", "stride", "padding", "dilation",
     "kernelSize", "outputPadding", "neuron", "vThMant", "iDecay", "vDecay", "u0", "fires", "reset", "wgtExp",
-    "weight_exp", "refDelay", "gradedSpike",
+    "weight_exp", "refDelay", "gradedSpike", "target", "source",
 )  # fmt: skip
 TYPES = (
     "input", "conv", "convT", "dense", "pool", "unpool", "concat", "flatten", "add", "average", "dense_rec", "", "\0",
+    "sparse",
 )  # fmt: skip
 STRUCTURES = (b"TREE", b"HEAP", b"SNOD", b"OHDR", b"GCOL", b"FRHP", b"BTHD", b"\x89HDF", b"layer", b"weight")
 OUTSIDE = ("/dev/zero", "/dev/null", "/proc/self/mem", "nowhere.h5", "mutated.net", "/")

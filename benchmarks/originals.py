@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import h5py
 import numpy as np
 
 from export import netx
-from export.graph import Conv, ConvT, Dense, Edge, Graph, Input, Meta, Neuron, Population
+from export.graph import Conv, ConvT, Dense, Edge, Graph, Input, Meta, Neuron, Population, Sparse
 from export.passes import align_delays
 
 
@@ -26,7 +27,8 @@ class Original:
 def originals(folder: Path) -> list[Original]:
     """Sound files: our own of every shape that there is, and the smallest that lava-dl ships."""
     files = [
-        netx.write(graph, folder / f"{graph.populations[0].name}.net") for graph in (_chain(), _skips(), _delays())
+        netx.write(graph, folder / f"{graph.populations[0].name}.net")
+        for graph in (_chain(), _skips(), _delays(), _single())
     ]
     spec = importlib.util.find_spec("lava.lib.dl.netx")
     if spec is None or not spec.submodule_search_locations:
@@ -93,3 +95,30 @@ def _delays() -> Graph:
         Population("b", (2, 1, 1), (Edge("wait", Dense(2 * rng.integers(-9, 20, (2, 5)))),), leaky),
     )
     return Graph(nodes, integer=True)
+
+
+def _single() -> Graph:
+    """Single synapses: by themselves, joined by a concatenation, added to a convolution."""
+    rng = np.random.default_rng(3)
+
+    def sparse(source: tuple[int, ...], target: tuple[int, ...]) -> Sparse:
+        places = np.sort(rng.choice(math.prod(target) * math.prod(source), 20, replace=False))
+        return Sparse(2 * rng.integers(-9, 20, 20), *np.divmod(places, math.prod(source)), target)
+
+    nodes = (
+        Input("input", (2, 4, 4)),
+        Population("single", (3, 4, 4), (Edge("input", sparse((2, 4, 4), (3, 4, 4))),), Neuron(20)),
+        Population(
+            "joined",
+            (2, 3, 5),
+            (Edge("single", sparse((3, 4, 4), (2, 3, 5))), Edge("input", sparse((2, 4, 4), (2, 3, 5)))),
+            Neuron(20),
+        ),
+        Population(
+            "added",
+            (2, 3, 5),
+            (Edge("joined", Conv(np.full((2, 2, 1, 1), 8))), Edge("single", sparse((3, 4, 4), (2, 3, 5)))),
+            Neuron(30),
+        ),
+    )
+    return align_delays(Graph(nodes, integer=True))

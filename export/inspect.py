@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from export import files
-from export.graph import Conv, ConvT, Dense, Edge, Graph, Operator, Population, Shape, depths
+from export.graph import Conv, ConvT, Dense, Edge, Graph, Operator, Population, Shape, Sparse, depths
 from export.text import printable
 
 
@@ -36,7 +36,7 @@ class Row:
 
 
 BEND = 0.25  # of a skip's arc
-KINDS: dict[type, str] = {Conv: "conv", ConvT: "convT", Dense: "dense"}
+KINDS: dict[type, str] = {Conv: "conv", ConvT: "convT", Dense: "dense", Sparse: "sparse"}
 
 
 def inspect(graph: Graph) -> list[Row]:
@@ -56,10 +56,10 @@ def _row(graph: Graph, population: Population, edge: Edge, *, first: bool) -> Ro
         kind=KINDS[type(op)],
         shape=population.shape,
         source=edge.source,
-        kernel=None if isinstance(op, Dense) else (weight.shape[2], weight.shape[3]),
-        stride=None if isinstance(op, Dense) else op.stride,
+        kernel=(weight.shape[2], weight.shape[3]) if isinstance(op, Conv | ConvT) else None,
+        stride=op.stride if isinstance(op, Conv | ConvT) else None,
         delay=(edge.delay + further[0], edge.delay + further[1]),
-        weights=(float(weight.min()), float(weight.max())),
+        weights=(float(weight.min()), float(weight.max())) if weight.size else (0.0, 0.0),
         bits=_bits(weight) if graph.integer else None,
         threshold=neuron.threshold,
         reset=neuron.reset if neuron.threshold is not None else "",
@@ -70,7 +70,7 @@ def _row(graph: Graph, population: Population, edge: Edge, *, first: bool) -> Ro
 
 def synapse_count(op: Operator, source: Shape, target: Shape) -> int:
     """Connections that an operator makes between neurons, those of weight 0 included."""
-    if isinstance(op, Dense):
+    if isinstance(op, Dense | Sparse):
         return op.weight.size
     per_place = op.weight.shape[0] * op.weight.shape[1]  # pairs of channels that a tap joins
     return per_place * math.prod(_pairs(op, axis, source[1 + axis], target[1 + axis]) for axis in range(2))
@@ -87,7 +87,8 @@ def _pairs(op: Conv | ConvT, axis: int, source: int, target: int) -> int:
 def _bits(weight: np.ndarray) -> int:
     """Of a signed integer; even weights need one less, as Loihi keeps them."""
     halved = weight / 2 if not (weight % 2).any() else weight
-    return 1 + max(math.ceil(math.log2(max(-halved.min(), 1))), math.ceil(math.log2(max(halved.max() + 1, 1))))
+    low, high = halved.min(initial=0), halved.max(initial=0)
+    return 1 + max(math.ceil(math.log2(max(-low, 1))), math.ceil(math.log2(high + 1)))
 
 
 def _short(number: int) -> str:

@@ -6,11 +6,25 @@ Davies et al., "Loihi: A Neuromorphic Manycore Processor with On-Chip Learning",
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 
-from export.graph import Conv, ConvT, Dense, Edge, Graph, GraphError, Input, Operator, Population, Shape, depths
+from export.graph import (
+    Conv,
+    ConvT,
+    Dense,
+    Edge,
+    Graph,
+    GraphError,
+    Input,
+    Operator,
+    Population,
+    Shape,
+    Sparse,
+    depths,
+)
 
 WEIGHT_MIN, WEIGHT_MAX = -256, 254  # signed 8-bit mantissa, mixed sign mode: lava/utils/weightutils.py
 WEIGHT_STEP = 2  # mixed mode keeps the sign in the lowest bit, so weights are even
@@ -68,10 +82,18 @@ def _bound_in_place(op: Operator, source: Shape, target: Shape) -> np.ndarray:
     """Least and greatest input of every target neuron: (2, C, H, W)."""
     if isinstance(op, Dense):
         return np.stack(edge_bound(op)).reshape(2, *target)
+    if isinstance(op, Sparse):
+        return np.stack([_by_target(op, negative=True), _by_target(op, negative=False)])
     negative, positive = np.minimum(op.weight, 0), np.maximum(op.weight, 0)
     taps = [_by_output(op, weight) for weight in (negative, positive)]  # (Cout, kh, kw)
     rows, columns = (_hits(op, axis, source[1 + axis], target[1 + axis]) for axis in range(2))
     return np.einsum("bcij,yi,xj->bcyx", np.stack(taps), rows, columns)
+
+
+def _by_target(op: Sparse, *, negative: bool) -> np.ndarray:
+    """Sum of the negative or of the positive weights into each target neuron: (C, H, W)."""
+    weight = np.minimum(op.weight, 0) if negative else np.maximum(op.weight, 0)
+    return np.bincount(op.target, weight, minlength=math.prod(op.shape)).reshape(op.shape)
 
 
 def _hits(op: Conv | ConvT, axis: int, source: int, target: int) -> np.ndarray:
@@ -98,8 +120,10 @@ def edge_bound(op: Operator) -> tuple[np.ndarray, np.ndarray]:
     """Least and greatest input per output channel (Cout,): all negative or all positive synapses active.
 
     A transposed convolution is bounded by phase: an output pixel is reached only by the kernel taps that its
-    place modulo the stride allows.
+    place modulo the stride allows. Single synapses are bounded neuron by neuron.
     """
+    if isinstance(op, Sparse):
+        return _by_target(op, negative=True).min((1, 2)), _by_target(op, negative=False).max((1, 2))
     negative, positive = np.minimum(op.weight, 0), np.maximum(op.weight, 0)
     if isinstance(op, Dense):
         return negative.sum(1), positive.sum(1)
@@ -144,7 +168,7 @@ def _check_delay(population: Population, edge: Edge) -> None:
 
 
 def _check_geometry(population: Population, op: Operator) -> None:
-    if isinstance(op, Dense):
+    if isinstance(op, Dense | Sparse):
         return
     for what, pair in (("kernel", op.weight.shape[2:]), ("stride", op.stride), ("dilation", op.dilation)):
         for value in pair:

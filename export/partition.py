@@ -1,7 +1,7 @@
 """A placement executed: every population becomes one population a core, joined by the synapses that its core holds.
 
 The pieces give the spikes of the whole, every one, so what the cores would do can be run in every engine. A cut
-synapse has to be a convolution of whole tiles: what a tile must not read is skipped by zeros in its kernel, a zero
+convolution has to be one of whole tiles: what a tile must not read is skipped by zeros in its kernel, a zero
 between two taps costing nothing where dilation can stand for it. The input stays whole, for a graph has one.
 """
 
@@ -14,9 +14,23 @@ from functools import lru_cache
 
 import numpy as np
 
-from export.graph import Conv, ConvT, Dense, Edge, Graph, GraphError, Input, Node, Operator, Population, Shape, channels
+from export.graph import (
+    Conv,
+    ConvT,
+    Dense,
+    Edge,
+    Graph,
+    GraphError,
+    Input,
+    Node,
+    Operator,
+    Population,
+    Shape,
+    Sparse,
+    channels,
+)
 from export.limits import GEOMETRY_MAX
-from export.mapping.geometry import Span, Tile, taps, whole
+from export.mapping.geometry import Span, Tile, inside, taps, whole
 from export.mapping.place import Placement
 
 SEPARATOR = "@"  # name of a piece: population, this, number of its core in the population
@@ -102,6 +116,8 @@ def _silent(op: Operator, source: Tile, target: Tile) -> Operator:
     """A synapse between two tiles that passes nothing."""
     if isinstance(op, Dense):
         return Dense(np.zeros((target.neurons, source.neurons), op.weight.dtype))
+    if isinstance(op, Sparse):
+        return Sparse(op.weight[:0], op.target[:0], op.source[:0], target.shape)
     into, out = source.shape[0], target.shape[0]
     weight = np.zeros((into, out, 1, 1) if isinstance(op, ConvT) else (out, into, 1, 1), op.weight.dtype)
     geometry = [(isinstance(op, ConvT), op.stride[k], op.padding[k], op.dilation[k], (0, 1)) for k in range(2)]
@@ -125,6 +141,8 @@ def cut_operator(op: Operator, shape: Shape, source: Tile, target: Tile) -> Oper
     if isinstance(op, Dense):
         weight = op.weight[slice(*target.channels)].reshape(-1, *shape)[:, *source.slices]
         return Dense(np.ascontiguousarray(weight.reshape(len(weight), -1)))
+    if isinstance(op, Sparse):
+        return _cut_sparse(op, shape, source, target)
     rows = _cut_axis(op, 0, shape[1], source.rows, target.rows)
     columns = _cut_axis(op, 1, shape[2], source.columns, target.columns)
     if rows is None or columns is None:
@@ -132,6 +150,23 @@ def cut_operator(op: Operator, shape: Shape, source: Tile, target: Tile) -> Oper
     weight, groups = _cut_channels(op, source.channels, target.channels)
     weight = weight[:, :, slice(*rows.used), slice(*columns.used)]
     return _with_axes(op, weight, groups, rows, columns) if weight.any() else None
+
+
+def _cut_sparse(op: Sparse, shape: Shape, source: Tile, target: Tile) -> Sparse | None:
+    """The synapses between two tiles, whose neurons have numbers of their own there."""
+    into, out_of = _numbers(op.shape, target), _numbers(shape, source)
+    synapses = inside(op, target)
+    synapses = synapses[out_of[op.source[synapses]] >= 0]
+    if not op.weight[synapses].any():
+        return None
+    return Sparse(op.weight[synapses], into[op.target[synapses]], out_of[op.source[synapses]], target.shape)
+
+
+def _numbers(shape: Shape, tile: Tile) -> np.ndarray:
+    """The number that each neuron (C*H*W,) of a population has in a tile; -1 outside."""
+    found = np.full(shape, -1)
+    found[tile.slices] = np.arange(tile.neurons).reshape(tile.shape)
+    return found.ravel()
 
 
 def _cut_channels(op: Conv | ConvT, source: Span, target: Span) -> tuple[np.ndarray, int]:

@@ -12,7 +12,23 @@ from collections.abc import Callable
 
 import numpy as np
 
-from export.graph import Concat, Conv, ConvT, Dense, Dropout, Edge, Graph, GraphError, Input, Node, Pool, Population
+from export.graph import (
+    Concat,
+    Conv,
+    ConvT,
+    Dense,
+    Dropout,
+    Edge,
+    Graph,
+    GraphError,
+    Input,
+    Node,
+    Operator,
+    Pool,
+    Population,
+    Shape,
+    Sparse,
+)
 
 
 def remove_dropout(graph: Graph) -> Graph:
@@ -76,7 +92,7 @@ def fold_pool(graph: Graph) -> Graph:
     """Fold average pooling into the synapses that read it; drop the pools.
 
     A kxk kernel at stride s, padding p on a mean of m x m becomes ((k-1)d+1)m wide at stride s*m, padding p*m,
-    weights / m^2. Raises GraphError for a transposed convolution, which has no such form.
+    weights / m^2; a single synapse m^2 of them. Raises GraphError for a transposed convolution, which has no such form.
     """
 
     def fold(edge: Edge, population: Population) -> list[Edge]:
@@ -89,9 +105,11 @@ def fold_pool(graph: Graph) -> Graph:
         kernel = (math.prod(p.kernel[0] for p in pools), math.prod(p.kernel[1] for p in pools))
         match edge.op:
             case Conv():
-                op: Conv | Dense = _fold_conv(edge.op, kernel)
+                op: Operator = _fold_conv(edge.op, kernel)
             case Dense():
                 op = _fold_dense(edge.op, pools[0].shape, kernel)
+            case Sparse():
+                op = _fold_sparse(edge.op, pools[0].shape, kernel)
             case _:
                 raise GraphError(
                     f"{population.name}: average pooling {pools[0].name} straight into a transposed "
@@ -160,12 +178,14 @@ def _pool_before_concat(graph: Graph) -> Graph:
     return _pool_before_concat(rewritten) if nested else rewritten
 
 
-def slice_channels(
-    op: Conv | ConvT | Dense, start: int, part: tuple[int, ...], whole: tuple[int, ...]
-) -> Conv | ConvT | Dense:
+def slice_channels(op: Operator, start: int, part: Shape, whole: Shape) -> Operator:
     """The operator on the channels of one part of a concatenation."""
     stop = start + part[0]
     match op:
+        case Sparse():
+            first, end = (channel * math.prod(whole[1:]) for channel in (start, stop))
+            kept = (op.source >= first) & (op.source < end)
+            return Sparse(op.weight[kept], op.target[kept], op.source[kept] - first, op.shape)
         case Dense():
             weight = op.weight.reshape(-1, *whole)[:, start:stop].reshape(len(op.weight), -1)
             return Dense(weight)
@@ -195,6 +215,15 @@ def _fold_conv(op: Conv, kernel: tuple[int, int]) -> Conv:
     )
 
 
-def _fold_dense(op: Dense, pooled: tuple[int, ...], kernel: tuple[int, int]) -> Dense:
+def _fold_dense(op: Dense, pooled: Shape, kernel: tuple[int, int]) -> Dense:
     share = op.weight.reshape(-1, *pooled).astype(np.float64) / (kernel[0] * kernel[1])
     return Dense(share.repeat(kernel[0], axis=2).repeat(kernel[1], axis=3).reshape(len(op.weight), -1))
+
+
+def _fold_sparse(op: Sparse, pooled: Shape, kernel: tuple[int, int]) -> Sparse:
+    """Each synapse on a mean becomes one on each of the neurons that it is taken of."""
+    (mh, mw), (c, y, x) = kernel, np.unravel_index(op.source, pooled)
+    rows, columns = y[:, None, None] * mh + np.arange(mh)[:, None], x[:, None, None] * mw + np.arange(mw)
+    place = (c[:, None, None] * (pooled[1] * mh) + rows) * (pooled[2] * mw) + columns  # n, mh, mw
+    weight = (op.weight.astype(np.float64) / (mh * mw)).repeat(mh * mw)
+    return Sparse(weight, op.target.repeat(mh * mw), place.reshape(-1), op.shape)

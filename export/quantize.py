@@ -69,7 +69,7 @@ def largest_scale(population: Population, *, timesteps: int) -> float:
     Integer where the population fires, so that a threshold of 1 becomes an integer exactly. Raises GraphError
     where weights are so large beside the threshold that not even scale 1 fits.
     """
-    heaviest = max(float(np.abs(edge.op.weight).max()) for edge in population.edges)
+    heaviest = max(float(np.abs(edge.op.weight).max(initial=0)) for edge in population.edges)
     scale = WEIGHT_MAX / heaviest if heaviest else 1.0
     threshold = population.neuron.threshold
     if threshold is not None:
@@ -109,6 +109,8 @@ def _quantize(population: Population, timesteps: int) -> Population:
     scale = population.scale or largest_scale(population, timesteps=timesteps)
     integer = _with_integer_weights(population, scale)
     for edge in integer.edges:
+        if not edge.op.weight.size:
+            continue
         low, high = float(edge.op.weight.min()), float(edge.op.weight.max())
         if low < WEIGHT_MIN or high > WEIGHT_MAX:
             raise GraphError(

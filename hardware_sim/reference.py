@@ -8,6 +8,7 @@ PyLifModelBitAcc has them. Layers are simultaneous, which is what depth-shifted 
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 
@@ -30,6 +31,7 @@ from export.graph import (
     Operator,
     Pool,
     Population,
+    Sparse,
 )
 from export.limits import DECAY_MAX, POTENTIAL_MAX, POTENTIAL_SHIFT
 from hardware_sim.record import Record
@@ -136,6 +138,11 @@ def _apply(op: Operator, x: torch.Tensor) -> torch.Tensor:
     weight = torch.from_numpy(np.ascontiguousarray(op.weight)).to(x.dtype)
     if isinstance(op, Dense):
         return F.linear(x.flatten(1), weight)[:, :, None, None]
+    if isinstance(op, Sparse):
+        places = torch.from_numpy(np.stack([op.target, op.source]))
+        shape = (math.prod(op.shape), x[0].numel())
+        matrix = torch.sparse_coo_tensor(places, weight, shape, check_invariants=False)  # the graph has checked them
+        return (matrix @ x.flatten(1).T).T.reshape(len(x), *op.shape)
     if isinstance(op, Conv):
         x = x.contiguous(memory_format=torch.channels_last)  # where the CPU's convolutions are faster
         return F.conv2d(x, weight, None, op.stride, op.padding, op.dilation, op.groups)

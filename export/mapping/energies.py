@@ -39,7 +39,7 @@ class Energies:
 DAVIES_2018 = Energies(
     name="Davies 2018",
     source="Davies et al., IEEE Micro 38(1), 2018, table 2, before silicon",
-    synapse=dict.fromkeys(("conv", "convT", "dense"), (23.6 * PJ, 3.5 * NS)),
+    synapse=dict.fromkeys(("conv", "convT", "dense", "sparse"), (23.6 * PJ, 3.5 * NS)),
     access=(52 * PJ, 5.3 * NS),  # a neuron update, inactive
     update=((81 - 52) * PJ, (8.4 - 5.3) * NS),  # active: 81 pJ, 8.4 ns
     spike=(0.0, 0.0),
@@ -51,7 +51,10 @@ DAVIES_2018 = Energies(
 SANA_FE = Energies(
     name="SANA-FE",
     source="SANA-FE 2.2.9, arch/loihi.yaml (Boyle et al., TCAD 2025: energy within 12 % of silicon, latency 25 %)",
-    synapse={"conv": (24.0 * PJ, 3.1 * NS), "convT": (24.0 * PJ, 3.1 * NS), "dense": (35.5 * PJ, 3.8 * NS)},
+    synapse={  # single synapses are taken to cost what dense ones do
+        **dict.fromkeys(("conv", "convT"), (24.0 * PJ, 3.1 * NS)),
+        **dict.fromkeys(("dense", "sparse"), (35.5 * PJ, 3.8 * NS)),
+    },
     access=(51.2 * PJ, 6.0 * NS),
     update=(21.6 * PJ, 3.7 * NS),
     spike=(69.3 * PJ, 30.0 * NS),

@@ -1,4 +1,7 @@
-"""Tiles of a population, and what of a source each reads: a synapse is a product of its axes, so axis by axis."""
+"""Tiles of a population, and what of a source each reads.
+
+A convolution is a product of its axes, so axis by axis; single synapses are looked up by their target.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from export.graph import Conv, ConvT, Dense, Edge, Population, Shape, channels
+from export.graph import Conv, ConvT, Dense, Operator, Population, Shape, Sparse, channels
 
 Span = tuple[int, int]  # first, and one past the last
 
@@ -98,9 +101,8 @@ def tap_sets(op: Conv | ConvT, axis: int, size: int, target: Span) -> tuple[int,
     return _sets(isinstance(op, ConvT), size, target, *geometry)
 
 
-def read_axis(edge: Edge, source: Shape, axis: int, target: Span) -> np.ndarray:
+def read_axis(op: Conv | ConvT | Dense, source: Shape, axis: int, target: Span) -> np.ndarray:
     """Which places of a source (C, H, W) along an axis (0, 1, 2 of these) reach a span of the target: a mask."""
-    op = edge.op
     if isinstance(op, Dense):
         return np.ones(source[axis], bool)
     if axis:
@@ -110,17 +112,51 @@ def read_axis(edge: Edge, source: Shape, axis: int, target: Span) -> np.ndarray:
     return np.isin(np.arange(cin) // (cin // op.groups), group)
 
 
-def read(edge: Edge, source: Shape, tile: Tile) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The places of a source (C, H, W) that a tile reads: a mask for each axis; their product is the set of neurons."""
-    c, h, w = (read_axis(edge, source, axis, span) for axis, span in enumerate(tile.spans))
-    return c, h, w
+def fan_out(op: Operator, source: Shape, tile: Tile) -> np.ndarray:
+    """Synapses of each source neuron into a tile, those of weight 0 too: broadcasts to the source (C, H, W)."""
+    if isinstance(op, Sparse):
+        return np.bincount(op.source[inside(op, tile)], minlength=math.prod(source)).reshape(source)
+    if isinstance(op, Dense):
+        return np.full((1, 1, 1), tile.neurons)
+    rows = taps(op, 0, source[1], tile.rows).sum(1)
+    columns = taps(op, 1, source[2], tile.columns).sum(1)
+    cin, cout = channels(op)
+    group = np.arange(*tile.channels) // (cout // op.groups)
+    outputs = (np.arange(cin)[:, None] // (cin // op.groups) == group).sum(1)
+    return outputs[:, None, None] * rows[:, None] * columns
 
 
-def neurons_read(edge: Edge, source: Shape, tile: Tile) -> int:
+def neurons_read(op: Operator, source: Shape, tile: Tile) -> int:
     """How many neurons of a source (C, H, W) a tile reads."""
-    return math.prod(int(mask.sum()) for mask in read(edge, source, tile))
+    if isinstance(op, Sparse):
+        return int((fan_out(op, source, tile) > 0).sum())
+    return math.prod(int(read_axis(op, source, axis, span).sum()) for axis, span in enumerate(tile.spans))
 
 
-def is_dense(population: Population) -> bool:
-    """Whether any synapse into a population is all-to-all."""
-    return any(isinstance(edge.op, Dense) for edge in population.edges)
+def inside(op: Sparse, tile: Tile) -> np.ndarray:
+    """The single synapses that lead into a tile, by their places in `op.weight`, in order."""
+    order, starts = _by_target(op)
+    _, height, width = op.shape
+    rows = [(c * height + y) * width for c in range(*tile.channels) for y in range(*tile.rows)]
+    runs = [order[starts[row + tile.columns[0]] : starts[row + tile.columns[1]]] for row in rows]
+    return np.sort(np.concatenate(runs))
+
+
+@lru_cache(maxsize=64)
+def _by_target(op: Sparse) -> tuple[np.ndarray, np.ndarray]:
+    """The synapses sorted by their target, and where those of each target begin."""
+    counts = np.bincount(op.target, minlength=math.prod(op.shape))
+    return np.argsort(op.target), np.concatenate([[0], np.cumsum(counts)])
+
+
+def numbering(shape: Shape, tiles: Sequence[Tile]) -> np.ndarray:
+    """Which of some tiles that do not overlap each neuron (C*H*W,) of a population lies on; -1 on none."""
+    found = np.full(shape, -1)
+    for k, tile in enumerate(tiles):
+        found[tile.slices] = k
+    return found.ravel()
+
+
+def has(population: Population, kind: type[Operator]) -> bool:
+    """Whether any synapse into a population is of a kind."""
+    return any(isinstance(edge.op, kind) for edge in population.edges)

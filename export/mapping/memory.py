@@ -5,7 +5,7 @@ that a source place sends into the tile. Loihi 2 is fitted to Intel's logs, sinc
 convolution one list for each input channel and tap, with a header of 32 bits (17 to 48 would do); for a dense layer
 one for each input, in Loihi 1's format with one bit a weight more. Both give every row of PilotNet's logs to the word
 (benchmarks/mapping.py). A delay of a whole edge is taken to lie in the header. Transposed convolutions stand in no
-log; they are taken to be stored as convolutions are.
+log; they are taken to be stored as convolutions are. So are single synapses as dense ones, in lists of those there are.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import math
 
 import numpy as np
 
-from export.graph import Conv, ConvT, Dense, Edge, Shape, channels
+from export.graph import Conv, ConvT, Dense, Edge, Shape, Sparse, channels
 from export.mapping.chips import WORD_BITS, Chip
-from export.mapping.geometry import Tile, tap_sets
+from export.mapping.geometry import Tile, fan_out, tap_sets
 
 GROUP, GROUP_BITS = 64, 10  # synapses that share a header, and its bits (4 of format, 6 of number): bits_per_axon
 LOIHI1_WEIGHT_BITS = 8  # nengo-loihi, SynapseConfig: weight_bits=7 is 8 bits
@@ -31,9 +31,9 @@ def synapse_words(chip: Chip, edge: Edge, source: Shape, tile: Tile) -> int:
     if chip.synapses == "loihi1":
         return _loihi1_words(edge, source, tile)
     bits = weight_bits(edge.op.weight)
-    if isinstance(edge.op, Dense):
-        delay = DELAY_BITS if edge.target_delay is not None else 0
-        return edge.op.weight.shape[1] * list_words(tile.neurons, bits + LOIHI2_DENSE_BITS + delay)
+    if isinstance(edge.op, Dense | Sparse):
+        each = bits + LOIHI2_DENSE_BITS + (DELAY_BITS if edge.target_delay is not None else 0)
+        return sum(count * list_words(synapses, each) for synapses, count in _lists(edge.op, source, tile))
     return sum(
         inputs * math.prod(edge.op.weight.shape[2:]) * words(outputs * bits + LOIHI2_CONV_HEADER_BITS)
         for inputs, outputs in _groups(edge.op, tile)
@@ -56,6 +56,14 @@ def weight_bits(weight: np.ndarray) -> int:
     return math.ceil(math.log2(max(most, 1.0))) + 1
 
 
+def _lists(op: Dense | Sparse, source: Shape, tile: Tile) -> list[tuple[int, int]]:
+    """A list for each neuron of a source (C, H, W) that a tile reads: how many synapses, and how many lists so long."""
+    if isinstance(op, Dense):
+        return [(tile.neurons, op.weight.shape[1])]
+    lengths, counts = np.unique(fan_out(op, source, tile), return_counts=True)
+    return [(int(n), int(count)) for n, count in zip(lengths, counts, strict=True) if n]
+
+
 def _groups(op: Conv | ConvT, tile: Tile) -> list[tuple[int, int]]:
     """For each group of a convolution that has outputs in the tile: its inputs, and its outputs there."""
     cin, cout = channels(op)
@@ -68,8 +76,8 @@ def _loihi1_words(edge: Edge, source: Shape, tile: Tile) -> int:
     index = next((bits for bits in LOIHI1_INDEX_BITS if tile.neurons <= 2**bits), LOIHI1_INDEX_BITS[-1])
     delayed = edge.delay or edge.target_delay is not None
     bits = LOIHI1_WEIGHT_BITS + index + (DELAY_BITS if delayed else 0)
-    if isinstance(op, Dense):
-        return op.weight.shape[1] * _rounded_list(tile.neurons, bits)
+    if isinstance(op, Dense | Sparse):
+        return sum(count * _rounded_list(synapses, bits) for synapses, count in _lists(op, source, tile))
     lists: dict[int, int] = {}  # synapses -> how many lists have so many, of one input channel and one output
     for r in tap_sets(op, 0, source[1], tile.rows):
         for c in tap_sets(op, 1, source[2], tile.columns):

@@ -5,19 +5,20 @@ height and the channels halved so many times, rounded up. On Loihi 2 the channel
 them all, as in the logs. Of what fits the fewest cores win, then the most channels, then the least that a tile reads;
 the logs settle such ties in a way that is not known, at the same number of cores. A dense
 layer is divided by how many times over its limit it is, again and again: 2560 x 100 synapses of 24 words are 5.1 times
-12,000, so 17 neurons; they are 1.07 times, so 9, so 12 cores (the "Violation" lines of PilotNet's log).
+12,000, so 17 neurons; they are 1.07 times, so 9, so 12 cores (the "Violation" lines of PilotNet's log). What single
+synapses lead to is divided as the target of a convolution, with a look at every tile, since each may be another.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
-from export.graph import GraphError, Input, Population, Shape
+from export.graph import Dense, GraphError, Input, Population, Shape, Sparse
 from export.mapping.axons import axons_in
 from export.mapping.chips import RESOURCES, Chip
-from export.mapping.geometry import Span, Tile, cut, grid, is_dense, neurons_read
+from export.mapping.geometry import Span, Tile, cut, grid, has, neurons_read
 from export.mapping.memory import synapse_words
 
 
@@ -48,7 +49,7 @@ def choose(
 
     Raises GraphError naming the limit that a tile of one neuron breaks.
     """
-    if isinstance(node, Population) and is_dense(node):
+    if isinstance(node, Population) and has(node, Dense):
         return _dense(chip, node, sources, most)
     channels = _halves(node.shape[0])
     for some in [[c] for c in channels] if chip.channels_last else [channels]:
@@ -99,14 +100,19 @@ def _fitting(
     tiles = cut(node.shape, size)
     if most is not None and tiles[0].neurons > most:
         return None
-    for tile in _kinds(tiles):
+    for tile in _kinds(node, tiles):
         if any(value > chip.limit(what) for what, value in usage(chip, node, sources, tile).items()):
             return None
     return tiles
 
 
-def _kinds(tiles: tuple[Tile, ...]) -> Iterator[Tile]:
-    """Those that may differ in what they read: on each axis the first two, the last two and two between them."""
+def _kinds(node: Input | Population, tiles: tuple[Tile, ...]) -> Iterable[Tile]:
+    """Those that may differ in what they read: on each axis the first two, the last two and two between them.
+
+    All of those that single synapses lead to.
+    """
+    if isinstance(node, Population) and has(node, Sparse):
+        return tiles
 
     def some(spans: list[Span]) -> list[Span]:
         middle = len(spans) // 2
@@ -118,7 +124,7 @@ def _kinds(tiles: tuple[Tile, ...]) -> Iterator[Tile]:
 def _reading(node: Input | Population, sources: Mapping[str, Shape], tiles: tuple[Tile, ...]) -> int:
     """Neurons that a tile in the middle reads."""
     edges = node.edges if isinstance(node, Population) else ()
-    return sum(neurons_read(edge, sources[edge.source], tiles[len(tiles) // 2]) for edge in edges)
+    return sum(neurons_read(edge.op, sources[edge.source], tiles[len(tiles) // 2]) for edge in edges)
 
 
 def _dense(chip: Chip, node: Population, sources: Mapping[str, Shape], most: int | None) -> tuple[Tile, ...]:
@@ -126,8 +132,9 @@ def _dense(chip: Chip, node: Population, sources: Mapping[str, Shape], most: int
     size = c
     while True:
         tiles = cut(node.shape, (size, h, w))
-        found = usage(chip, node, sources, tiles[0])
-        times = [-(-value // chip.limit(what)) for what, value in found.items()]
+        largest = tiles if has(node, Sparse) else tiles[:1]
+        found = [usage(chip, node, sources, tile) for tile in largest]
+        times = [-(-max(taken[what] for taken in found) // chip.limit(what)) for what in found[0]]
         times += [] if most is None else [-(-tiles[0].neurons // most)]
         if max(times) <= 1:
             return tiles
@@ -138,7 +145,7 @@ def _dense(chip: Chip, node: Population, sources: Mapping[str, Shape], most: int
 
 def _too_small(chip: Chip, node: Input | Population, sources: Mapping[str, Shape]) -> GraphError:
     worst: dict[str, int] = {}
-    for tile in _kinds(cut(node.shape, (1, 1, 1))):
+    for tile in _kinds(node, cut(node.shape, (1, 1, 1))):
         for what, value in usage(chip, node, sources, tile).items():
             worst[what] = max(worst.get(what, 0), value)
     what = max(worst, key=lambda what: worst[what] / chip.limit(what))

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from export.graph import Dense, Edge, Graph, GraphError, Input, Shape, channels
+from export.graph import Edge, Graph, GraphError, Input, Shape
 from export.inspect import KINDS
-from export.mapping.geometry import Tile, grid, read_axis, taps, whole
+from export.mapping.geometry import Tile, fan_out, grid, whole
 from export.mapping.place import Placement
 
 HOST = -1  # in place of a core: an input without neurons, whose spikes come from outside
@@ -63,24 +63,9 @@ def _senders(placement: Placement, name: str, shape: Shape, is_input: bool) -> t
 
 def _arriving(edge: Edge, counts: np.ndarray, own: Sequence[Tile], tile: Tile) -> tuple[np.ndarray, float]:
     """Spikes (own tiles,) that a tile hears through an edge, and the synapses that they cross, zeros included."""
-    heard = counts.astype(np.float64)
-    for axis, span in enumerate(tile.spans):
-        mask = read_axis(edge, counts.shape, axis, span)
-        heard = heard * mask.reshape([-1 if k == axis else 1 for k in range(3)])
-    operations = float((heard * _fan_out(edge, counts.shape, tile)).sum())
+    joined = fan_out(edge.op, counts.shape, tile)
+    operations = float((counts * joined).sum(dtype=np.float64))
+    heard = counts.astype(np.float64) * (joined > 0)
     for axis, spans in enumerate(grid(own)):
         heard = np.add.reduceat(heard, [start for start, _ in spans], axis=axis)
     return heard.ravel(), operations
-
-
-def _fan_out(edge: Edge, source: Shape, tile: Tile) -> np.ndarray:
-    """Synapses of each source neuron that reads the tile, into it: broadcasts to (C, H, W)."""
-    op = edge.op
-    if isinstance(op, Dense):
-        return np.full((1, 1, 1), float(tile.neurons))
-    rows = taps(op, 0, source[1], tile.rows).sum(1)
-    columns = taps(op, 1, source[2], tile.columns).sum(1)
-    cin, cout = channels(op)
-    group = np.arange(*tile.channels) // (cout // op.groups)
-    outputs = (np.arange(cin)[:, None] // (cin // op.groups) == group).sum(1)
-    return outputs[:, None, None] * rows[:, None] * columns

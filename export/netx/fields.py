@@ -73,6 +73,15 @@ class Fields:
             raise self.error(field, "NaN or infinite", "finite numbers")
         return value
 
+    def places(self, field: str, size: int, count: int) -> np.ndarray:
+        """int64 (count,): numbers of neurons of a layer of `size`."""
+        value = self.numbers(field)
+        if value.shape != (count,):
+            raise self.error(field, f"of shape {value.shape}", f"one number for each of {count} weights")
+        if (value != np.round(value)).any() or (value < 0).any() or (value >= size).any():
+            raise self.error(field, f"from {value.min():g} to {value.max():g}", f"integers from 0 to {size - 1}")
+        return value.astype(np.int64, copy=False)
+
     def number(self, field: str, default: float, most: float) -> float:
         if field not in self:
             return default

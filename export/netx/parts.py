@@ -9,7 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from export.graph import ENCODERS, Conv, ConvT, Dense, GraphError, Meta, Neuron, Pair, Shape
+from export.graph import ENCODERS, Conv, ConvT, Dense, GraphError, Meta, Neuron, Pair, Shape, Sparse
 from export.hdf5 import GEOMETRY_MAX
 from export.limits import BIAS_MAX
 from export.netx.fields import Fields
@@ -38,6 +38,14 @@ def conv_transposed(fields: Fields, source: Shape) -> ConvT:
 
 def dense(fields: Fields, source: Shape) -> Dense:
     return Dense(_weight(fields, 2, flat=(fields.shape()[0], -1)))
+
+
+def sparse(fields: Fields, source: Shape) -> Sparse:
+    shape, weight = fields.shape(), _weight(fields, 1)
+    into, out_of = (math.prod(sides) for sides in (shape, source))
+    return Sparse(
+        weight, fields.places("target", into, len(weight)), fields.places("source", out_of, len(weight)), shape
+    )
 
 
 def pool(fields: Fields, source: Shape) -> Conv:
@@ -78,13 +86,13 @@ def _tiling_kernel(fields: Fields) -> tuple[np.ndarray, Pair]:
 
 
 def _weight(fields: Fields, ndim: int, flat: tuple[int, int] | None = None) -> np.ndarray:
-    """Integer weights with `ndim` axes; SLAYER writes a dense layer of one output flat."""
+    """Integer weights with `ndim` axes; SLAYER writes a dense layer of one output flat. Of single ones may be none."""
     weight = fields.numbers("weight")
     if flat and weight.ndim == 1 and weight.size % flat[0] == 0:
         weight = weight.reshape(flat)
     if ndim == 4 and weight.ndim == 5 and weight.shape[4] == 1:  # SLAYER keeps an axis for time
         weight = weight[..., 0]
-    if weight.ndim != ndim or not weight.size:
+    if weight.ndim != ndim or not (weight.size or ndim == 1):
         raise fields.error("weight", f"of shape {weight.shape}", f"{ndim} axes, none empty,")
     if not _whole(weight, 2**15):
         raise fields.error("weight", "fractional or beyond 16 bits", "integers")

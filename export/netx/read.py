@@ -5,7 +5,7 @@ One exception type, GraphError, naming the file, the layer, the field, what was 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from export import hdf5
-from export.graph import Edge, Graph, GraphError, Input, Meta, Neuron, Node, Operator, Population, Shape
+from export.graph import Edge, Graph, GraphError, Input, Meta, Neuron, Node, Operator, Population, Shape, Sparse
 from export.guard import guarded
 from export.limits import BIAS_MANTISSA_MAX, DELAY_MAX, INPUT_MAX
 from export.netx import checksum, parts
@@ -22,6 +22,7 @@ from export.passes import slice_channels
 
 MAX_LAYERS = 1000
 MAX_EDGES = 2**14  # more come of layers that read each other over and over, not of a network
+MAX_SYNAPSES = 2**24  # single ones, counted in each edge that they are looked through for
 SCALE_MAX = 1e30
 INPUT_GAIN = 64.0  # of an input block that has none: lava/lib/dl/netx/hdf5.py, create_input
 NETX_BIAS_EXPONENT = 6  # lava/lib/dl/netx/hdf5.py, get_neuron_params
@@ -29,6 +30,7 @@ SYNAPSES: dict[str, Callable[[Fields, Shape], Operator]] = {
     "conv": parts.conv,
     "convT": parts.conv_transposed,
     "dense": parts.dense,
+    "sparse": parts.sparse,
     "pool": parts.pool,
     "unpool": parts.unpool,
 }
@@ -93,7 +95,7 @@ class _Reader:
     def __init__(self) -> None:
         self.nodes: list[Node] = []
         self.shapes: dict[str, Shape] = {}
-        self.edges = 0
+        self.edges = self.synapses = 0
         self.streams: list[_Stream] = []
         self.summed: set[int] = set()  # synapse layers that an add layer reads
         self.notes: dict[str, str] = {}
@@ -129,6 +131,7 @@ class _Reader:
         if "inputs" in fields:
             raise GraphError(f"{fields.where}: field 'inputs' is read on concat and add layers only")
         op, edges, start = build(fields, source.shape), [], 0
+        self._count(fields, [op] * len(source.parts))
         target_delay = self._target_delay(fields)
         for name, delay in source.parts:
             shape = self.shapes[name]
@@ -138,7 +141,6 @@ class _Reader:
                 raise GraphError(f"{fields.where}: weight does not fit its inputs: {error}") from None
             edges.append(Edge(name, part, delay, target_delay))
             start += shape[0]
-        self._count(fields, len(edges))
         if "neuron" not in fields:
             return _Stream((), fields.shape(), tuple(edges))
         return self._population(fields, tuple(edges))
@@ -152,10 +154,14 @@ class _Reader:
         delays = fields.integers("delay", 0, DELAY_MAX, counts=(1, shape[0]))
         return np.broadcast_to(np.array(delays, np.int32).reshape(-1, 1, 1), shape)
 
-    def _count(self, fields: Fields, edges: int) -> None:
-        self.edges += edges
+    def _count(self, fields: Fields, ops: Sequence[Operator]) -> None:
+        """Before more is made of the operators of edges."""
+        self.edges += len(ops)
+        self.synapses += sum(op.weight.size for op in ops if isinstance(op, Sparse))
         if self.edges > MAX_EDGES:
             raise GraphError(f"{fields.where}: the layers so far make more than {MAX_EDGES} synapses between layers")
+        if self.synapses > MAX_SYNAPSES:
+            raise GraphError(f"{fields.where}: the layers so far make more than {MAX_SYNAPSES} single synapses")
 
     def _average(self, fields: Fields) -> _Stream:
         """lava-dl's readout: the mean over groups of output neurons, which the host takes."""
@@ -189,8 +195,9 @@ class _Reader:
         if not all(self.streams[k].edges for k in inputs):
             raise GraphError(f"{fields.where}: inputs {inputs} are not all synapse layers without neurons")
         self.summed.update(inputs)
-        self._count(fields, sum(len(self.streams[k].edges) for k in inputs))
-        return self._population(fields, tuple(edge for k in inputs for edge in self.streams[k].edges))
+        edges = tuple(edge for k in inputs for edge in self.streams[k].edges)
+        self._count(fields, [edge.op for edge in edges])
+        return self._population(fields, edges)
 
     def _population(self, fields: Fields, edges: tuple[Edge, ...]) -> _Stream:
         shape = fields.shape()

@@ -1,16 +1,17 @@
 """The writing half of `netx`: lava-dl's NetX HDF5 of a graph.
 
 `layer/0`, `layer/1`, ... in topological order with the fields of lava/lib/dl/slayer/block/base.py (export_hdf5).
-Beyond lava-dl: `inputs` and `delay` of a concat layer, the layer type `add` (a neuron that sums synapse layers),
-`neuron/reset`, `neuron/u0`, `name`, `scale`, and the group `meta` with its checksum.
+Beyond lava-dl: `inputs` and `delay` of a concat layer, the layer types `add` (a neuron that sums synapse layers) and
+`sparse` (single synapses), `neuron/reset`, `neuron/u0`, `name`, `scale`, and the group `meta` with its checksum.
 
 A chain with reset zero is what stock NetX runs. What it would run wrongly, it must not load: skips pass through
-`concat`, which it refuses, and soft-reset neurons carry a type that it does not know.
+`concat`, which it refuses, as do single synapses, and soft-reset neurons carry a type that it does not know.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from export.graph import (
     Neuron,
     Operator,
     Population,
+    Sparse,
 )
 from export.limits import BIAS_MANTISSA_MAX, THRESHOLD_MAX
 from export.netx import checksum
@@ -86,8 +88,11 @@ class _Writer:
 
     def population(self, population: Population) -> h5py.Group:
         edges = population.edges
-        # stock NetX would run a convolution without its delays by target neuron: a concat keeps it from that
-        plain = edges[0].target_delay is None or isinstance(edges[0].op, Dense)
+        # Stock NetX would run a convolution without its delays by target neuron, and a network without layers of a
+        # type that it does not know: a concat keeps it from that.
+        plain = isinstance(edges[0].op, Dense) or (
+            edges[0].target_delay is None and not isinstance(edges[0].op, Sparse)
+        )
         bias = _stock_bias(population)
         plain = plain and (population.neuron.bias is None or bias is not None)
         if len(edges) == 1 and plain and not edges[0].delay and self.index[edges[0].source] == len(self.group) - 1:
@@ -124,6 +129,10 @@ class _Writer:
                 self.layer("flatten", (int(np.prod(source)), 1, 1))
             layer = self.layer("dense", shape)
             layer["inFeatures"], layer["outFeatures"] = op.weight.shape[1], op.weight.shape[0]
+        elif isinstance(op, Sparse):
+            layer = self.layer("sparse", shape)
+            for name, places in (("target", op.target), ("source", op.source)):
+                layer.create_dataset(name, data=places.astype(np.int32), compression="gzip", shuffle=True)
         else:
             transposed = isinstance(op, ConvT)
             layer = self.layer("convT" if transposed else "conv", shape)
@@ -156,7 +165,9 @@ def _join(edges: Sequence[Edge], shapes: dict[str, tuple[int, ...]]) -> tuple[Op
         return first, shape
     if isinstance(first, Dense):
         return Dense(np.concatenate([edge.op.weight for edge in edges], axis=1)), shape
-    ops = [edge.op for edge in edges if not isinstance(edge.op, Dense)]
+    if isinstance(first, Sparse):
+        return _join_sparse(edges, shapes), shape
+    ops = [edge.op for edge in edges if isinstance(edge.op, Conv | ConvT)]
     geometries = {(op.stride, op.padding, op.dilation, op.groups, op.weight.shape[2:]) for op in ops}
     if len(geometries) > 1 or first.groups > 1:
         return None
@@ -170,6 +181,18 @@ def _join(edges: Sequence[Edge], shapes: dict[str, tuple[int, ...]]) -> tuple[Op
         )
     weight = np.concatenate([op.weight for op in ops], axis=1)
     return Conv(weight, first.stride, first.padding, first.dilation, first.groups), shape
+
+
+def _join_sparse(edges: Sequence[Edge], shapes: dict[str, tuple[int, ...]]) -> Sparse:
+    """The neurons of each source are numbered on from those of the sources before it."""
+    ops = [edge.op for edge in edges if isinstance(edge.op, Sparse)]
+    starts = np.cumsum([0, *(math.prod(shapes[edge.source]) for edge in edges)])
+    return Sparse(
+        np.concatenate([op.weight for op in ops]),
+        np.concatenate([op.target for op in ops]),
+        np.concatenate([op.source + start for op, start in zip(ops, starts, strict=False)]),
+        ops[0].shape,
+    )
 
 
 def _same(a: np.ndarray | None, b: np.ndarray | None) -> bool:

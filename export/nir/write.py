@@ -6,8 +6,10 @@ Weights are written as they stand, integers as integers. A synapse K of a popula
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
+import math
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,15 +25,19 @@ from export.graph import (
     Edge,
     Graph,
     GraphError,
+    Node,
     Population,
     Shape,
+    Sparse,
     same,
 )
 from export.limits import POTENTIAL_SHIFT
 from export.nir.nodes import DT, compact, load_nir, to_nir
+from export.operators import to_dense
 from export.passes import align_delays, fold_pool, split_concat
 
 LOG = logging.getLogger(__name__)
+MATRIX_MAX = 2**24  # numbers in the matrix that single synapses are written as
 
 
 def write(graph: Graph, path: Path | str, *, dt: float = DT) -> Path:
@@ -40,8 +46,9 @@ def write(graph: Graph, path: Path | str, *, dt: float = DT) -> Path:
     dt: seconds that a step is said to last. Biases of an integer graph come << 6 and are written without. Pools and
     concatenations are folded into the weights. NIR has no reset by subtraction and no start potential: they go into
     the metadata of the neurons, which `read` obeys and others ignore, and a warning is logged.
-    Raises GraphError naming the population for what NIR cannot say: transposed convolutions, delays beyond those that
-    align layers, input neurons, a bias beside a current that decays.
+    Single synapses into flat neurons are written as dense ones. Raises GraphError naming the population for what NIR
+    cannot say: transposed convolutions, other single synapses, delays beyond those that align layers, input neurons, a
+    bias beside a current that decays.
     """
     nir, path = load_nir(), Path(path)
     network = _network(nir, _plain(graph), dt)
@@ -75,7 +82,7 @@ def _plain(graph: Graph) -> Graph:
                 )
             if edge.target_delay is not None:
                 raise GraphError(f"{population.name}: delays by target neuron from {edge.source}; none are allowed")
-    graph = fold_pool(split_concat(graph))
+    graph = _filled(fold_pool(split_concat(graph)))
     aligned = align_delays(graph)
     if any(edge.delay for p in graph.populations for edge in p.edges) and not same(graph, aligned):
         for given, due in zip(graph.populations, aligned.populations, strict=True):
@@ -83,6 +90,28 @@ def _plain(graph: Graph) -> Graph:
             if found != allowed:
                 raise GraphError(f"{given.name}: delays {found}; {allowed}, which align its layers, are allowed")
     return graph
+
+
+def _filled(graph: Graph) -> Graph:
+    """Single synapses as dense ones, whose target is (C, 1, 1). Raises GraphError for other and for large ones."""
+
+    def filled(population: Population, edge: Edge) -> Edge:
+        if not isinstance(edge.op, Sparse):
+            return edge
+        size = math.prod(edge.op.shape) * math.prod(graph[edge.source].shape)
+        if edge.op.shape[1:] != (1, 1) or size > MATRIX_MAX:
+            raise GraphError(
+                f"{population.name}: single synapses from {edge.source} into {edge.op.shape}, a matrix of {size:,} "
+                f"numbers, which NIR has not; into flat neurons, up to {MATRIX_MAX:,} numbers, are allowed"
+            )
+        return dataclasses.replace(edge, op=Dense(to_dense(edge.op, graph[edge.source].shape)))
+
+    def rewritten(node: Node) -> Node:
+        if not isinstance(node, Population):
+            return node
+        return dataclasses.replace(node, edges=tuple(filled(node, edge) for edge in node.edges))
+
+    return dataclasses.replace(graph, nodes=tuple(rewritten(node) for node in graph.nodes))
 
 
 def _network(nir: ModuleType, graph: Graph, dt: float) -> Any:

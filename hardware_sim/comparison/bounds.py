@@ -9,10 +9,11 @@ import functools
 import math
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
-from export.graph import Conv, Dense, Edge, Neuron
+from export.graph import Conv, Dense, Edge, Neuron, Sparse
 from export.limits import POTENTIAL_SHIFT
 
 UNIT = 1 << POTENTIAL_SHIFT  # potential of one weight unit
@@ -21,6 +22,7 @@ UNIT = 1 << POTENTIAL_SHIFT  # potential of one weight unit
 def taps(edge: Edge, x: torch.Tensor, channel: int) -> Iterator[tuple[Callable[[int], tuple[int, ...]], torch.Tensor]]:
     """For each input channel the spikes (T, B, K, H, W) that K weights into one channel carry, and a weight's index."""
     op = edge.op
+    assert not isinstance(op, Sparse), "its weights lead into one neuron each"
     if isinstance(op, Dense):
         yield (lambda k: (channel, k)), x.flatten(2)[..., None, None]
         return
@@ -40,19 +42,23 @@ def taps(edge: Edge, x: torch.Tensor, channel: int) -> Iterator[tuple[Callable[[
         yield functools.partial(_tap_index, index, width), seen.unflatten(0, x.shape[:2])
 
 
+def into_neuron(op: Sparse, x: torch.Tensor, number: int) -> tuple[np.ndarray, torch.Tensor]:
+    """The K single synapses into one neuron: their places in `op.weight`, and the spikes (T, B, K, 1, 1) they carry."""
+    synapses = np.flatnonzero(op.target == number)
+    return synapses, x.flatten(2)[:, :, op.source[synapses], None, None]
+
+
 def _tap_index(channels: tuple[int, int], width: int, tap: int) -> tuple[int, ...]:
     return (*channels, tap // width, tap % width)
 
 
-def drive(
-    currents: torch.Tensor, observed: torch.Tensor, neuron: Neuron, *, channel: int | None = None
-) -> torch.Tensor:
+def drive(currents: torch.Tensor, observed: torch.Tensor, neuron: Neuron) -> torch.Tensor:
     """All that drove the neurons up to each step, in weight units: input, bias and start potential. float64."""
     driven = currents.double().clone()
     if neuron.bias is not None:
         bias = torch.as_tensor(neuron.bias).double() / UNIT
         bias = bias.reshape((1,) * (3 - bias.ndim) + bias.shape)  # C, H, W, any of them 1
-        driven += bias if channel is None or len(bias) == 1 else bias[channel : channel + 1]
+        driven += bias
     driven[0] += neuron.u0 / UNIT
     return gather(driven, observed, neuron)
 

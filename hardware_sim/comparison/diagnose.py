@@ -199,7 +199,8 @@ def _arrivals(
         both = [_spikes(graph, trace, edge.source, slice(sample, sample + 1)) for trace in traces]
         spikes = [int(x[step].sum()) for x in both]
         weighted = [float(edge_input(edge, x)[at]) for x in both]
-        weights = (float(edge.op.weight.min()), float(edge.op.weight.max()))
+        weight = edge.op.weight if edge.op.weight.size else np.zeros(1)  # single synapses may be none
+        weights = (float(weight.min()), float(weight.max()))
         found.append(Arrival(edge.source, edge.delay, (spikes[0], spikes[1]), (weighted[0], weighted[1]), weights))
     return tuple(found)
 

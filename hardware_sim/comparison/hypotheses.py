@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from export.graph import CURRENT_DECAY_NONE, VOLTAGE_DECAY_NONE, ConvT, Dense, Edge, Neuron, Population
+from export.graph import CURRENT_DECAY_NONE, VOLTAGE_DECAY_NONE, Conv, ConvT, Dense, Edge, Neuron, Population, Sparse
 from export.limits import THRESHOLD_MAX, THRESHOLD_MIN, WEIGHT_MAX, WEIGHT_MIN
-from hardware_sim.comparison.bounds import UNIT, between, bounds, drive, exact, gather, spent, taps
+from hardware_sim.comparison.bounds import UNIT, between, bounds, drive, exact, gather, into_neuron, spent, taps
 from hardware_sim.reference import edge_input, integer_scan
 
 LATE = (1, -1, 2, -2, 3, -3)  # steps
+Place = tuple[slice, slice, slice]  # in (C, H, W)
 LISTED = 3  # causes of one kind that are told apart in words
 
 
@@ -150,7 +151,7 @@ def _kernel(case: Case, expected: torch.Tensor) -> Iterator[Cause]:
     spatial = {
         k: edge.op.weight
         for k, edge in enumerate(edges)
-        if not isinstance(edge.op, Dense) and max(edge.op.weight.shape[2:]) > 1
+        if isinstance(edge.op, Conv | ConvT) and max(edge.op.weight.shape[2:]) > 1
     }
     for word, turn in turns:
         for k, weight in spatial.items():
@@ -182,7 +183,7 @@ def _channels(case: Case, expected: torch.Tensor) -> Iterator[Cause]:
     few = case.sample(_first_sample(case, expected))  # thousands of pairs: those that fail here need no more
     base = few.currents()
     for edge in edges:
-        if isinstance(edge.op, Dense) or edge.op.groups > 1:
+        if isinstance(edge.op, Dense | Sparse) or edge.op.groups > 1:
             continue
         for i, j in itertools.combinations(range(case.inputs[edge.source].shape[2]), 2):
             if few.does(base + _swap(few, edge, i, j)) and case.does(expected + _swap(case, edge, i, j)):
@@ -192,6 +193,7 @@ def _channels(case: Case, expected: torch.Tensor) -> Iterator[Cause]:
 def _swap(case: Case, edge: Edge, i: int, j: int) -> torch.Tensor:
     """How the input changes when two channels of a source change places: (w_i - w_j) on (x_j - x_i)."""
     op, x = edge.op, case.inputs[edge.source]
+    assert isinstance(op, Conv | ConvT)
     taken = [op.weight[k : k + 1] if isinstance(op, ConvT) else op.weight[:, k : k + 1] for k in (i, j)]
     difference = replace(edge, op=replace(op, weight=taken[0] - taken[1]))
     return edge_input(difference, x[:, :, j : j + 1] - x[:, :, i : i + 1])
@@ -217,11 +219,11 @@ def _first_sample(case: Case, expected: torch.Tensor) -> int:
 
 def _bias(case: Case, expected: torch.Tensor) -> Iterator[Cause]:
     """The bias of one channel off by some d, which adds up at every step."""
-    neuron, channel = case.population.neuron, _only_channel(case, expected)
+    neuron, channel = case.population.neuron, _only_channel(_differing(case, expected))
     if neuron.bias is None or channel is None or not case.plain:
         return
     spot = f"the bias of channel {channel}"
-    for _, low, high in _changes(case, expected, channel, torch.ones_like(expected[:, :, :1])):
+    for _, low, high in _changes(case, expected, _all_of(channel), torch.ones_like(expected[:, :, :1])):
         bias = np.broadcast_to(neuron.bias, case.population.shape)
         moved = bias.copy()
         moved[channel] += round(low * UNIT)
@@ -233,15 +235,15 @@ def _bias(case: Case, expected: torch.Tensor) -> Iterator[Cause]:
 
 def _weight(case: Case, expected: torch.Tensor) -> Iterator[Cause]:
     """One weight off by some d, within what Loihi holds."""
-    channel = _only_channel(case, expected)
-    if channel is None or not case.plain:
+    differing = _differing(case, expected)
+    if not case.plain:
         return
     found = []
     for number, edge in enumerate(case.population.edges):
         if edge.target_delay is not None:
             continue
-        for index_of, carriers in taps(edge, case.inputs[edge.source], channel):
-            for k, least, most in _changes(case, expected, channel, carriers):
+        for place, index_of, carriers in _carriers(edge, case.inputs[edge.source], differing):
+            for k, least, most in _changes(case, expected, place, carriers):
                 index = index_of(k)
                 old = float(edge.op.weight[index])
                 low, high = max(old + least, WEIGHT_MIN), min(old + most, WEIGHT_MAX)
@@ -255,23 +257,49 @@ def _weight(case: Case, expected: torch.Tensor) -> Iterator[Cause]:
         yield Cause("weight", f"{there}; the file says {old:g}{rest}", source)
 
 
-def _only_channel(case: Case, expected: torch.Tensor) -> int | None:
+def _carriers(
+    edge: Edge, x: torch.Tensor, differing: torch.Tensor
+) -> Iterator[tuple[Place, Callable[[int], tuple[int, ...]], torch.Tensor]]:
+    """Where one weight of an edge alone would make the neurons (C, H, W) differ that do; else as `taps`."""
+    if isinstance(edge.op, Sparse):
+        if int(differing.sum()) == 1:
+            channel, row, column = (slice(int(k), int(k) + 1) for k in differing.nonzero()[0])
+            synapses, carriers = into_neuron(edge.op, x, int(differing.flatten().nonzero()))
+            yield (channel, row, column), lambda k: (int(synapses[k]),), carriers
+        return
+    only = _only_channel(differing)
+    if only is not None:
+        for index_of, carriers in taps(edge, x, only):
+            yield _all_of(only), index_of, carriers
+
+
+def _differing(case: Case, expected: torch.Tensor) -> torch.Tensor:
+    """The neurons (C, H, W) that do not do what they should."""
+    return (outcome(expected, case.population.neuron) != case.observed).flatten(0, -4).any(0)
+
+
+def _only_channel(differing: torch.Tensor) -> int | None:
     """The channel in which all differences lie, if one holds them all."""
-    differing = outcome(expected, case.population.neuron) != case.observed
-    channels = differing.movedim(differing.ndim - 3, 0).flatten(1).any(1).nonzero().flatten().tolist()
+    channels = differing.flatten(1).any(1).nonzero().flatten().tolist()
     return channels[0] if len(channels) == 1 else None
 
 
+def _all_of(channel: int) -> Place:
+    return slice(channel, channel + 1), slice(None), slice(None)
+
+
 def _changes(
-    case: Case, expected: torch.Tensor, channel: int, carriers: torch.Tensor
+    case: Case, expected: torch.Tensor, place: Place, carriers: torch.Tensor
 ) -> Iterator[tuple[int, float, float]]:
-    """Which of K carriers (T, B, K, H, W) explain a channel if each of their spikes counts some d; least and most d.
+    """Which of K carriers (T, B, K, H, W) explain a place if each of their spikes counts some d; least and most d.
 
     With x of them up to a step, neurons fire if drive + d x > v, and else not.
     """
     neuron = case.population.neuron
-    observed = case.observed.narrow(case.observed.ndim - 3, channel, 1)
-    driven = drive(expected[:, :, channel : channel + 1], observed, neuron, channel=channel)
+    if neuron.bias is not None:
+        neuron = replace(neuron, bias=np.broadcast_to(neuron.bias, case.population.shape)[place].copy())
+    observed = case.observed[(..., *place)]
+    driven = drive(expected[(..., *place)], observed, neuron)
     carried = gather(carriers, observed, neuron)
     if neuron.threshold is None:
         low, high = exact(carried[-1], observed.double() / UNIT - driven[-1])

@@ -16,8 +16,9 @@ ensure_cache(__file__)  # before numba looks for a place
 import numba
 import numpy as np
 
-from export.graph import Conv, ConvT, Dense, Operator, Shape
+from export.graph import Conv, ConvT, Dense, Operator, Shape, Sparse
 from export.limits import DECAY_MAX, POTENTIAL_MAX, POTENTIAL_SHIFT
+from hardware_sim.lava_backend.synapses import to_sparse
 
 WRAP = POTENTIAL_MAX + 1  # Loihi's current wraps around at 24 bits
 
@@ -39,8 +40,28 @@ class Taps:
     target: Shape
 
 
-def make_taps(op: Operator, source: Shape, target: Shape) -> Taps:
-    """Tables for any operator; a dense synapse is a convolution over the whole source, with one tap per pixel."""
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """Single synapses as tables: those of source neuron k from starts[k] on, before starts[k + 1].
+
+    starts: int64 (neurons + 1,). places: int32, target neurons. weight: int16. Neurons are numbered in (W, H, C) order.
+    """
+
+    starts: np.ndarray
+    places: np.ndarray
+    weight: np.ndarray
+
+
+def make_tables(op: Operator, source: Shape, target: Shape) -> Taps | Columns:
+    """Tables for any operator."""
+    if isinstance(op, Sparse):
+        matrix = to_sparse(op, source, target).tocsc()
+        return Columns(matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32), matrix.data.astype(np.int16))
+    return make_taps(op, source, target)
+
+
+def make_taps(op: Conv | ConvT | Dense, source: Shape, target: Shape) -> Taps:
+    """A dense synapse is a convolution over the whole source, with one tap per pixel."""
     if isinstance(op, Dense):
         weight = op.weight.reshape(-1, *source).transpose(1, 3, 2, 0)  # Cin, W, H, out
         rows, columns = (np.where(np.eye(source[axis], dtype=bool), 0, -1) for axis in (1, 2))
@@ -169,11 +190,26 @@ def _scatter(spikes, columns, rows, weight, first_output, channels, height, tota
                             k += 1
 
 
-def scatter(spikes: np.ndarray, taps: Taps, total: np.ndarray) -> None:
+@numba.njit(numba.void(_U8, numba.int64[::1], _I32, _I16, _I16), cache=True, nogil=True)
+def _scatter_columns(spikes, starts, places, weight, total):
+    words = spikes[: spikes.shape[0] // 8 * 8].view(np.uint64)
+    for first in range(0, spikes.shape[0], 8):
+        if first >> 3 < words.shape[0] and words[first >> 3] == 0:
+            continue
+        for neuron in range(first, min(first + 8, spikes.shape[0])):
+            if spikes[neuron]:
+                for k in range(starts[neuron], starts[neuron + 1]):
+                    total[places[k]] += weight[k]
+
+
+def scatter(spikes: np.ndarray, taps: Taps | Columns, total: np.ndarray) -> None:
     """Add the weights of every spike to the inputs it reaches.
 
     spikes: uint8, flat (W, H, C) of the source. total: int16, flat (W, H, C) of the target, changed in place.
     """
+    if isinstance(taps, Columns):
+        _scatter_columns(spikes, taps.starts, taps.places, taps.weight, total)
+        return
     channels, height, _ = taps.target
     active = np.empty(taps.source[0] + 1, np.int32)
     _scatter(spikes, taps.columns, taps.rows, taps.weight, taps.first_output, channels, height, total, active)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
-from export.graph import Conv, ConvT, Dense, Operator, Shape
+from export.graph import Conv, ConvT, Dense, Operator, Shape, Sparse
 
 
 def to_sparse(op: Operator, source: Shape, target: Shape) -> sparse.csr_matrix:
@@ -18,6 +18,11 @@ def to_sparse(op: Operator, source: Shape, target: Shape) -> sparse.csr_matrix:
         values = op.weight[rows, columns]
         out = np.stack(np.unravel_index(rows, target))
         inp = np.stack(np.unravel_index(columns, source))
+    elif isinstance(op, Sparse):
+        there = op.weight != 0
+        values = op.weight[there]
+        out = np.stack(np.unravel_index(op.target[there], target))
+        inp = np.stack(np.unravel_index(op.source[there], source))
     elif isinstance(op, ConvT):
         out, inp, values = _transposed(op, source, target)
     else:  # the transpose of a transposed convolution with the same weights

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from export.graph import Concat, ConvT, Dense, Edge, Graph, Input, Node, Pool, Population
+from export.graph import Concat, Conv, ConvT, Dense, Edge, Graph, Input, Node, Pool, Population, Sparse
 from export.inspect import synapse_count
 from export.limits import POTENTIAL_SHIFT
 from export.mapping.geometry import taps
@@ -138,16 +138,16 @@ def effective_operations(edge: Edge, events: np.ndarray, target: Population) -> 
     op, counts = edge.op, events.astype(np.float64)
     if isinstance(op, Dense):
         return float(counts.ravel() @ (op.weight != 0).sum(0))
+    if isinstance(op, Sparse):
+        return float(counts.ravel()[op.source[op.weight != 0]].sum())
     rows = taps(op, 0, events.shape[1], (0, target.shape[1])).astype(np.float64)
     columns = taps(op, 1, events.shape[2], (0, target.shape[2])).astype(np.float64)
     meeting = np.einsum("chw,hy,wx->cyx", counts, rows, columns, optimize=True)
-    return float((meeting * _nonzero_outputs(edge, events.shape[0])).sum())
+    return float((meeting * _nonzero_outputs(op, events.shape[0])).sum())
 
 
-def _nonzero_outputs(edge: Edge, cin: int) -> np.ndarray:
+def _nonzero_outputs(op: Conv | ConvT, cin: int) -> np.ndarray:
     """Nonzero weights of each input channel and tap (Cin, kH, kW)."""
-    op = edge.op
-    assert not isinstance(op, Dense)
     there = op.weight != 0
     if isinstance(op, ConvT):
         return there.sum(1)

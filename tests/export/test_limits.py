@@ -25,11 +25,13 @@ from export.graph import (
     output_shape,
 )
 from export.limits import GEOMETRY_MAX, check, edge_bound, input_bound, input_bound_in_place
+from export.operators import to_dense
 from export.passes import align_delays
 from export.quantize import quantize
 from hardware_sim.reference import sum_inputs
 from tests.examples import examples
 from tests.export.test_graph import chain
+from tests.graphs import single
 
 
 def as_matrix(population: Population, source: Shape) -> np.ndarray:
@@ -57,6 +59,26 @@ def test_bounds_hold_and_are_reached(seed, stride, dilation, transposed):
     matrix = as_matrix(population, source).reshape(-1, shape[0], int(np.prod(shape[1:])))
     np.testing.assert_allclose(np.maximum(matrix, 0).sum(0).max(1), high)
     np.testing.assert_allclose(np.minimum(matrix, 0).sum(0).min(1), low)
+
+
+@given(st.integers(0, 1000), st.floats(0, 1))
+@examples(40)
+def test_bounds_of_single_synapses_are_those_of_their_matrix(seed, share):
+    rng = np.random.default_rng(seed)
+    source, shape = (2, 3, 4), (3, 4, 2)
+    edges = tuple(Edge("x", single(rng, source, shape, share)) for _ in range(2))
+    low, high = np.zeros((2, *shape)), np.zeros((2, *shape))
+    for k, edge in enumerate(edges):
+        matrix = np.zeros((24, 24))
+        for weight, into, out_of in zip(edge.op.weight, edge.op.target, edge.op.source):
+            matrix[into, out_of] = weight
+        np.testing.assert_array_equal(to_dense(edge.op, source), matrix)
+        low[k], high[k] = (part.sum(1).reshape(shape) for part in (np.minimum(matrix, 0), np.maximum(matrix, 0)))
+        np.testing.assert_array_equal(edge_bound(edge.op), (low[k].min((1, 2)), high[k].max((1, 2))))
+    population = Population("a", shape, edges, Neuron(1))
+    graph = Graph((Input("x", source), population), integer=True)
+    assert input_bound_in_place(graph, population) == (low.sum(0).min(), high.sum(0).max())
+    assert check(graph) is graph
 
 
 def with_hidden(graph: Graph, **changes) -> Graph:

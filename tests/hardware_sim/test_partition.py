@@ -28,6 +28,7 @@ from neuroseg.runs import load_snn
 from tests.examples import examples
 from tests.export.test_graph import chain
 from tests.export.test_inspect import operators
+from tests.graphs import graphs, single
 from tests.networks import PLAIN, build, cases
 
 LAVA_INPUTS = 4  # edges into a population that Lava takes
@@ -68,6 +69,16 @@ def test_random_networks(chip, case, parts):
     assert_whole(graph, placement, whole_run, cut_run)
 
 
+@pytest.mark.parametrize("chip", [LOIHI1, LOIHI2], ids=lambda chip: chip.name)
+@given(drawn=graphs(), parts=st.sampled_from([2, 3, 5]))
+@examples(25)
+def test_single_synapses(chip, drawn, parts):
+    graph, spikes = drawn
+    placement = place(graph, small(chip, max(2, 2 * largest(graph) // parts)))
+    whole_run, cut_run = (run_reference(g, spikes, record=EVERYTHING) for g in (graph, partition(graph, placement)))
+    assert_whole(graph, placement, whole_run, cut_run)
+
+
 def in_lava(graph: Graph, spikes: np.ndarray, placement: Placement, fidelity: str) -> None:
     pieces = partition(graph, placement)
     lavas = hardware_sim.run(pieces, spikes, backend="lava", fidelity=fidelity, record=EVERYTHING)
@@ -81,6 +92,16 @@ def test_a_network_with_skips_in_lava(fidelity):
     _, graph, spikes = build(case)
     placement = place(graph, small(LOIHI2, 64))
     assert max(len(layer.cores) for layer in placement.layers) == 2
+    in_lava(graph, spikes, placement, fidelity)
+
+
+@pytest.mark.parametrize("fidelity", ["fused", "stock"])
+@given(drawn=graphs(most=3))
+@examples(4)
+def test_single_synapses_in_lava(fidelity, drawn):
+    graph, spikes = drawn
+    placement = place(graph, small(LOIHI2, max(2, largest(graph) // 2)))
+    assume(max(len(population.edges) for population in partition(graph, placement).populations) <= 2 * LAVA_INPUTS)
     in_lava(graph, spikes, placement, fidelity)
 
 
@@ -120,7 +141,11 @@ def test_pilotnet():
     assert_whole(graph, placement, whole_run, cut_run)
 
 
-@given(operators(), st.integers(1, 3), st.integers(1, 4))
+@given(
+    st.one_of(operators(), st.just(single(np.random.default_rng(0), (2, 7, 6), (3, 5, 7)))),
+    st.integers(1, 3),
+    st.integers(1, 4),
+)
 @examples(25)
 def test_cut_operators_are_parts_of_the_whole(op, rows, columns):
     """Every pair of tiles, as matrices."""

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hardware_sim
-from export.graph import Conv, ConvT, Dense, Edge, Graph, Input, Meta, Neuron, Population
+from export.graph import Conv, ConvT, Dense, Edge, Graph, Input, Meta, Neuron, Population, Sparse
 from export.limits import POTENTIAL_MAX
 from hardware_sim import Record, SimulationError, Trace
 from hardware_sim.comparison.compare import compare
@@ -21,6 +21,7 @@ from hardware_sim.trace import TraceError, pack, unpack
 from neuroseg.validation import software_trace
 from tests.examples import examples
 from tests.export.test_graph import chain
+from tests.graphs import graphs
 from tests.networks import build, cases
 
 
@@ -32,9 +33,13 @@ def plain(graph: Graph, spikes: np.ndarray) -> tuple[dict, dict]:
         c, h, w = population.shape
         inputs = np.zeros((len(spikes), c, h, w), int)
         for edge in population.edges:
+            reached = np.zeros_like(inputs)
             for t, frame in enumerate(fired[edge.source]):
                 for source in np.argwhere(frame):
-                    reach(edge.op, inputs[t], source, frame.shape)
+                    reach(edge.op, reached[t], source, frame.shape)
+            for place in np.ndindex(c, h, w):
+                late = 0 if edge.target_delay is None else edge.target_delay[place]
+                inputs[(slice(late, None), *place)] += reached[(slice(0, max(len(spikes) - late, 0)), *place)]
         n = population.neuron
         u, v = np.zeros((c, h, w), int), np.full((c, h, w), int(n.u0))
         out, after = np.zeros_like(inputs), np.zeros_like(inputs)
@@ -55,6 +60,12 @@ def reach(op, inputs: np.ndarray, source: np.ndarray, shape: tuple) -> None:
     i, y, x = source
     if isinstance(op, Dense):
         inputs[:, 0, 0] += op.weight[:, (i * shape[1] + y) * shape[2] + x]
+        return
+    if isinstance(op, Sparse):
+        matrix = np.zeros((inputs.size, int(np.prod(shape))), int)
+        for weight, into, out_of in zip(op.weight, op.target, op.source):
+            matrix[into, out_of] += weight
+        inputs += matrix[:, (i * shape[1] + y) * shape[2] + x].reshape(inputs.shape)
         return
     c, h, w = inputs.shape
     kh, kw = op.weight.shape[2:]
@@ -82,6 +93,17 @@ def reach(op, inputs: np.ndarray, source: np.ndarray, shape: tuple) -> None:
 @examples(12)
 def test_reference_against_plain_python(case):
     _, graph, spikes = build(dataclasses.replace(case, widths=tuple(min(w, 3) for w in case.widths)))
+    assert_plain(graph, spikes)
+
+
+@given(graphs())
+@examples(60)
+def test_single_synapses_against_plain_python(drawn):
+    """Mixed with all others; delays of edges and of channels, leaks, biases, both resets."""
+    assert_plain(*drawn)
+
+
+def assert_plain(graph: Graph, spikes: np.ndarray) -> None:
     trace = run_reference(graph, spikes, record=Record(potentials="all"))
     for sample in range(len(spikes)):
         fired, potentials = plain(graph, spikes[sample])

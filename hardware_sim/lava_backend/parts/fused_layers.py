@@ -36,7 +36,7 @@ class FusedLayer(PyLoihiProcessModel):
         self.window, files = proc_params["window"], proc_params["files"]
         edges, neuron = self.population.edges, self.population.neuron
         self.taps = [
-            kernels.make_taps(edge.op, source, self.population.shape)
+            kernels.make_tables(edge.op, source, self.population.shape)
             for edge, source in zip(edges, proc_params["sources"], strict=True)
         ]
         self.waiting = [deque[np.ndarray](maxlen=edge.delay + 1) for edge in edges]  # spikes on their way
@@ -129,7 +129,7 @@ class _Later:
         self.ring = np.zeros((int(self.steps.max()) + 1, self.steps.size), np.int16)
         self.now = 0
 
-    def step(self, arrived: np.ndarray | None, taps: kernels.Taps, total: np.ndarray) -> None:
+    def step(self, arrived: np.ndarray | None, taps: kernels.Taps | kernels.Columns, total: np.ndarray) -> None:
         if arrived is not None:
             gathered = np.zeros(self.steps.size, np.int16)
             kernels.scatter(arrived, taps, gathered)

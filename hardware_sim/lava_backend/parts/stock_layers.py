@@ -1,8 +1,8 @@
 """A Layer in stock parts, as sub-process models: what Loihi would get.
 
-An edge is a Conv, or a Sparse for transposed convolutions and dense synapses, or a DelaySparse for delays by target
-neuron; a skip that must wait k steps passes through a relay: one neuron per source neuron behind an identity synapse of
-delay k - 1 (DelaySparse), which repeats every spike.
+An edge is a Conv, or a Sparse for transposed convolutions, dense and single synapses, or a DelaySparse for delays by
+target neuron; a skip that must wait k steps passes through a relay: one neuron per source neuron behind an identity
+synapse of delay k - 1 (DelaySparse), which repeats every spike.
 """
 
 from __future__ import annotations

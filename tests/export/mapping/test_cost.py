@@ -18,6 +18,7 @@ from export.mapping.traffic import HOST, flows, matrix
 from export.partition import partition
 from hardware_sim.lava_backend.synapses import to_sparse
 from tests.examples import examples
+from tests.graphs import graphs
 from tests.networks import build, cases
 
 
@@ -38,7 +39,17 @@ def ones(graph: Graph) -> Graph:
 @examples(12)
 def test_traffic_is_what_crosses_the_cut_edges(case):
     _, graph, _ = build(case)
-    graph, rng = ones(graph), np.random.default_rng(case.seed)
+    assert_crosses(graph)
+
+
+@given(graphs())
+@examples(25)
+def test_so_is_that_of_single_synapses(drawn):
+    assert_crosses(drawn[0])
+
+
+def assert_crosses(graph: Graph) -> None:
+    graph, rng = ones(graph), np.random.default_rng(0)
     placement = place(graph, dataclasses.replace(LOIHI2, neurons=20))
     counts = {node.name: rng.integers(0, 9, node.shape) for node in graph.nodes}
     numbers = {f"{layer.name}@{k}": core.number for layer in placement.layers for k, core in enumerate(layer.cores)}
@@ -113,7 +124,7 @@ def test_hops_and_chips():
 
 def test_barriers_grow_with_the_routers():
     assert [SANA_FE.barrier_of(n) for n in (0, 1, 2, 3, 28, 29, 32)] == [6e-7, 6e-7, 1e-6, 1e-6, 1.4e-6, 1.8e-6, 1.8e-6]
-    assert all(table.source and table.synapse.keys() == {"conv", "convT", "dense"} for table in TABLES)
+    assert all(table.source and table.synapse.keys() == {"conv", "convT", "dense", "sparse"} for table in TABLES)
 
 
 def test_spikes_of_another_graph_are_refused():

@@ -14,16 +14,18 @@ from hypothesis import given
 
 from benchmarks import mapping
 from export import netx
-from export.graph import Conv, ConvT, Dense, Edge, Graph, GraphError, Input, Neuron, Population, output_shape
-from export.mapping.chips import CHIPS, LOIHI1, LOIHI2, RESOURCES, Board
-from export.mapping.geometry import cut, neurons_read, read, tap_sets, whole
-from export.mapping.memory import list_words, weight_bits
+from export.graph import Conv, ConvT, Dense, Edge, Graph, GraphError, Input, Neuron, Population, Sparse, output_shape
+from export.mapping.axons import axons_in, axons_out
+from export.mapping.chips import CHIPS, LOIHI1, LOIHI2, RESOURCES, Board, Chip
+from export.mapping.geometry import cut, fan_out, inside, neurons_read, tap_sets, whole
+from export.mapping.memory import LOIHI2_DENSE_BITS, list_words, synapse_words, weight_bits
 from export.mapping.place import Placement, place
 from export.mapping.summary import summary
 from hardware_sim.lava_backend.synapses import to_sparse
 from tests.examples import examples
 from tests.export.test_graph import chain
 from tests.export.test_inspect import operators
+from tests.graphs import graphs, single
 from tests.networks import build, cases
 
 
@@ -60,7 +62,17 @@ def test_the_shipped_tiles_are_intels():
 @examples(15)
 def test_every_neuron_lies_on_one_core_and_every_limit_holds(chip, case):
     _, graph, _ = build(case)
-    small = dataclasses.replace(chip, neurons=40)
+    assert_placed(graph, dataclasses.replace(chip, neurons=40))
+
+
+@pytest.mark.parametrize("chip", CHIPS.values(), ids=CHIPS)
+@given(drawn=graphs())
+@examples(25)
+def test_so_does_every_neuron_with_single_synapses(chip, drawn):
+    assert_placed(drawn[0], dataclasses.replace(chip, neurons=16))
+
+
+def assert_placed(graph: Graph, small: Chip) -> None:
     placement = place(graph, small)
     assert [core.number for core in placement.cores] == list(range(len(placement.cores)))
     for population in graph.populations:
@@ -69,7 +81,10 @@ def test_every_neuron_lies_on_one_core_and_every_limit_holds(chip, case):
             seen[core.tile.slices] += 1
             for what in RESOURCES:
                 assert 0 <= getattr(core, what) <= small.limit(what)
-            assert core.axons_out > 0 and core.words > 0
+            if not any(
+                isinstance(e.op, Sparse) for p in graph.populations for e in p.edges
+            ):  # of which a core may have none
+                assert core.axons_out > 0 and core.words > 0
         assert (seen == 1).all()
     assert summary(placement)["cores"] == len(placement.cores)
 
@@ -149,10 +164,45 @@ def test_what_a_tile_reads_is_what_its_synapses_join(op):
     matrix = to_sparse(op, source, target).toarray().reshape(*target[::-1], *source[::-1])  # W, H, C of both
     for tile in cut(target, (3, 2, 3)):
         c, h, w = tile.slices
-        joined = matrix[w, h, c].any((0, 1, 2)).T  # C, H, W of the source
-        masks = read(Edge("x", op), source, tile)
-        np.testing.assert_array_equal(joined, masks[0][:, None, None] & masks[1][:, None] & masks[2])
-        assert neurons_read(Edge("x", op), source, tile) == joined.sum()
+        joined = matrix[w, h, c].astype(bool).sum((0, 1, 2)).T  # C, H, W of the source
+        np.testing.assert_array_equal(joined, np.broadcast_to(fan_out(op, source, tile), source))
+        assert neurons_read(op, source, tile) == (joined > 0).sum()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_axons_and_words_of_single_synapses_are_of_those_that_there_are(seed):
+    """Counted tile by tile in their matrix: lists of what each source neuron sends there, axons of those that send."""
+    rng = np.random.default_rng(seed)
+    source, target = (2, 4, 3), (3, 5, 4)
+    op = single(rng, source, target, 0.1)
+    op = dataclasses.replace(op, weight=np.full_like(op.weight, 2))
+    edge, matrix = Edge("input", op), np.zeros((60, 24), int)
+    matrix[op.target, op.source] = 2
+    tiles, own = cut(target, (2, 3, 2)), cut(source, (1, 2, 3))
+    pairs = np.zeros(source, int)
+    for tile in tiles:
+        rows = np.arange(60).reshape(target)[tile.slices].ravel()
+        assert sorted(inside(op, tile)) == list(inside(op, tile))
+        assert set(op.target[inside(op, tile)]) == set(rows[matrix[rows].any(1)])
+        lists = (matrix[rows] > 0).sum(0)
+        pairs += (lists > 0).reshape(source)
+        for chip in (LOIHI1, LOIHI2):
+            assert axons_in(chip, edge, source, tile) == (lists > 0).sum()
+        words = sum(list_words(int(n), 2 + LOIHI2_DENSE_BITS) for n in lists if n)
+        assert synapse_words(LOIHI2, edge, source, tile) == words
+    graph = one(op, source, target)
+    listening = axons_out(LOIHI1, graph, {"input": own, "a": tiles})["input"]
+    assert listening == [int(pairs[tile.slices].sum()) for tile in own]
+    heard = axons_out(LOIHI2, graph, {"input": own, "a": tiles})["input"]
+    assert heard == [int((pairs[tile.slices] > 0).sum()) for tile in own]
+
+
+def test_all_single_synapses_take_what_dense_ones_do():
+    every = np.arange(6 * 24)
+    op, matrix = Sparse(np.full(6 * 24, 2), every // 24, every % 24, (6, 1, 1)), Dense(np.full((6, 24), 2))
+    for chip in (LOIHI1, LOIHI2):
+        ours, theirs = (place(one(o, (2, 4, 3), (6, 1, 1)), chip)["a"].cores for o in (op, matrix))
+        assert ours == theirs
 
 
 def test_lists_of_loihi_1():

@@ -10,13 +10,14 @@ from export.graph import Conv, ConvT, Dense, GraphError, output_shape
 from hardware_sim.lava_backend import kernels
 from hardware_sim.trace import pack
 from tests.examples import examples
+from tests.graphs import single
 from tests.hardware_sim.test_reference import reach
 
 PAIRS = st.tuples(st.integers(1, 3), st.integers(1, 3))
 
 
 @given(
-    st.sampled_from(["conv", "convT", "dense"]),
+    st.sampled_from(["conv", "convT", "dense", "sparse"]),
     st.sampled_from([1, 2]),
     st.tuples(st.integers(1, 6), st.integers(1, 6)),
     PAIRS,
@@ -34,6 +35,8 @@ def test_scatter_reaches_what_a_loop_reaches(kind, groups, kernel, stride, paddi
     elif kind == "convT":
         weight = rng.integers(-128, 128, (source[0], 3, *kernel)) * 2
         op = ConvT(weight, stride, padding, (stride[0] - 1, stride[1] - 1), dilation, groups)
+    elif kind == "sparse":
+        op = single(rng, source, (3, *kernel), rng.random())
     else:
         op = Dense(rng.integers(-128, 128, (5, int(np.prod(source)))) * 2)
     try:
@@ -45,7 +48,7 @@ def test_scatter_reaches_what_a_loop_reaches(kind, groups, kernel, stride, paddi
     for place in np.argwhere(spikes):
         reach(op, expected, place, source)
     total = np.zeros(int(np.prod(target)), np.int16)
-    kernels.scatter(np.ascontiguousarray(spikes.T).ravel(), kernels.make_taps(op, source, target), total)
+    kernels.scatter(np.ascontiguousarray(spikes.T).ravel(), kernels.make_tables(op, source, target), total)
     np.testing.assert_array_equal(total.reshape(target[::-1]).T, expected.astype(np.int16))
 
 

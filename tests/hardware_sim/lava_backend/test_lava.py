@@ -29,6 +29,7 @@ from neuroseg.spiking.network import SpikingNetwork
 from neuroseg.validation import software_trace
 from tests.examples import examples
 from tests.export.test_graph import chain
+from tests.graphs import graphs, single
 from tests.networks import PLAIN, build, cases
 
 FIDELITIES = ("fused", "stock")
@@ -65,6 +66,13 @@ def assert_equal_runs(
 def test_random_networks_do_the_same_in_lava(case, fidelity):
     network, graph, spikes = build(case)
     assert_equal_runs(graph, spikes, fidelity, network)
+
+
+@pytest.mark.parametrize("fidelity", FIDELITIES)
+@given(drawn=graphs())
+@examples(25)
+def test_single_synapses_do_the_same_in_lava(drawn, fidelity):
+    assert_equal_runs(*drawn, fidelity)
 
 
 @pytest.mark.parametrize("fidelity", FIDELITIES)
@@ -178,10 +186,18 @@ def test_a_hard_reset_chain_runs_alike_in_unmodified_netx(options, tmp_path):
             assert ours.any()
 
 
-@pytest.mark.parametrize("reset", ["subtract", "zero"])
+@pytest.mark.parametrize("reset", ["subtract", "zero", "single"])
 def test_what_unmodified_netx_cannot_run_it_does_not_load(reset, tmp_path):
-    """Skips at hard reset, and soft reset even without skips: refused at construction, never wired wrongly."""
-    if reset == "subtract":
+    """Skips and single synapses at hard reset, soft reset even without: refused at construction, never wired wrongly.
+
+    NetX would run a network without the layers whose type it does not know.
+    """
+    if reset == "single":
+        graph, spikes = hard_reset_chain()
+        op = single(np.random.default_rng(0), (5, 1, 1), (4, 1, 1))
+        last = Population("d", (4, 1, 1), (Edge("c", op),), Neuron(5, reset="zero"))
+        graph = Graph((*graph.nodes, last), integer=True, meta=graph.meta)
+    elif reset == "subtract":
         graph, spikes = chain(), np.ones((1, 4, 1, 4, 4), np.uint8)
     else:
         graph, spikes = hard_reset_chain()
@@ -189,7 +205,7 @@ def test_what_unmodified_netx_cannot_run_it_does_not_load(reset, tmp_path):
         graph = Graph((*graph.nodes, branch), integer=True, meta=graph.meta)  # reads an earlier layer
     result = run_stock(netx.write(graph, tmp_path / "n.net"), spikes, tmp_path)
     assert result.returncode != 0 and not (tmp_path / "out.npz").exists()
-    expected = "NotImplementedError: concat is not implemented" if reset == "zero" else "AttributeError: 'NoneType'"
+    expected = "AttributeError: 'NoneType'" if reset == "subtract" else "NotImplementedError: concat is not implemented"
     assert expected in result.stderr
 
 

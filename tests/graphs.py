@@ -1,0 +1,73 @@
+"""Random integer graphs of every kind of synapse, single ones among them, beyond what a module can say."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from hypothesis import strategies as st
+
+from export.graph import Conv, ConvT, Dense, Edge, Graph, Input, Meta, Neuron, Node, Operator, Population, Shape, Sparse
+from export.passes import align_delays
+
+SHAPES = st.one_of(
+    st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 5)),
+    st.integers(1, 6).map(lambda n: (n, 1, 1)),
+)
+
+
+def single(rng: np.random.Generator, source: Shape, target: Shape, share: float = 0.3) -> Sparse:
+    """Single synapses between a share of all pairs of neurons, in any order; some of weight 0."""
+    pairs = math.prod(source) * math.prod(target)
+    chosen = rng.choice(pairs, int(share * pairs), replace=False)
+    return Sparse(2 * rng.integers(-12, 20, len(chosen)), *np.divmod(chosen, math.prod(source)), target)
+
+
+def _operator(rng: np.random.Generator, kind: str, source: Shape, target: Shape) -> Operator:
+    """One of the kind where it fits the shapes, else single synapses."""
+    if kind == "dense" and target[1:] == (1, 1):
+        return Dense(2 * rng.integers(-6, 9, (target[0], math.prod(source))))
+    if kind == "conv" and source[1:] == target[1:]:
+        return Conv(2 * rng.integers(-6, 9, (target[0], source[0], 3, 3)), padding=(1, 1))
+    if kind == "convT" and source[1:] == target[1:]:
+        return ConvT(2 * rng.integers(-6, 9, (source[0], target[0], 3, 3)), padding=(1, 1))
+    return single(rng, source, target, float(rng.choice([0.0, 0.1, 0.5, 1.0])))
+
+
+def _neuron(draw, rng: np.random.Generator, shape: Shape) -> Neuron:
+    reset = draw(st.sampled_from(["subtract", "zero"]))
+    leaky = draw(st.booleans())
+    each = draw(st.sampled_from([None, (shape[0], 1, 1), shape]))
+    return Neuron(
+        threshold=draw(st.integers(5, 60)),
+        reset=reset,
+        u0=64 * draw(st.integers(0, 9)) if reset == "subtract" else 0,
+        current_decay=draw(st.integers(0, 4096)) if leaky else 4096,
+        voltage_decay=draw(st.integers(0, 4096)) if leaky else 0,
+        bias=None if each is None else 64 * rng.integers(-5, 9, each, np.int32),
+    )
+
+
+@st.composite
+def graphs(draw, most: int = 4) -> tuple[Graph, np.ndarray]:
+    """A graph whose populations read any nodes before them, aligned, and input spikes uint8 (samples, T, C, H, W)."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**16)))
+    nodes: list[Node] = [Input("input", draw(SHAPES))]
+    count = draw(st.integers(2, most))
+    for k in range(count):
+        shape = draw(st.one_of(SHAPES, st.just(nodes[-1].shape)))
+        read = [nodes[-1], *draw(st.lists(st.sampled_from(nodes), max_size=2))]
+        edges = []
+        for source in read:
+            kind = draw(st.sampled_from(["sparse", "sparse", "conv", "convT", "dense"]))
+            waits = draw(st.sampled_from([False] * 7 + [True]))
+            wait = np.broadcast_to(rng.integers(0, 4, (shape[0], 1, 1)), shape) if waits else None
+            edges.append(Edge(source.name, _operator(rng, kind, source.shape, shape), target_delay=wait))
+        neuron = _neuron(draw, rng, shape) if k < count - 1 else Neuron(None)
+        nodes.append(Population(f"p{k}", shape, tuple(edges), neuron))
+    meta = Meta(timesteps=draw(st.integers(1, 8)))
+    graph = align_delays(Graph(tuple(nodes), integer=True, meta=meta))
+    delays = any(edge.target_delay is not None for p in graph.populations for edge in p.edges)
+    samples = 1 if delays else draw(st.integers(1, 3))  # Lava runs them one by one
+    spikes = rng.random((samples, meta.timesteps, *graph.input.shape)) < draw(st.floats(0.1, 1))
+    return graph, spikes.astype(np.uint8)
