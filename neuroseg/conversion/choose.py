@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from export.graph import Shape
 from neuroseg.conversion.compose import after, convolution, synapses
@@ -25,11 +26,14 @@ def mixed(draft: Draft, value: Value, g: Map, op: Convolution | None) -> Value:
     Composed with what waits in the value where that makes convolutions no dearer than neurons in between, which are two
     populations where the value can be below 0.
     """
-    made = _composed(draft, value, g, op)
     if _ready(draft, value):
-        return made
-    if all(term.op is not None for term in made.terms) and _cost(draft, made) <= _cost_apart(draft, value, made, op):
-        return made
+        return _composed(draft, value, g, op)
+    target = layer_shape(g(torch.zeros(value.shape, dtype=torch.float64)).shape)
+    apart = _cost_apart(draft, value, target, op)
+    if op is None or len(value.terms) * synapses(op, layer_shape(value.shape), target) <= apart:  # it costs so at least
+        made = _composed(draft, value, g, op)
+        if all(term.op is not None for term in made.terms) and _cost(draft, made) <= apart:
+            return made
     return _composed(draft, signed(value, draft.fire), g, op)
 
 
@@ -59,8 +63,8 @@ def _cost(draft: Draft, made: Value) -> int:
     return sum(synapses(term.op, draft.shapes[term.source], target) for term in made.terms if term.op)
 
 
-def _cost_apart(draft: Draft, value: Value, made: Value, op: Convolution | None) -> int:
-    here, target = layer_shape(value.shape), layer_shape(made.shape)
+def _cost_apart(draft: Draft, value: Value, target: Shape, op: Convolution | None) -> int:
+    here = layer_shape(value.shape)
     neurons = math.prod(here)
     into = sum(
         synapses(term.op, draft.shapes[term.source], here) if term.op else neurons * (1 if term.scale else GUESS)

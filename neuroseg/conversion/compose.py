@@ -22,7 +22,7 @@ from neuroseg.conversion.linear import Convolution, Map
 
 ROOM = 2**25  # numbers held at once while probing
 WORK = 2**30  # numbers computed at most for a sparse map
-PLACES, PROBING = 9, 2**28  # probed of a convolution, and numbers computed at most for that
+PLACES, PROBING = 9, 2**25  # probed of a convolution, and numbers computed at most for that
 EXACT = 1e-9  # of the largest, in float64
 SYNAPSES_MAX = 2**26
 NEURON = 16  # synapses that a neuron is worth, in the choice between both

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import prune
 
 import hardware_sim
 from export.graph import Sparse
@@ -151,7 +152,7 @@ PLAIN = {
         nn.ReLU(),
         nn.utils.parametrizations.spectral_norm(conv(4, 4)),
         nn.ReLU(),
-        nn.utils.prune.l1_unstructured(conv(4, 1), "weight", 0.5),
+        prune.l1_unstructured(conv(4, 1), "weight", 0.5),
     ),
     "a sum of a list": Written(lambda m, x: m.b(sum([F.relu(m.a(x)), F.relu(m.c(x))])), a=conv(1, 4), c=conv(1, 4), b=conv(4, 1)),
     "a broadcast mean": Written(
