@@ -56,10 +56,10 @@ class Program(nn.Module):
     ) -> None:
         """tensors: parameters and buffers by their path in the model. names: of a call's argument, to that path."""
         super().__init__()
-        for path, tensor in tensors.items():
-            _put(self, path, tensor)
         self.names, self.image, self.shape, self.single = dict(names), image, shape, single
         self.calls, self.outputs = calls, outputs
+        for path, tensor in tensors.items():
+            _put(self, path, tensor)
         self.eval()
 
     def forward(self, images: torch.Tensor) -> Any:
@@ -131,13 +131,9 @@ def _size(found: Any) -> int:
 
 
 def _put(module: nn.Module, path: str, tensor: torch.Tensor) -> None:
-    """Register a parameter or a buffer at a path, with the modules on the way."""
+    """Register a parameter or a buffer at a path, with the modules on the way, whatever names these have."""
     *parents, last = path.split(".")
     for name in parents:
-        if name not in module._modules:
-            module.add_module(name, nn.Module())
-        module = module.get_submodule(name)
-    if isinstance(tensor, nn.Parameter):
-        module.register_parameter(last, tensor)
-    else:
-        module.register_buffer(last, tensor)
+        module = module._modules.setdefault(name, nn.Module())  # type: ignore[assignment]
+    kept: dict = module._parameters if isinstance(tensor, nn.Parameter) else module._buffers
+    kept[last] = tensor

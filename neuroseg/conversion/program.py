@@ -31,7 +31,7 @@ from neuroseg.conversion.calls import SIDE_MAX, Call, Program, ProgramError, Ref
 
 SCHEMA = 8  # the major version of torch/_export/serde/schema.py
 MAX_CALLS, MAX_ARGUMENTS = 2**14, 2**10
-NAME = re.compile(r"\w+(\.\w+)*")
+NAME = re.compile(r"\w+(\.\w+){,31}")
 TARGET = re.compile(r"torch\.ops\.aten\.([a-z]\w*|_\w+)\.(\w+)")
 MODES = ("same", "valid", "none", "tanh", "floor", "trunc")
 OPERATIONS = """
@@ -137,6 +137,7 @@ def _outputs(signature: Fields) -> Iterator[str]:
 
 def _call(node: Fields) -> Call:
     target = node.text("target")
+    operation = _operation(target)
     arguments, options = [], {}
     for given in node.subs("inputs", MAX_ARGUMENTS):
         name, value = given.text("name"), _argument(given.sub("arg"))
@@ -148,11 +149,8 @@ def _call(node: Fields) -> Call:
             arguments.append(value)
     results = tuple(_result(result) for result in node.subs("outputs", MAX_ARGUMENTS))
     if target == "torch.ops.aten.permute.default" and arguments[1:] == [[1, 0]] and not options:
-        target, arguments = (
-            "torch.ops.aten.t.default",
-            arguments[:1],
-        )  # a Linear's weight, decomposed: `convert` knows it so
-    return Call(target, _operation(target), tuple(arguments), options, results)
+        operation, arguments = torch.ops.aten.t.default, arguments[:1]  # a Linear's weight: `convert` knows it as such
+    return Call(target, operation, tuple(arguments), options, results)
 
 
 def _operation(target: str) -> Callable[..., Any]:
