@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 
 @contextlib.contextmanager
 def replacing(*paths: Path | str) -> Iterator[tuple[Path, ...]]:
@@ -50,6 +52,13 @@ def write_text(text: str, path: Path | str) -> Path:
 def write_json(content: Any, path: Path | str) -> Path:
     """Write JSON, indented; the file appears complete or not at all."""
     return write_text(json.dumps(content, indent=2) + "\n", path)
+
+
+def write_array(values: np.ndarray, path: Path | str) -> Path:
+    """Write an array as npy; the file appears complete or not at all."""
+    with replacing(path) as (scratch,), open(scratch, "wb") as file:  # a name without .npy stays as it is
+        np.save(file, values, allow_pickle=False)
+    return Path(path)
 
 
 def _beside(place: Path) -> Path:

@@ -45,6 +45,17 @@ def load(path: Path | str) -> dict[str, np.ndarray]:
         raise ValueError(f"{type(error).__name__}: {str(error)[:200]}") from error
 
 
+def load_npy(path: Path | str) -> np.ndarray:
+    """The array of an npy file; its header is checked and no object is read. Raises as `load` does."""
+    try:
+        with open(path, "rb") as file:
+            return _read(file, os.fstat(file.fileno()).st_size, Path(path).name[:80])
+    except (FileNotFoundError, ValueError):
+        raise
+    except (OSError, TypeError, OverflowError, MemoryError) as error:
+        raise ValueError(f"{type(error).__name__}: {str(error)[:200]}") from error
+
+
 def _check(members: list[zipfile.ZipInfo], most: int) -> None:
     if len(members) > MAX_ARRAYS:
         raise ValueError(f"it holds {len(members)} arrays; {MAX_ARRAYS} are allowed")
@@ -62,24 +73,26 @@ def _check(members: list[zipfile.ZipInfo], most: int) -> None:
 
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-    name = member.filename[:80]
     with archive.open(member) as stream:
-        text, start = _header(stream, name)
-        found = HEADER.fullmatch(text)
-        if found is None:
-            raise ValueError(f"{name!r} has the header {text[:80]!r}; that of an array of numbers or text is allowed")
-        dtype, shape = np.dtype(found[1]), tuple(int(side) for side in found[3].replace(",", " ").split())
-        claimed, held = math.prod(shape) * dtype.itemsize, member.file_size - start
-        if claimed != held or len(shape) > 32:
-            raise ValueError(
-                f"{name!r} claims {dtype} of {shape}, {claimed} bytes, and holds {held}; as many are allowed"
-            )
-        turned = found[2] == "True"
-        value = np.empty(shape[::-1] if turned else shape, dtype)
-        if value.size:
-            _fill(value.reshape(-1).view(np.uint8), stream, name)
-        if stream.read(1):  # and so its checksum is looked at
-            raise ValueError(f"{name!r} holds more than it says")
+        return _read(stream, member.file_size, member.filename[:80])
+
+
+def _read(stream: IO[bytes], size: int, name: str) -> np.ndarray:
+    """The array of a stream of some bytes."""
+    text, start = _header(stream, name)
+    found = HEADER.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{name!r} has the header {text[:80]!r}; that of an array of numbers or text is allowed")
+    dtype, shape = np.dtype(found[1]), tuple(int(side) for side in found[3].replace(",", " ").split())
+    claimed, held = math.prod(shape) * dtype.itemsize, size - start
+    if claimed != held or len(shape) > 32:
+        raise ValueError(f"{name!r} claims {dtype} of {shape}, {claimed} bytes, and holds {held}; as many are allowed")
+    turned = found[2] == "True"
+    value = np.empty(shape[::-1] if turned else shape, dtype)
+    if value.size:
+        _fill(value.reshape(-1).view(np.uint8), stream, name)
+    if stream.read(1):  # and so its checksum is looked at
+        raise ValueError(f"{name!r} holds more than it says")
     return value.T if turned else value
 
 

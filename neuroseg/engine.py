@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
 import hardware_sim
 from export.graph import Graph
-from hardware_sim.record import Progress, Record
+from hardware_sim import npz
+from hardware_sim.record import Progress, Record, SimulationError
 from hardware_sim.reference import input_spikes
-from hardware_sim.trace import Trace
+from hardware_sim.trace import Trace, unpack
 from neuroseg.spiking.encode import encode
 
 STALL_TIMEOUT = 120.0  # seconds
@@ -45,3 +48,29 @@ def image_spikes(graph: Graph, images: torch.Tensor) -> torch.Tensor:
     if graph.input.neuron is not None:
         return torch.from_numpy(input_spikes(graph, images.numpy())).transpose(0, 1)
     return encode(images, timesteps=graph.meta.timesteps, encoder=graph.meta.encoder)
+
+
+def read_spikes(path: Path, graph: Graph) -> torch.Tensor:
+    """Spikes (T, B, C, H, W) for a graph out of a .npy (B, T, C, H, W) of 0 and 1, or the input of a trace, TRACE.npz.
+
+    Raises FileNotFoundError, TraceError, and SimulationError saying what was found and is allowed.
+    """
+    if path.suffix == ".npz":
+        bits = Trace.load(path).stimulus
+        if bits is None or bits.shape[2] != -(-math.prod(graph.input.shape) // 8):
+            raise SimulationError(f"{path}: its input is not of {graph.input.shape}, as the network takes it")
+        spikes = unpack(bits, graph.input.shape)
+    else:
+        try:
+            spikes = npz.load_npy(path)
+        except ValueError as error:
+            raise SimulationError(f"{path}: no array of spikes ({error})") from error
+    if spikes.dtype.kind not in "biuf" or spikes.ndim != 5 or not np.isin(spikes, (0, 1)).all():
+        expected = f"0 and 1 of (samples, {graph.meta.timesteps}, {', '.join(map(str, graph.input.shape))})"
+        raise SimulationError(f"{path}: {spikes.dtype} of {spikes.shape}; {expected} are allowed")
+    return torch.from_numpy(spikes.astype(np.uint8)).transpose(0, 1)
+
+
+def logits(graph: Graph, trace: Trace) -> np.ndarray:
+    """What an engine's output potentials mean: float32 (samples, C, H, W)."""
+    return (trace.output * graph.meta.logit_scale).astype(np.float32)

@@ -1,4 +1,4 @@
-"""How good a mask is: Dice in 3D and 2D, and its volume."""
+"""What a network decides, and how good that is: Dice in 3D and 2D, accuracy, a mask's volume."""
 
 from __future__ import annotations
 
@@ -38,3 +38,25 @@ def mean_dice(predictions: list[np.ndarray], truths: list[np.ndarray]) -> dict[s
         "3d": float(np.mean([dice(p, t) for p, t in pairs])),
         "2d": float(np.mean([dice_2d(p, t) for p, t in pairs])),
     }
+
+
+def decide(logits: np.ndarray) -> np.ndarray:
+    """Logits (N, C, H, W) to labels, int64 (N, H, W), or (N,) where an output has no pixels.
+
+    One channel: 1 where its logit is above 0. Several: the channel of the largest, the first of equals.
+    """
+    labels = logits.argmax(axis=1) if logits.shape[1] > 1 else (logits[:, 0] > 0).astype(np.int64)
+    return labels[:, 0, 0] if labels.shape[1:] == (1, 1) else labels
+
+
+def label_scores(labels: np.ndarray, truth: np.ndarray, classes: int) -> dict[str, float]:
+    """Accuracy of labels of any equal shapes; of maps (N, H, W) the Dice of each class that occurs, too.
+
+    classes: channels of the output; where it is 1, label 1 is the one that counts.
+    """
+    scores = {"accuracy": float(np.mean(labels == truth))}
+    if labels.ndim > 1:
+        for k in range(classes) if classes > 1 else (1,):
+            if (labels == k).any() or (truth == k).any():
+                scores[f"dice {k}"] = dice(labels == k, truth == k)
+    return scores

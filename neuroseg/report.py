@@ -9,10 +9,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from export import files
-from export.graph import GraphError
+from export.graph import Graph, GraphError
 from export.inspect import draw as draw_graph
 from export.mapping.chips import LOIHI2
 from export.mapping.summary import summary
@@ -22,7 +23,9 @@ from hardware_sim.reporting.metrics import Metrics, ann_metrics, as_json, trace_
 from hardware_sim.reporting.page import count_cells, make_viewer, rasters, render
 from hardware_sim.reporting.pictures import draw_masks, mask_rows
 from hardware_sim.reporting.report import build_report
+from hardware_sim.trace import Trace
 from neuroseg import __version__, runs
+from neuroseg.agreement import Agreement
 from neuroseg.conversion.convert import convert
 from neuroseg.conversion.lower import lower
 from neuroseg.data.volume import stack_slices
@@ -57,7 +60,7 @@ def write_report(
         timesteps=network.timesteps,
         seconds=validation.seconds,
         repeat=repeat,
-        chip=_chip(run, validation),
+        chip=_chip(run, validation.graph, shown.hardware),
         metrics=_metrics(run, validation),
     )
     files.write_json(report, run.report)
@@ -69,16 +72,48 @@ def write_report(
     return report
 
 
+def write_image_report(
+    run: Run, found: Agreement, truth: np.ndarray | None, *, repeat: Mapping[str, Any]
+) -> dict[str, Any]:
+    """report.json of a network on images, with what each stage decides in place of Dice; truth: labels, if any."""
+    trace = found.shown.hardware
+    starts = np.cumsum([0, *found.sizes])[:-1].tolist()
+    metrics = {
+        "ANN": metrics_of_ann(run, found.images.pixels[: trace.samples]),
+        "SNN": trace_metrics(found.graph, trace),
+    }
+    report = build_report(
+        found.comparisons,
+        samples=found.sizes,
+        subjects=[f"images {start} to {start + size - 1}" for start, size in zip(starts, found.sizes, strict=True)],
+        dice={},
+        backend=found.engine.backend,
+        fidelity=trace.engine.rpartition("/")[2],
+        timesteps=found.graph.meta.timesteps,
+        seconds=found.seconds,
+        repeat=repeat,
+        chip=_chip(run, found.graph, trace),
+        metrics={name: as_json(value) for name, value in metrics.items()},
+    )
+    report["images"], report["decisions"] = len(found.images), found.scores(truth)
+    files.write_json(report, run.report)
+    draw_graph(found.graph, run.drawing)
+    return report
+
+
 def metrics_of_ann(run: Run, images: torch.Tensor) -> Metrics:
     """NeuroBench's metrics of a run's ANN on slices (B, C, H, W): the float network of its populations with ReLUs."""
-    ann = convert(runs.load_ann(run.ann), tuple(images.shape[1:]), timesteps=1)
+    if run.is_imported:
+        ann, _ = runs.load_snn(run.ann)
+    else:
+        ann = convert(runs.load_ann(run.ann), tuple(images.shape[1:]), timesteps=1)
     return ann_metrics(lower(ann), images.numpy())
 
 
-def _chip(run: Run, validation: Validation) -> dict[str, Any]:
+def _chip(run: Run, graph: Graph, trace: Trace) -> dict[str, Any]:
     """The network on Loihi 2, drawn, with what the slices that are shown cost; or why it does not fit there."""
     try:
-        found = deploy(validation.graph, LOIHI2, validation.shown.hardware)
+        found = deploy(graph, LOIHI2, trace)
     except GraphError as error:
         return {"chip": LOIHI2.title, "refused": str(error)}
     draw_chip(found.placement, run.chip)

@@ -21,7 +21,7 @@ from export.checked import Fields
 from export.graph import Graph
 from export.text import printable
 from neuroseg import storage
-from neuroseg.settings import Settings, parse_model, parse_settings
+from neuroseg.settings import Imported, Settings, parse_imported, parse_model, parse_settings
 from neuroseg.spiking import structure
 from neuroseg.spiking.network import SpikingNetwork, bias_key
 from neuroseg.training.train import Epoch
@@ -119,13 +119,33 @@ class Run:
         if step in (self.ann, self.converted):
             self.checkpoint(self.snn).unlink(missing_ok=True)
 
-    def save_settings(self, settings: Settings) -> None:
+    def save_settings(self, settings: Settings | Imported) -> None:
         files.write_json(asdict(settings), self.settings_file)
 
     def load_settings(self) -> Settings:
         """What `save_settings` wrote. Raises RunError naming the field, what was found and what is allowed."""
+        found = self.load_any()
+        if isinstance(found, Imported):
+            raise RunError(f"{self.folder}: a network of {found.program}, not of scans; give --images")
+        return found
+
+    def load_imported(self) -> Imported:
+        """As `load_settings`, of a run whose network came by file."""
+        found = self.load_any()
+        if isinstance(found, Settings):
+            raise RunError(f"{self.folder}: a network of scans ({found.data}), which takes --data, not --images")
+        return found
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether its network came by file. Raises RunError for a broken run.json."""
+        return self.settings_file.exists() and isinstance(self.load_any(), Imported)
+
+    def load_any(self) -> Settings | Imported:
+        """Either. Raises RunError."""
         try:
-            return parse_settings(checked.read(self.settings_file))
+            given = checked.read(self.settings_file)
+            return parse_imported(given) if "program" in given else parse_settings(given)
         except FileNotFoundError:
             raise RunError(f"{self.settings_file}: no such file; `neuroseg train` makes a run folder") from None
         except ValueError as error:

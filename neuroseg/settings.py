@@ -1,4 +1,4 @@
-"""What run.json holds: where the data came from, who was trained on, and how."""
+"""What run.json holds: where the data came from, who was trained on, and how; or which file a network came by."""
 
 from __future__ import annotations
 
@@ -33,6 +33,21 @@ class Settings:
     box: Box | None = None
     test: tuple[str, ...] = ()
     labels: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Imported:
+    """run.json of a network that came by file: the file's name and its SHA-256."""
+
+    program: str
+    sha256: str
+    seed: int = 0
+
+
+def parse_imported(given: Fields) -> Imported:
+    """As `parse_settings`."""
+    given.only([field.name for field in dataclasses.fields(Imported)])
+    return Imported(given.text("program"), given.text("sha256"), given.integer("seed", 0, SEED_MAX))
 
 
 def parse_settings(given: Fields) -> Settings:

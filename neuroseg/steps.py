@@ -153,10 +153,12 @@ def finetune_run(
     return Tuning(history, *rates)
 
 
-def export_run(run: Run, *, class_names: tuple[str, ...] = CLASS_NAMES) -> Graph:
+def export_run(run: Run, *, class_names: tuple[str, ...] | None = None) -> Graph:
     """Write the fine-tuned network of a run, or the converted one, checked against Loihi. Makes network.net."""
     with run.held("export"):
         network, notes = final(run)
+        if class_names is None:
+            class_names = () if run.is_imported else CLASS_NAMES
         graph = export(network, class_names=class_names, notes=notes)
         run.forget_after(run.network)
         netx.write(graph, run.network)
@@ -197,16 +199,22 @@ def _validate(
     run: Run, subjects: Sequence[Subject], engine: Engine, command: str, on_step: OnSubject | None
 ) -> tuple[Validation, dict[str, Any]]:
     network, _ = final(run)
-    raw = run.exported().read_bytes()
-    graph = netx.read(run.network)
-    if hashlib.sha256(run.network.read_bytes()).digest() != hashlib.sha256(raw).digest():
-        raise RunError(f"{run.network} changed while it was read; is it being exported? Try again")
+    raw, graph = read_network(run)
     run.forget_after(run.network)
     stages = masks_by_stage(run, network, subjects)
     found = validate(network, graph, subjects, engine, stages=stages, on_step=on_step)
     seed = run.load_settings().seed
     repeat = provenance(raw, command=command, seed=seed, encoder=graph.meta.encoder)
     return found, write_report(run, found, network, repeat=repeat)
+
+
+def read_network(run: Run) -> tuple[bytes, Graph]:
+    """The bytes of the exported network of a run, and what they hold. Raises RunError where they change meanwhile."""
+    raw = run.exported().read_bytes()
+    graph = netx.read(run.network)
+    if hashlib.sha256(run.network.read_bytes()).digest() != hashlib.sha256(raw).digest():
+        raise RunError(f"{run.network} changed while it was read; is it being exported? Try again")
+    return raw, graph
 
 
 def masks_by_stage(run: Run, network: SpikingNetwork, subjects: Sequence[Subject]) -> dict[str, list[np.ndarray]]:

@@ -30,13 +30,19 @@ OnSubject = Callable[[Subject, int, int], None]  # whose slices run, steps done 
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Pair:
-    """A subject in PyTorch and in an engine. spikes: its input (T, B, C, H, W)."""
+class Runs:
+    """PyTorch and an engine on the same spikes (T, B, C, H, W)."""
 
-    subject: Subject
     spikes: torch.Tensor
     software: Trace
     hardware: Trace
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pair(Runs):
+    """A subject in PyTorch and in an engine."""
+
+    subject: Subject
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,7 +110,7 @@ def validate(
         comparisons=tuple(comparisons),
         masks={**(stages or {}), "quantized": software_masks, "hardware": hardware_masks},
         shown=shown,
-        diagnosis=None if equal else _diagnose(network, graph, engine, shown),
+        diagnosis=None if equal else explain(network, graph, engine, shown),
         seconds={"run": engine_seconds, "all": time.perf_counter() - start},
     )
 
@@ -118,7 +124,7 @@ def _run(subject: Subject, network: SpikingNetwork, graph: Graph, engine: Engine
         if on_step:
             on_step(subject, done, total)
 
-    return Pair(subject, spikes, software, engine.run(graph, spikes, on_step=show))
+    return Pair(spikes, software, engine.run(graph, spikes, on_step=show), subject)
 
 
 def software_trace(network: SpikingNetwork, spikes: torch.Tensor, *, potentials: Sequence[str] = ()) -> Trace:
@@ -150,7 +156,7 @@ def software_trace(network: SpikingNetwork, spikes: torch.Tensor, *, potentials:
     )
 
 
-def _diagnose(network: SpikingNetwork, graph: Graph, engine: Engine, pair: Pair) -> Diagnosis | None:
+def explain(network: SpikingNetwork, graph: Graph, engine: Engine, pair: Runs) -> Diagnosis | None:
     """The cause, with the potentials of that slice, which are not kept for all; None where it cannot be looked for."""
     try:
         found = diagnose(graph, pair.software, pair.hardware)
@@ -160,7 +166,7 @@ def _diagnose(network: SpikingNetwork, graph: Graph, engine: Engine, pair: Pair)
         return None
 
 
-def _with_potentials(found: Diagnosis, network: SpikingNetwork, graph: Graph, engine: Engine, pair: Pair) -> Diagnosis:
+def _with_potentials(found: Diagnosis, network: SpikingNetwork, graph: Graph, engine: Engine, pair: Runs) -> Diagnosis:
     slice_alone = pair.spikes[:, found.sample : found.sample + 1]
     again = diagnose(
         graph,

@@ -38,6 +38,7 @@ def pytest_report_header() -> str:
 
 SLOW = (  # files that take most of the time, and so begin first: whole commands, runs of Lava, notebooks, alignment
     "test_end_to_end.py",
+    "test_networks_by_file.py",
     "test_lava.py",
     "test_notebooks.py",
     "test_lava_dl_files.py",

@@ -122,6 +122,16 @@ OtherData = Annotated[
 ]
 
 
+IMAGES_HELP = "a .npy (N, C, H, W) or (N, H, W), uint8 or floats in [0, 1], or a folder of .png, .jpg, .tif, .npy"
+ImagesToRun = Annotated[Path | None, typer.Option(help=f"Images for a network that came by file: {IMAGES_HELP}.")]
+
+
+LabelsOfImages = Annotated[
+    Path | None,
+    typer.Option(help="What the images show: a .npy (N) or (N, H, W) of whole numbers, or a folder of label images."),
+]
+
+
 StallTimeout = Annotated[float, typer.Option(min=1, help="Seconds without a step after which a Lava run is ended.")]
 
 

@@ -56,12 +56,12 @@ console, errors = make_console(), make_console(stderr=True)
 
 
 @contextmanager
-def training_bar(what: str) -> Iterator[Callable[[Step], None]]:
-    """A bar over all batches with loss, validation Dice and the time left."""
+def training_bar(what: str, *, score: str = "Dice") -> Iterator[Callable[[Step], None]]:
+    """A bar over all batches with loss, validation score and the time left."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("epoch {task.fields[epoch]}  loss {task.fields[loss]:.3f}  Dice {task.fields[dice]:.3f}"),
+        TextColumn("epoch {task.fields[epoch]}  loss {task.fields[loss]:.3f}  " + score + " {task.fields[dice]:.3f}"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
@@ -184,6 +184,17 @@ def dice_table(dice: Mapping[str, Mapping[str, float]], *, title: str) -> Table:
     return table
 
 
+def decisions_table(scores: Mapping[str, Mapping[str, float]], *, title: str) -> Table:
+    """What each stage of the road decides on images: agreement with the ANN and, where known, with the truth."""
+    table = Table(title=escape(title), title_justify="left")
+    table.add_column("")
+    for stage in scores:
+        table.add_column(STAGES[stage], justify="right")
+    for row in dict.fromkeys(name for found in scores.values() for name in found):
+        table.add_row(row, *(f"{found[row]:.4f}" if row in found else "" for found in scores.values()))
+    return table
+
+
 def crossval_tables(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
     """One table a loss, from `experiments.tables.summary`; Dice in percent, mean and deviation over the folds."""
     tables: dict[str, Table] = {}
@@ -230,7 +241,10 @@ def show_report(report: Mapping[str, Any], file: Path) -> None:
     """The tables of a report.json, its verdict, and where it lies."""
     engine = f"{report['backend']} ({report['fidelity']})"
     console.print(spikes_table(report["spikes"]["layers"], title=f"Spikes, PyTorch against {engine}"))
-    console.print(dice_table(report["dice"], title=f"Dice, {len(report['subjects'])} subject(s)"))
+    if "decisions" in report:
+        console.print(decisions_table(report["decisions"], title=f"Decisions, {report['images']} image(s)"))
+    else:
+        console.print(dice_table(report["dice"], title=f"Dice, {len(report['subjects'])} subject(s)"))
     spikes = report["spikes"]
     if spikes["equal"]:
         console.print(f"[green]equal:[/green] {spikes['total']:,} spikes, none differs")

@@ -8,12 +8,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from rich.markup import escape
 
 import hardware_sim
-from export import netx
-from export.graph import GraphError, depths
+from export import files, netx
+from export.graph import Graph, GraphError, depths
 from export.inspect import draw as draw_graph
 from export.inspect import inspect as inspect_graph
 from hardware_sim.comparison.compare import compare as compare_traces
@@ -22,8 +23,8 @@ from hardware_sim.trace import Trace, TraceError
 from neuroseg.cli.app import (
     EXIT_DIFFERENT,
     Backend,
-    Data,
     Fidelity,
+    ImagesToRun,
     RunFolder,
     StallTimeout,
     app,
@@ -40,7 +41,9 @@ from neuroseg.cli.console import (
 )
 from neuroseg.cli.subjects import usable_subjects
 from neuroseg.data import ScanError, stack_slices
-from neuroseg.engine import STALL_TIMEOUT, Engine, image_spikes
+from neuroseg.data.images import read_images
+from neuroseg.engine import STALL_TIMEOUT, Engine, image_spikes, logits, read_spikes
+from neuroseg.metrics import decide
 from neuroseg.runs import Run
 from neuroseg.steps import export_run
 
@@ -69,30 +72,65 @@ def export(run_folder: RunFolder) -> None:
 @app.command()
 def simulate(
     file: Annotated[Path, typer.Argument(help="Exported network, FILE.net.")],
-    data: Data,
-    out: Annotated[Path, typer.Option(help="Trace to write, TRACE.npz.")],
+    data: Annotated[str | None, typer.Option(help="Scans to run on, as in `neuroseg train`.")] = None,
+    images: ImagesToRun = None,
+    spikes: Annotated[
+        Path | None,
+        typer.Option(help="Spikes to run on: a .npy (samples, T, C, H, W) of 0 and 1, or TRACE.npz for its input."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Trace to write, TRACE.npz: every spike.")] = None,
+    logits_file: Annotated[
+        Path | None, typer.Option("--logits", help="Logits to write, a .npy (samples, C, H, W) of floats.")
+    ] = None,
+    labels_file: Annotated[
+        Path | None,
+        typer.Option("--labels", help="What is decided, a .npy (samples, H, W) or (samples): class, or logit above 0."),
+    ] = None,
     backend: Annotated[Backend, typer.Option(help="Engine.")] = Backend.reference,
     fidelity: Annotated[Fidelity, typer.Option(help="How Lava runs.")] = Fidelity.fused,
     subjects: Annotated[int, typer.Option(min=1, help="Use the first N subjects.")] = 1,
     potentials: Annotated[bool, typer.Option(help="Record membrane potentials too.")] = False,
     stall_timeout: StallTimeout = STALL_TIMEOUT,
 ) -> None:
-    """Run an exported network on scans and keep every spike.
+    """Run an exported network on scans, images or spikes; keep every spike, the logits, or what is decided.
 
     Example: neuroseg simulate runs/first/network.net --data mni152 --backend lava --out lava.npz
+
+    Example: neuroseg simulate model.net --images test.npy --labels found.npy
     """
+    if out is None and logits_file is None and labels_file is None:
+        raise ValueError("nothing to write; --out TRACE.npz, --logits FILE.npy or --labels FILE.npy are allowed")
     graph = netx.read(file)
-    images, _ = stack_slices(usable_subjects(data, 0)[:subjects])
-    if tuple(images.shape[1:]) != graph.input.shape:
-        raise ScanError(f"slices of {data} are {tuple(images.shape[1:])}; the network takes {graph.input.shape}")
-    spikes = image_spikes(graph, images)
-    record = hardware_sim.Record(potentials="all" if potentials else ())
+    given = _stimulus(graph, data, images, spikes, subjects)
+    record = hardware_sim.Record(spikes="all" if out else (), potentials="all" if potentials else ())
     with steps_bar(backend.value) as show:
         engine = Engine(backend.value, fidelity.value, stall_timeout)
-        trace = engine.run(graph, spikes, record=record, on_step=show)
-    trace.save(out)
+        trace = engine.run(graph, given, record=record, on_step=show)
+    if out:
+        trace.save(out)
+    if logits_file:
+        files.write_array(logits(graph, trace), logits_file)
+    if labels_file:
+        files.write_array(decide(logits(graph, trace)), labels_file)
     total = sum(trace.total(name) for name in trace.packed)
-    console.print(f"{trace.samples} slices, {total:,} spikes in {trace.seconds['run']:.1f} s; {escape(str(out))}")
+    counted = f", {total:,} spikes" if out else ""
+    written = ", ".join(str(path) for path in (out, logits_file, labels_file) if path)
+    console.print(f"{trace.samples} samples{counted} in {trace.seconds['run']:.1f} s; {escape(written)}")
+
+
+def _stimulus(graph: Graph, data: str | None, images: Path | None, spikes: Path | None, subjects: int) -> torch.Tensor:
+    """What a network is to run on, as spikes (T, B, C, H, W)."""
+    if sum(source is not None for source in (data, images, spikes)) != 1:
+        raise ValueError("one of --data, --images and --spikes is needed")
+    if spikes:
+        return read_spikes(spikes, graph)
+    if images:
+        return image_spikes(graph, read_images(images, shape=graph.input.shape).pixels)
+    assert data is not None
+    slices, _ = stack_slices(usable_subjects(data, 0)[:subjects])
+    if tuple(slices.shape[1:]) != graph.input.shape:
+        raise ScanError(f"slices of {data} are {tuple(slices.shape[1:])}; the network takes {graph.input.shape}")
+    return image_spikes(graph, slices)
 
 
 @app.command()

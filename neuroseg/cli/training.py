@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -9,9 +10,12 @@ import typer
 from rich.markup import escape
 
 from neuroseg.cli.app import (
+    IMAGES_HELP,
     Balance,
     Data,
     Encoder,
+    ImagesToRun,
+    LabelsOfImages,
     Loss,
     OtherData,
     Reset,
@@ -25,9 +29,12 @@ from neuroseg.cli.console import (
     training_bar,
 )
 from neuroseg.cli.subjects import parse_box, place, run_subjects, usable_subjects
+from neuroseg.conversion.model_file import ONNX, PT2
+from neuroseg.data.images import read_images, read_labels
 from neuroseg.data.labels import parse_labels
 from neuroseg.experiments.crossval import make_folds, run_fold
 from neuroseg.experiments.tables import check_folds, load_folds, write_tables
+from neuroseg.imported import ann_of, convert_model, finetune_run_images, images_for
 from neuroseg.pretrained import copy_pretrained
 from neuroseg.runs import Run
 from neuroseg.settings import Settings
@@ -87,25 +94,43 @@ def train(
 
 @app.command()
 def convert(
-    run_folder: RunFolder,
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="RUN|MODEL", help="Run folder of `neuroseg train`; or MODEL.pt2, MODEL.onnx."),
+    ],
+    calibrate: Annotated[Path | None, typer.Option(help=f"Images to balance a MODEL on: {IMAGES_HELP}.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder to make of a MODEL.")] = None,
     timesteps: Annotated[int, typer.Option("--timesteps", "-T", min=1, help="Time steps per slice.")] = 8,
     reset: Annotated[Reset, typer.Option(help="What a spike does to the potential.")] = Reset.subtract,
     u0: Annotated[float, typer.Option(min=0, max=1, help="Start potential, in thresholds.")] = 0.0,
     encoder: Annotated[Encoder, typer.Option(help="Image to spikes.")] = Encoder.rate,
     method: Annotated[Balance, typer.Option("--balance", help="Threshold balancing.")] = Balance.rate,
-    slices: Annotated[int, typer.Option(min=1, help="Training slices to calibrate on.")] = CALIBRATION_SLICES,
+    slices: Annotated[int, typer.Option(min=1, help="Slices or images to calibrate on.")] = CALIBRATION_SLICES,
     data: OtherData = None,
 ) -> None:
-    """Turn the ANN into integrate-and-fire neurons and balance their thresholds. Makes RUN/converted.safetensors.
+    """Turn an ANN into integrate-and-fire neurons and balance their thresholds. Makes RUN/converted.safetensors.
+
+    The ANN is that of a run, or any model in a file of torch.export.save, which is read so that nothing in it can run
+    code. Export it in evaluation mode, for one image: torch.export.export(model.eval(), (image,)).
 
     Example: neuroseg convert runs/first -T 8 --reset zero
+
+    Example: neuroseg convert model.pt2 --calibrate images.npy --out runs/mine
     """
-    run = Run(run_folder)
-    settings = run.load_settings()
-    training, _ = run_subjects(settings, data)
     conversion = Conversion(timesteps, reset.value, u0, encoder.value, method.value, slices)
-    with console.status(f"balancing on {slices} training slices ({method.value})"):
-        network = convert_run(run, training, conversion)
+    if source.is_dir() or source.suffix not in (PT2, ONNX):
+        if calibrate or out:
+            raise ValueError(f"{source} is no model; --calibrate and --out belong to MODEL.pt2 or MODEL.onnx")
+        run = Run(source)
+        training, _ = run_subjects(run.load_settings(), data)
+        with console.status(f"balancing on {slices} training slices ({method.value})"):
+            network = convert_run(run, training, conversion)
+    else:
+        if calibrate is None or out is None or data:
+            raise ValueError(f"{source} is a model; it needs --calibrate IMAGES and --out RUN, and no --data")
+        run, images = Run(out), read_images(calibrate)
+        with console.status(f"converting, and balancing on {min(slices, len(images))} images ({method.value})"):
+            network = convert_model(run, source, images, conversion)
     console.print(
         f"{len(network.populations)} populations, T = {timesteps}, reset {reset.value}, "
         f"{encoder.value} code; {escape(str(run.converted))}"
@@ -121,27 +146,44 @@ def finetune(
     quantized: Annotated[bool, typer.Option(help="Train through the 8-bit integers.")] = True,
     augment: Annotated[bool, typer.Option(help="Vary shape and contrast, for scans of other contrast.")] = False,
     data: OtherData = None,
+    images: ImagesToRun = None,
+    labels: LabelsOfImages = None,
 ) -> None:
     """Fine-tune the spiking network by spike-based backpropagation; resumes. Makes RUN/snn.safetensors.
 
+    A network that came by file learns from --images with --labels: several output channels are classes (cross-entropy),
+    one is 0 or 1 (--loss). A fifth of the images is kept to see how far it is.
+
     Example: neuroseg finetune runs/first --epochs 4
+
+    Example: neuroseg finetune runs/mine --images images --labels labels
     """
     run = Run(run_folder)
-    settings = run.load_settings()
-    training, held_out = run_subjects(settings, data)
     config = FinetuneConfig(
         epochs=epochs,
         learning_rate=learning_rate,
-        loss=loss.value if loss else settings.train.loss,
-        seed=settings.seed,
+        loss=loss.value if loss else FinetuneConfig.loss,
         quantized=quantized,
         augment=augment,
     )
-    with training_bar("spiking") as show:
-        tuning = finetune_run(run, training, held_out, config, on_step=show)
+    if images or labels:
+        if images is None or labels is None or data:
+            raise ValueError("--images and --labels go together, without --data")
+        pictures = images_for(run, images)
+        truth = read_labels(labels, pictures, output=ann_of(run).output.shape)
+        with training_bar("spiking", score="score") as show:
+            tuning = finetune_run_images(run, pictures, truth, config, on_step=show)
+        reached = "score"
+    else:
+        settings = run.load_settings()
+        training, held_out = run_subjects(settings, data)
+        config = replace(config, loss=loss.value if loss else settings.train.loss, seed=settings.seed)
+        with training_bar("spiking") as show:
+            tuning = finetune_run(run, training, held_out, config, on_step=show)
+        reached = "3D Dice"
     console.print(rates_table(tuning.before, tuning.after))
     best = max(row.validation_dice for row in tuning.history)
-    console.print(f"best validation 3D Dice {best:.4f}; {escape(str(run.snn))}")
+    console.print(f"best validation {reached} {best:.4f}; {escape(str(run.snn))}")
 
 
 @app.command()

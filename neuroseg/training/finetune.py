@@ -7,18 +7,23 @@ up to the gain of dropout while it trains.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 
 from export.graph import Dropout
 from neuroseg.conversion.lower import integer_scales
 from neuroseg.data.volume import Subject
+from neuroseg.metrics import decide, label_scores
 from neuroseg.spiking import structure
 from neuroseg.spiking.network import SpikingNetwork
-from neuroseg.training.train import Epoch, OnStep, fit
+from neuroseg.training.losses import LOSSES, Loss
+from neuroseg.training.train import Epoch, OnStep, fit, minimise
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +56,78 @@ def finetune(
     Integer scales are chosen before every epoch and before every validation, so that no weight of the validated network
     is ever clipped; the network that is returned has them. Resumes from `checkpoint` as `train` does.
     """
+
+    def on_subjects(tuned: SpikingNetwork, **how: Any) -> list[Epoch]:
+        return fit(tuned, training=training, validation=validation, loss=config.loss, augmented=config.augment, **how)
+
+    return _tune(network, on_subjects, config, checkpoint, on_step)
+
+
+def finetune_images(
+    network: SpikingNetwork,
+    images: torch.Tensor,
+    labels: np.ndarray,
+    *,
+    config: FinetuneConfig = FinetuneConfig(),
+    validation: float = 0.2,
+    checkpoint: Path | None = None,
+    on_step: OnStep | None = None,
+) -> tuple[SpikingNetwork, list[Epoch]]:
+    """`finetune` on images (N, C, H, W) and labels, int64 (N, H, W) or, of a classifier, (N,).
+
+    Several output channels are classes and learn by cross-entropy, whatever `config.loss` is; one learns by that. A
+    share of the images, drawn by seed, is kept for validation: the score is their accuracy, or of maps the mean Dice of
+    the classes. Raises ValueError where that leaves none to train on, or for `config.augment`.
+    """
+    if config.augment:
+        raise ValueError("slices of scans can be varied, images cannot")
+    held_out = max(round(len(images) * validation), 1)
+    if len(images) - held_out < 1:
+        raise ValueError(f"{len(images)} images; at least 2 are needed, one to train on and one to validate")
+    order = np.random.default_rng(config.seed).permutation(len(images))
+    kept, chosen = order[:held_out], order[held_out:]
+    classes = network.output.shape[0]
+    targets = torch.from_numpy(labels.reshape(len(labels), *network.output.shape[1:]))
+
+    def on_images(tuned: SpikingNetwork, *, forward: Callable[[torch.Tensor], torch.Tensor], **how: Any) -> list[Epoch]:
+        return minimise(
+            tuned,
+            forward=forward,
+            images=images[chosen],
+            targets=targets[chosen] if classes > 1 else targets[chosen][:, None].float(),
+            objective=image_loss(classes, config.loss),
+            validate=lambda: image_score(forward(images[kept]), labels[kept]),
+            truths=[images[kept].numpy(), labels[kept]],
+            **how,
+        )
+
+    return _tune(network, on_images, config, checkpoint, on_step)
+
+
+def image_loss(classes: int, loss: str) -> Loss:
+    """Cross-entropy of several classes; of one channel a loss by name. Raises ValueError."""
+    if classes > 1:
+        return F.cross_entropy
+    if loss not in LOSSES:
+        raise ValueError(f"loss {loss!r} is unknown; {', '.join(LOSSES)} are allowed")
+    return LOSSES[loss]
+
+
+@torch.no_grad()
+def image_score(logits: torch.Tensor, truth: np.ndarray) -> float:
+    """Accuracy of logits (N, C, 1, 1); of maps the mean Dice of the classes."""
+    scores = label_scores(decide(logits.detach().numpy()), truth, logits.shape[1])
+    dice = [value for name, value in scores.items() if name != "accuracy"]
+    return float(np.mean(dice)) if dice else scores["accuracy"]
+
+
+def _tune(
+    network: SpikingNetwork,
+    fitted: Callable[..., list[Epoch]],
+    config: FinetuneConfig,
+    checkpoint: Path | None,
+    on_step: OnStep | None,
+) -> tuple[SpikingNetwork, list[Epoch]]:
     torch.manual_seed(config.seed)
     tuned = network.copy() if config.dropout else without_dropout(network)
     optimizer = torch.optim.Adam(tuned.parameters(), lr=config.learning_rate)
@@ -62,17 +139,13 @@ def finetune(
     def forward(images: torch.Tensor) -> torch.Tensor:
         return tuned.predict(images, quantized=config.quantized, seed=int(torch.randint(2**31, ())))
 
-    history = fit(
+    history = fitted(
         tuned,
         forward=forward,
-        training=training,
-        validation=validation,
         optimizer=optimizer,
         before_epoch=rescale,
         epochs=config.epochs,
         batch=config.batch,
-        loss=config.loss,
-        augmented=config.augment,
         seed=config.seed,
         identity={"graph": structure.describe(network.graph), "alpha": network.alpha, "config": asdict(config)},
         checkpoint=checkpoint,

@@ -18,7 +18,7 @@ from neuroseg import storage
 from neuroseg.data.augment import augment
 from neuroseg.data.volume import Subject, stack_slices
 from neuroseg.metrics import mean_dice
-from neuroseg.training.losses import LOSSES, balanced_bce_loss
+from neuroseg.training.losses import LOSSES, Loss, balanced_bce_loss
 from neuroseg.training.memory import keep_freed_memory
 from neuroseg.training.unet import UNet, UNetConfig
 
@@ -131,35 +131,62 @@ def fit(
     forward: Forward,
     training: Sequence[Subject],
     validation: Sequence[Subject],
+    loss: str,
+    augmented: bool = False,
+    **how: Any,
+) -> list[Epoch]:
+    """`minimise` one of LOSSES over the slices of subjects; the score is the mean 3D Dice of validation subjects."""
+    if loss not in LOSSES:
+        raise ValueError(f"loss {loss!r} is unknown; {', '.join(LOSSES)} are allowed")
+    images, masks = stack_slices(training)
+    truths = [subject.mask for subject in validation]
+    return minimise(
+        network,
+        forward=forward,
+        images=images,
+        targets=masks,
+        objective=LOSSES[loss],
+        validate=lambda: mean_dice(predict(forward, validation), truths)["3d"],
+        truths=truths,
+        vary=augment if augmented else None,
+        **how,
+    )
+
+
+def minimise(
+    network: nn.Module,
+    *,
+    forward: Forward,
+    images: torch.Tensor,
+    targets: torch.Tensor,
+    objective: Loss,
+    validate: Callable[[], float],
+    truths: Sequence[np.ndarray],
     optimizer: torch.optim.Optimizer,
     epochs: int,
     batch: int,
-    loss: str,
     seed: int,
     identity: dict[str, Any],
     warm_up: int = 0,
-    augmented: bool = False,
+    vary: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None,
     before_epoch: Callable[[], None] | None = None,
     checkpoint: Path | None = None,
     on_step: OnStep | None = None,
 ) -> list[Epoch]:
-    """Minimise a loss over slices, epoch by epoch; leaves the best epoch's weights in `network`.
+    """Minimise an objective of logits and targets, epoch by epoch; leaves the best epoch's weights in `network`.
 
     The learning rate of `optimizer` is the peak of a one-cycle schedule.
-    `forward` maps images (B, 1, H, W) to logits. `before_epoch` runs before each epoch and before each validation.
-    The first `warm_up` batches minimise balanced cross-entropy. `identity` describes the run: a checkpoint of another
+    `forward` maps images (B, C, H, W) to logits; `validate` scores the network after an epoch, against `truths`.
+    `before_epoch` runs before each epoch and before each validation. The first `warm_up` batches minimise balanced
+    cross-entropy. `vary` changes images and targets of a batch. `identity` describes the run: a checkpoint of another
     run is refused with ValueError.
     """
-    if loss not in LOSSES:
-        raise ValueError(f"loss {loss!r} is unknown; {', '.join(LOSSES)} are allowed")
     keep_freed_memory()
-    images, masks = stack_slices(training)
-    truths = [subject.mask for subject in validation]
     batches = -(-len(images) // batch)
     # Not torch's OneCycleLR: its state holds a function, which a safe checkpoint cannot.
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step / (epochs * batches)))
     saved: dict[str, Any] = {"network": network, "optimizer": optimizer, "schedule": schedule}
-    identity = _plain({**identity, **_fingerprints(network, images, masks, truths)})
+    identity = _plain({**identity, **_fingerprints(network, images, targets, truths)})
     history, best = _resume(checkpoint, identity, saved)
     for epoch in range(len(history) + 1, epochs + 1):
         epoch_seed = seed * 1_000_003 + epoch  # an epoch's randomness depends on nothing before it
@@ -171,12 +198,11 @@ def fit(
         total = 0.0
         for k, chosen in enumerate(order.split(batch), start=1):
             warming = (epoch - 1) * batches + k <= warm_up
-            objective = balanced_bce_loss if warming else LOSSES[loss]
-            x, truth = images[chosen], masks[chosen]
-            if augmented:
-                x, truth = augment(x, truth)
+            x, truth = images[chosen], targets[chosen]
+            if vary:
+                x, truth = vary(x, truth)
             optimizer.zero_grad(set_to_none=True)
-            value = objective(forward(x), truth)
+            value = (balanced_bce_loss if warming else objective)(forward(x), truth)
             value.backward()
             optimizer.step()
             schedule.step()
@@ -187,9 +213,9 @@ def fit(
         if before_epoch:
             before_epoch()
         network.eval()
-        score = mean_dice(predict(forward, validation), truths)["3d"]
+        score = validate()
         history.append(Epoch(epoch, total / batches, score, optimizer.param_groups[0]["lr"]))
-        log.info("epoch %d: loss %.4f, validation 3D Dice %.4f", epoch, total / batches, score)
+        log.info("epoch %d: loss %.4f, validation score %.4f", epoch, total / batches, score)
         if score >= max(row.validation_dice for row in history):
             best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
         if checkpoint:
@@ -230,7 +256,9 @@ def _resume(
     return history, best
 
 
-def _fingerprints(network: nn.Module, images: torch.Tensor, masks: torch.Tensor, truths: list) -> dict[str, str]:
+def _fingerprints(
+    network: nn.Module, images: torch.Tensor, masks: torch.Tensor, truths: Sequence[np.ndarray]
+) -> dict[str, str]:
     """Hashes of where a training starts: its weights and its data."""
 
     def digest(arrays: Sequence[np.ndarray]) -> str:

@@ -17,7 +17,7 @@ from neuroseg import runs, storage
 from neuroseg.experiments.tables import load_folds
 from neuroseg.pretrained import FOLDER
 from neuroseg.runs import Run, RunError
-from neuroseg.settings import Settings
+from neuroseg.settings import Imported, Settings
 from neuroseg.training.train import TrainConfig
 from neuroseg.training.unet import UNet, UNetConfig
 from tests.examples import some
@@ -264,3 +264,18 @@ def test_a_fold_that_is_no_object_is_refused(raw, tmp_path):
     (tmp_path / "fold1-dice.json").write_bytes(raw)
     with pytest.raises(RunError, match=r"fold1-dice\.json: not a fold"):
         load_folds(tmp_path)
+
+
+def test_settings_of_a_network_by_file_are_read_as_they_were_written_or_refused(tmp_path):
+    run, imported = Run(tmp_path), Imported("model.pt2", "00ff")
+    run.save_settings(imported)
+    assert run.load_imported() == imported and run.is_imported
+    with pytest.raises(RunError, match=r"a network of model\.pt2, not of scans; give --images"):
+        run.load_settings()
+    run.settings_file.write_text('{"program": 3, "sha256": "", "seed": 0}')
+    with pytest.raises(RunError, match="program is 3; a text"):
+        run.load_imported()
+    run.save_settings(SOUND)
+    assert not run.is_imported
+    with pytest.raises(RunError, match="a network of scans"):
+        run.load_imported()

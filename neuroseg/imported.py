@@ -1,0 +1,108 @@
+"""The steps of the road for a network that came by file, on images: convert, finetune, validate."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neuroseg import runs
+from neuroseg.agreement import Agreement, OnImages, validate_images
+from neuroseg.conversion.balance import balance
+from neuroseg.conversion.convert import convert
+from neuroseg.conversion.lower import integer_scales
+from neuroseg.conversion.model_file import read_model
+from neuroseg.data.images import Images, read_images
+from neuroseg.engine import Engine
+from neuroseg.report import provenance, write_image_report
+from neuroseg.runs import Run
+from neuroseg.settings import Imported
+from neuroseg.spiking.activity import measure
+from neuroseg.spiking.network import SpikingNetwork
+from neuroseg.steps import CALIBRATION_SLICES, Conversion, Tuning, final, read_network, sample
+from neuroseg.training.finetune import FinetuneConfig, finetune_images
+from neuroseg.training.train import OnStep
+
+
+def convert_model(run: Run, file: Path, images: Images, conversion: Conversion = Conversion()) -> SpikingNetwork:
+    """Turn the model in a file into a spiking network, balanced on some of the images, with integer scales.
+
+    Makes run.json, ann.safetensors (the network before it is balanced: as an ANN it is the model) and
+    converted.safetensors. Raises ProgramError, ConversionError, and RunError where the folder holds a run of scans.
+    """
+    model = read_model(file, images.shape)
+    with run.held("convert", made_by=None):
+        if run.settings_file.exists():
+            run.load_imported()
+        ann = convert(
+            model,
+            images.shape,
+            timesteps=conversion.timesteps,
+            reset=conversion.reset,
+            u0=conversion.u0,
+            encoder=conversion.encoder,
+        )
+        imported = Imported(file.name, hashlib.sha256(file.read_bytes()).hexdigest())
+        chosen = sample(images.pixels, conversion.slices, seed=imported.seed)
+        network = balance(ann, chosen, method=conversion.method, seed=imported.seed)
+        network = network.with_scales(integer_scales(network))
+        run.save_settings(imported)
+        run.forget_after(run.ann)
+        runs.save_snn(ann, run.ann, notes={})
+        runs.save_snn(network, run.converted, notes={"balance": conversion.method, "model": file.name})
+    return network
+
+
+def images_for(run: Run, path: Path) -> Images:
+    """Images for the network of a run. Raises RunError where it is one of scans, FileNotFoundError, ImageError."""
+    run.load_imported()
+    return read_images(path, shape=ann_of(run).graph.input.shape)
+
+
+def ann_of(run: Run) -> SpikingNetwork:
+    """The network of a run as it was before balancing. Raises RunError."""
+    return runs.load_snn(run.ann, made_by="neuroseg convert MODEL.pt2")[0].eval()
+
+
+def finetune_run_images(
+    run: Run, images: Images, labels: np.ndarray, config: FinetuneConfig, *, on_step: OnStep | None = None
+) -> Tuning:
+    """Fine-tune the converted network of a run on labelled images; resumes. Makes snn.safetensors."""
+    with run.held("finetune"):
+        network, notes = runs.load_snn(run.converted)
+        tuned, history = finetune_images(
+            network, images.pixels, labels, config=config, checkpoint=run.checkpoint(run.snn), on_step=on_step
+        )
+        if not runs.holds(run.snn, tuned):
+            run.forget_after(run.snn)
+            notes = {**notes, "finetuned": json.dumps(dataclasses.asdict(config))}
+            runs.save_snn(tuned, run.snn, notes=notes)
+    chosen = sample(images.pixels, CALIBRATION_SLICES, seed=config.seed)
+    return Tuning(history, *(measure(part, chosen, quantized=True).rates for part in (network, tuned)))
+
+
+def validate_run_images(
+    run: Run,
+    images: Images,
+    engine: Engine,
+    *,
+    labels: np.ndarray | None = None,
+    command: str,
+    on_step: OnImages | None = None,
+) -> tuple[Agreement, dict[str, Any]]:
+    """Hold the exported network of a run against PyTorch on images. Makes report.json and drawings of network and chip.
+
+    command: what repeats it. Returns what was found, and the content of report.json. Raises as `steps.validate_run`.
+    """
+    with run.held("validate"):
+        imported = run.load_imported()
+        network, _ = final(run)
+        raw, graph = read_network(run)
+        run.forget_after(run.network)
+        found = validate_images(network, graph, images, engine, ann=ann_of(run), on_step=on_step)
+        repeat = provenance(raw, command=command, seed=imported.seed, encoder=graph.meta.encoder)
+        return found, write_image_report(run, found, labels, repeat=repeat)
