@@ -66,7 +66,7 @@ def flatten_convolutions(graph: Graph) -> Graph:
 def split_concat(graph: Graph) -> Graph:
     """Replace every edge that reads a concatenation by one edge per part; drop the concatenations.
 
-    Raises GraphError for grouped convolutions, whose groups may straddle the parts.
+    The groups of a grouped convolution may straddle the parts, so it becomes one of a single group.
     """
     swapped = _pool_before_concat(graph)
 
@@ -190,12 +190,22 @@ def slice_channels(op: Operator, start: int, part: Shape, whole: Shape) -> Opera
             weight = op.weight.reshape(-1, *whole)[:, start:stop].reshape(len(op.weight), -1)
             return Dense(weight)
         case Conv() | ConvT() if op.groups > 1:
-            raise GraphError(f"a convolution in {op.groups} groups reads a concatenation; groups=1 is supported")
+            return slice_channels(ungrouped(op), start, part, whole)
         case Conv():
             return dataclasses.replace(op, weight=op.weight[:, start:stop])
         case ConvT():
             return dataclasses.replace(op, weight=op.weight[start:stop])
     raise TypeError(op)
+
+
+def ungrouped(op: Conv | ConvT) -> Conv | ConvT:
+    """The same convolution in one group: zeros between the groups."""
+    first, second = op.weight.shape[0] // op.groups, op.weight.shape[1]
+    weight = np.zeros((op.weight.shape[0], second * op.groups, *op.weight.shape[2:]), op.weight.dtype)
+    for group in range(op.groups):
+        rows, columns = slice(group * first, (group + 1) * first), slice(group * second, (group + 1) * second)
+        weight[rows, columns] = op.weight[rows]
+    return dataclasses.replace(op, weight=weight, groups=1)
 
 
 def _fold_conv(op: Conv, kernel: tuple[int, int]) -> Conv:

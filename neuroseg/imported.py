@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import numpy as np
 
 from neuroseg import runs
 from neuroseg.agreement import Agreement, OnImages, validate_images
-from neuroseg.conversion.balance import balance
-from neuroseg.conversion.convert import convert
+from neuroseg.conversion.balance import agreement_over_time, balance
+from neuroseg.conversion.convert import Row, explain
 from neuroseg.conversion.lower import integer_scales
 from neuroseg.conversion.model_file import read_model
 from neuroseg.data.images import Images, read_images
@@ -27,34 +28,56 @@ from neuroseg.steps import CALIBRATION_SLICES, Conversion, Tuning, final, read_n
 from neuroseg.training.finetune import FinetuneConfig, finetune_images
 from neuroseg.training.train import OnStep
 
+LONG = 64  # steps, at which a converted network shows how far it is from its model
 
-def convert_model(run: Run, file: Path, images: Images, conversion: Conversion = Conversion()) -> SpikingNetwork:
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ModelConversion:
+    """A model's spiking network, what its operations became, and how far it decides as the model on its images.
+
+    agreement: at the network's own steps and at LONG, 0 to 1; frozen: of the model itself when its norms are frozen.
+    """
+
+    network: SpikingNetwork
+    rows: tuple[Row, ...]
+    agreement: Mapping[int, float]
+    frozen: float | None
+
+
+def convert_model(
+    run: Run, file: Path, images: Images, conversion: Conversion = Conversion(), *, freeze_norms: bool = False
+) -> ModelConversion:
     """Turn the model in a file into a spiking network, balanced on some of the images, with integer scales.
 
-    Makes run.json, ann.safetensors (the network before it is balanced: as an ANN it is the model) and
-    converted.safetensors. Raises ProgramError, ConversionError, and RunError where the folder holds a run of scans.
+    freeze_norms: whether norms that depend on the image use the statistics of these images. Makes run.json,
+    ann.safetensors (the network before it is balanced: as an ANN it is the model) and converted.safetensors. Raises
+    ProgramError, ConversionError, and RunError where the folder holds a run of scans.
     """
     model = read_model(file, images.shape)
     with run.held("convert", made_by=None):
         if run.settings_file.exists():
             run.load_imported()
-        ann = convert(
+        imported = Imported(file.name, hashlib.sha256(file.read_bytes()).hexdigest())
+        chosen = sample(images.pixels, conversion.slices, seed=imported.seed)
+        done = explain(
             model,
             images.shape,
             timesteps=conversion.timesteps,
             reset=conversion.reset,
             u0=conversion.u0,
             encoder=conversion.encoder,
+            freeze_norms=chosen if freeze_norms else None,
         )
-        imported = Imported(file.name, hashlib.sha256(file.read_bytes()).hexdigest())
-        chosen = sample(images.pixels, conversion.slices, seed=imported.seed)
+        ann = done.network
         network = balance(ann, chosen, method=conversion.method, seed=imported.seed)
         network = network.with_scales(integer_scales(network))
         run.save_settings(imported)
         run.forget_after(run.ann)
         runs.save_snn(ann, run.ann, notes={})
         runs.save_snn(network, run.converted, notes={"balance": conversion.method, "model": file.name})
-    return network
+    steps = dict.fromkeys((conversion.timesteps, LONG))
+    reached = {T: agreement_over_time(network, chosen, timesteps=T, ann=ann, seed=imported.seed) for T in steps}
+    return ModelConversion(network, done.rows, reached, done.frozen)
 
 
 def images_for(run: Run, path: Path) -> Images:

@@ -49,6 +49,12 @@ def decide(logits: np.ndarray) -> np.ndarray:
     return labels[:, 0, 0] if labels.shape[1:] == (1, 1) else labels
 
 
+def agreement(found: np.ndarray, expected: np.ndarray) -> float:
+    """How far logits (N, C, H, W) decide alike, 0 to 1: Dice of the masks of one channel, equal labels of several."""
+    labels, truth = decide(found), decide(expected)
+    return dice(labels == 1, truth == 1) if found.shape[1] == 1 else float(np.mean(labels == truth))
+
+
 def label_scores(labels: np.ndarray, truth: np.ndarray, classes: int) -> dict[str, float]:
     """Accuracy of labels of any equal shapes; of maps (N, H, W) the Dice of each class that occurs, too.
 

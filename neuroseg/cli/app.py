@@ -49,7 +49,7 @@ class Loss(StrEnum):
 
 
 class Balance(StrEnum):
-    rate, activation, threshold = "rate", "activation", "threshold"
+    rate, activation, threshold, best = "rate", "activation", "threshold", "best"
 
 
 class Reset(StrEnum):

@@ -23,6 +23,7 @@ from rich.segment import Segment
 from rich.table import Table
 
 from export.text import printable
+from neuroseg.conversion.convert import Row
 from neuroseg.data import Subject
 from neuroseg.experiments.tables import score_cells
 from neuroseg.report import STAGES
@@ -182,6 +183,29 @@ def dice_table(dice: Mapping[str, Mapping[str, float]], *, title: str) -> Table:
     for row in ("3d", "2d"):
         table.add_row(row.upper(), *(f"{dice[stage][row]:.4f}" for stage in stages))
     return table
+
+
+def conversion_table(rows: Sequence[Row], *, title: str) -> Table:
+    """What each operation of a model became, and the neurons and synapses that it added."""
+    table = Table(title=escape(title), title_justify="left")
+    for column in ("module", "operation", "became"):
+        table.add_column(column, overflow="fold")
+    for column in ("neurons", "synapses"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        counts = (f"{row.neurons:,}", f"{row.synapses:,}") if row.neurons else ("", "")
+        table.add_row(escape(row.module), escape(row.operation), escape(row.became), *counts)
+    total = (f"{sum(row.neurons for row in rows):,}", f"{sum(row.synapses for row in rows):,}")
+    table.add_row("", "", "in all", *total, style="bold")
+    return table
+
+
+def show_agreement(reached: Mapping[int, float], frozen: float | None) -> None:
+    """How far a converted network decides as its model on the calibration images."""
+    if frozen is not None:
+        console.print(f"With frozen norms the model itself decides {frozen:.1%} alike on the calibration images.")
+    found = ", ".join(f"{share:.1%} at T = {steps}" for steps, share in reached.items())
+    console.print(f"Before fine-tuning, on the calibration images, it decides as the model: {found}.")
 
 
 def decisions_table(scores: Mapping[str, Mapping[str, float]], *, title: str) -> Table:

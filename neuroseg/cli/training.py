@@ -24,8 +24,10 @@ from neuroseg.cli.app import (
 )
 from neuroseg.cli.console import (
     console,
+    conversion_table,
     crossval_tables,
     rates_table,
+    show_agreement,
     training_bar,
 )
 from neuroseg.cli.subjects import parse_box, place, run_subjects, usable_subjects
@@ -104,7 +106,17 @@ def convert(
     reset: Annotated[Reset, typer.Option(help="What a spike does to the potential.")] = Reset.subtract,
     u0: Annotated[float, typer.Option(min=0, max=1, help="Start potential, in thresholds.")] = 0.0,
     encoder: Annotated[Encoder, typer.Option(help="Image to spikes.")] = Encoder.rate,
-    method: Annotated[Balance, typer.Option("--balance", help="Threshold balancing.")] = Balance.rate,
+    method: Annotated[
+        Balance | None,
+        typer.Option("--balance", help="Threshold balancing; default: rate for a RUN, best for a MODEL."),
+    ] = None,
+    freeze_norms: Annotated[
+        bool,
+        typer.Option(
+            "--freeze-norms",
+            help="Let InstanceNorm, GroupNorm, LayerNorm of a MODEL use the --calibrate images' statistics.",
+        ),
+    ] = False,
     slices: Annotated[int, typer.Option(min=1, help="Slices or images to calibrate on.")] = CALIBRATION_SLICES,
     data: OtherData = None,
 ) -> None:
@@ -117,10 +129,14 @@ def convert(
 
     Example: neuroseg convert model.pt2 --calibrate images.npy --out runs/mine
     """
+    is_run = source.is_dir() or source.suffix not in (PT2, ONNX)
+    method = method or (Balance.rate if is_run else Balance.best)
     conversion = Conversion(timesteps, reset.value, u0, encoder.value, method.value, slices)
-    if source.is_dir() or source.suffix not in (PT2, ONNX):
-        if calibrate or out:
-            raise ValueError(f"{source} is no model; --calibrate and --out belong to MODEL.pt2 or MODEL.onnx")
+    if is_run:
+        if calibrate or out or freeze_norms:
+            raise ValueError(
+                f"{source} is no model; --calibrate, --out and --freeze-norms belong to MODEL.pt2 or MODEL.onnx"
+            )
         run = Run(source)
         training, _ = run_subjects(run.load_settings(), data)
         with console.status(f"balancing on {slices} training slices ({method.value})"):
@@ -130,7 +146,10 @@ def convert(
             raise ValueError(f"{source} is a model; it needs --calibrate IMAGES and --out RUN, and no --data")
         run, images = Run(out), read_images(calibrate)
         with console.status(f"converting, and balancing on {min(slices, len(images))} images ({method.value})"):
-            network = convert_model(run, source, images, conversion)
+            done = convert_model(run, source, images, conversion, freeze_norms=freeze_norms)
+        network = done.network
+        console.print(conversion_table(done.rows, title=source.name))
+        show_agreement(done.agreement, done.frozen)
     console.print(
         f"{len(network.populations)} populations, T = {timesteps}, reset {reset.value}, "
         f"{encoder.value} code; {escape(str(run.converted))}"

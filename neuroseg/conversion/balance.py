@@ -1,11 +1,13 @@
 """Threshold balancing: scale the weights of a converted network so that every threshold is 1.
 
-Three methods. `threshold` is the paper's (the largest net input seen); `activation` scales each
-branch of a concatenation by its own activations; `rate` builds on it and sets each population's firing rate.
+Methods: `threshold` is the paper's (the largest net input seen); `activation` scales each branch of a concatenation by
+its own activations; `rate` builds on it and sets each population's firing rate; `best` tries what the last two try, and
+keeps what decides most as the ANN does. `rate` is what the shipped network and its folds were measured with.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ import numpy as np
 import torch
 
 from export.graph import Input, Population
-from neuroseg.metrics import dice
+from neuroseg.metrics import agreement
 from neuroseg.spiking.channels import channel_values, per_input_channel
 from neuroseg.spiking.encode import encode
 from neuroseg.spiking.network import SpikingNetwork, bias_key
@@ -23,7 +25,7 @@ from neuroseg.spiking.trainable import fires, operator
 
 log = logging.getLogger(__name__)
 
-METHODS = ("rate", "activation", "threshold")
+METHODS = ("rate", "activation", "threshold", "best")
 PERCENTILES = (99.0, 95.0, 90.0)  # of the activations, to stand for rate 1; heavy tails want a lower one
 BISECTIONS = 14
 GAIN_RANGE = (2.0**-6, 2.0**10)
@@ -61,7 +63,8 @@ def balance(
 
     Use training images only. The simulation runs at the network's own T, reset, u0 and encoder; all images and steps
     are held in memory at once. Of several `percentiles` (method `activation`; `rate` takes the first) or `rates`, those
-    are kept whose masks agree best with the ANN's on these images. Raises ValueError for an unknown method.
+    are kept whose decisions agree best with the ANN's on these images (`metrics.agreement`). Raises ValueError for an unknown
+    method.
     """
     if method not in METHODS:
         raise ValueError(f"balancing {method!r} is unknown; {', '.join(METHODS)} are allowed")
@@ -74,7 +77,10 @@ def balance(
         network = _closest((_scale_by_activation(network, images, each) for each in percentiles), spikes, logits)
     else:
         scaled = _scale_by_activation(network, images, percentiles[0])
-        network = _closest((_at_rates(scaled, spikes, each) for each in rates), spikes, logits)
+        at_rates = (_at_rates(scaled, spikes, each) for each in rates)
+        others = percentiles if method == "best" else ()
+        by_activation = (_scale_by_activation(network, images, each) for each in others)
+        network = _closest(itertools.chain(by_activation, at_rates), spikes, logits)
     potential = network(spikes)
     spread = float(potential.std())
     network.logit_scale.fill_(float(logits.std()) / spread if spread > 0 else 1.0)
@@ -82,9 +88,17 @@ def balance(
 
 
 def _closest(candidates: Iterable[SpikingNetwork], spikes: torch.Tensor, logits: torch.Tensor) -> SpikingNetwork:
-    """The candidate whose masks agree best with those of the ANN's logits (B, C, H, W); the first of equals."""
-    masks = (logits > 0).numpy()
-    return max(candidates, key=lambda candidate: dice((candidate(spikes) > 0).numpy(), masks))
+    """The candidate whose decisions agree best with those of the ANN's logits (B, C, H, W); the first of equals."""
+    return max(candidates, key=lambda candidate: agreement(candidate(spikes).numpy(), logits.numpy()))
+
+
+@torch.no_grad()
+def agreement_over_time(
+    network: SpikingNetwork, images: torch.Tensor, *, timesteps: int, ann: SpikingNetwork, seed: int = 0
+) -> float:
+    """`metrics.agreement` with the ANN on images (B, C, H, W) where the network runs for another number of steps."""
+    longer = network.copy(timesteps=timesteps).eval()
+    return agreement(longer.predict(images, seed=seed).numpy(), ann.analog(images)[ann.output.name].numpy())
 
 
 def _at_rates(network: SpikingNetwork, spikes: torch.Tensor, rates: Rates) -> SpikingNetwork:

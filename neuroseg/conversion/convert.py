@@ -11,14 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx, nn
 
-from export.graph import Graph, Meta, Node, Population, Shape, with_neurons
+from export.graph import Graph, Meta, Population, Shape, with_neurons
 from neuroseg.conversion.compose import synapses
 from neuroseg.conversion.norms import Frozen, Refusing, Statistics, run_frozen, statistics
 from neuroseg.conversion.operations import Builder
-from neuroseg.conversion.tracing import ConversionError, module_of, parameter_names, results, trace
+from neuroseg.conversion.tracing import ConversionError, evaluating, module_of, parameter_names, results, trace
+from neuroseg.metrics import agreement
 from neuroseg.spiking.network import SpikingNetwork
 from neuroseg.spiking.trainable import operator
 
@@ -40,11 +42,15 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class Conversion:
-    """A converted network, and what was done. norms: statistics that stand for each image's, one a norm's call."""
+    """A converted network, and what was done.
+
+    frozen: how far the model decides alike with its norms' statistics frozen and with those of each calibration image
+    (`metrics.agreement`, 0 to 1); None where nothing was frozen.
+    """
 
     network: SpikingNetwork
     rows: tuple[Row, ...]
-    norms: tuple[Statistics, ...] = ()
+    frozen: float | None = None
 
 
 def convert(
@@ -106,7 +112,19 @@ def explain(
     drawn = Graph(tuple(builder.draft.nodes), meta=Meta(timesteps=timesteps, encoder=encoder))
     network = SpikingNetwork(with_neurons(drawn, reset=reset, u0=u0), alpha=alpha)
     _check_against(model, network.eval(), input_shape, kept, builder.ends)
-    return Conversion(network, tuple(rows), tuple(kept))
+    return Conversion(network, tuple(rows), _cost_of_freezing(model, kept, freeze_norms) if kept else None)
+
+
+@torch.no_grad()
+def _cost_of_freezing(model: nn.Module, kept: Sequence[Statistics], images: torch.Tensor | None) -> float:
+    assert images is not None
+    found: list[list[np.ndarray]] = [[], []]
+    with evaluating(model):
+        for image in images.split(1):
+            for k, output in enumerate((run_frozen(model, kept, image), model(image))):
+                logits = results(output)[0]
+                found[k].append(logits.reshape(*logits.shape, *(1,) * (4 - logits.ndim)).numpy())
+    return agreement(*(np.concatenate(each) for each in found))
 
 
 @torch.no_grad()
@@ -147,9 +165,7 @@ def _row(node: fx.Node, builder: Builder, before: int) -> Row | None:
         if isinstance(n, Population)
         for edge in n.edges
     )
-    became = ", ".join(node_name(n) for n in made) or ("left out" if node in builder.endings else "part of a synapse")
+    became = ", ".join(f"{type(n).__name__.lower()} {n.name}" for n in made) or (
+        "left out" if node in builder.endings else "part of a synapse"
+    )
     return Row(module_of(node), operation, became, neurons, crossing)
-
-
-def node_name(node: Node) -> str:
-    return f"{type(node).__name__.lower()} {node.name}"

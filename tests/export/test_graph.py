@@ -6,6 +6,8 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from hypothesis import given
 
 from export.graph import (
@@ -167,14 +169,28 @@ def test_pool_before_a_transposed_convolution_is_refused():
         fold_pool(Graph(nodes))
 
 
-def test_grouped_convolution_of_a_concat_is_refused():
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_grouped_convolution_of_a_concat_loses_its_groups(transposed):
+    """Its groups straddle the parts. Against PyTorch's own convolution of the joined channels."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 2, (1, 6, 4, 4))
+    weight = rng.integers(-9, 9, (6, 2, 3, 3) if transposed else (4, 3, 3, 3))  # two groups
+    op = (ConvT if transposed else Conv)(weight, padding=(1, 1), groups=2)
     nodes = (
-        Input("input", (1, 4, 4)),
-        Concat("cat", (2, 4, 4), ("input", "input")),
-        Population("a", (2, 4, 4), (Edge("cat", Conv(np.ones((2, 1, 1, 1)), groups=2)),), Neuron(1.0)),
+        Input("input", (4, 4, 4)),
+        Population("more", (2, 4, 4), (Edge("input", Conv(np.ones((2, 4, 1, 1)))),), Neuron(1.0)),
+        Concat("cat", (6, 4, 4), ("input", "more")),
+        Population("a", (4, 4, 4), (Edge("cat", op),), Neuron(None)),
     )
-    with pytest.raises(GraphError, match="a: a convolution in 2 groups reads a concatenation"):
-        split_concat(Graph(nodes))
+    edges = split_concat(Graph(nodes)).populations[-1].edges
+    function = F.conv_transpose2d if transposed else F.conv2d
+    expected = function(torch.from_numpy(x).double(), torch.from_numpy(weight).double(), padding=1, groups=2)
+    parts = torch.from_numpy(x).double().split([4, 2], dim=1)
+    found = [
+        function(part, torch.from_numpy(edge.op.weight).double(), padding=1)
+        for part, edge in zip(parts, edges, strict=True)
+    ]
+    assert torch.equal(sum(found), expected) and all(edge.op.groups == 1 for edge in edges)
 
 
 def test_delays_make_paths_meet():

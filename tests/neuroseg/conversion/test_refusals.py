@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from neuroseg.conversion.convert import ConversionError, convert
@@ -20,7 +19,10 @@ class Gate(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv, self.gate = nn.Conv2d(1, 4, 3), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 4, 1), nn.Sigmoid())
+        self.conv, self.gate = (
+            nn.Conv2d(1, 4, 3),
+            nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 4, 1), nn.Sigmoid()),
+        )
 
     def forward(self, x):
         x = torch.relu(self.conv(x))
@@ -30,14 +32,20 @@ class Gate(nn.Module):
 CONV = nn.Conv2d(1, 4, 3, padding=1, bias=False)
 REFUSED = {
     "a gate": (Gate(), "gate.*sigmoid multiplies two activations"),
-    "a sigmoid inside": (sequential(CONV, nn.Sigmoid()), "^Sequential: 1: sigmoid .* is left out by itself"),
-    "SiLU": (sequential(CONV, nn.SiLU()), r"^Sequential: 1: silu is no piecewise linear function.*ReLU6"),
-    "GELU": (sequential(CONV, nn.GELU()), "1: gelu is no piecewise"),
-    "Hardswish": (sequential(CONV, nn.Hardswish()), "1: hardswish is no piecewise"),
+    "a sigmoid inside": (sequential(CONV, nn.Sigmoid()), r"^1 \(sigmoid\): sigmoid .* is left out by itself"),
+    "SiLU": (sequential(CONV, nn.SiLU()), r"^1 \(silu\): silu is no piecewise linear function.*ReLU6"),
+    "GELU": (sequential(CONV, nn.GELU()), "gelu is no piecewise"),
+    "Hardswish": (sequential(CONV, nn.Hardswish()), "hardswish is no piecewise"),
     "group norm": (sequential(CONV, nn.GroupNorm(2, 4)), "^1: GroupNorm computes its statistics.*freeze_norms"),
     "instance norm": (sequential(CONV, nn.InstanceNorm2d(4)), "^1: InstanceNorm computes"),
-    "batch norm of the image": (sequential(CONV, nn.BatchNorm2d(4, track_running_stats=False)), "^1: BatchNorm without"),
-    "uneven max pooling": (sequential(CONV, nn.AdaptiveMaxPool2d(5)), r"1: adaptive max pooling of \(12, 8\) to \(5, 5\)"),
+    "batch norm of the image": (
+        sequential(CONV, nn.BatchNorm2d(4, track_running_stats=False)),
+        "^1: BatchNorm without",
+    ),
+    "uneven max pooling": (
+        sequential(CONV, nn.AdaptiveMaxPool2d(5)),
+        r"^1 \(adaptive_max_pool2d\): adaptive max pooling of \(12, 8\) to \(5, 5\)",
+    ),
 }
 
 
