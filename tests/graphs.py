@@ -34,14 +34,15 @@ def _operator(rng: np.random.Generator, kind: str, source: Shape, target: Shape)
     return single(rng, source, target, float(rng.choice([0.0, 0.1, 0.5, 1.0])))
 
 
-def _neuron(draw, rng: np.random.Generator, shape: Shape) -> Neuron:
+def _neuron(draw, rng: np.random.Generator, shape: Shape, *, driven: bool) -> Neuron:
+    """driven: whether it may fire without input."""
     reset = draw(st.sampled_from(["subtract", "zero"]))
     leaky = draw(st.booleans())
-    each = draw(st.sampled_from([None, (shape[0], 1, 1), shape]))
+    each = draw(st.sampled_from([None, (shape[0], 1, 1), shape])) if driven else None
     return Neuron(
         threshold=draw(st.integers(5, 60)),
         reset=reset,
-        u0=64 * draw(st.integers(0, 9)) if reset == "subtract" else 0,
+        u0=64 * draw(st.integers(0, 9)) if reset == "subtract" and driven else 0,
         current_decay=draw(st.integers(0, 4096)) if leaky else 4096,
         voltage_decay=draw(st.integers(0, 4096)) if leaky else 0,
         bias=None if each is None else 64 * rng.integers(-5, 9, each, np.int32),
@@ -54,20 +55,21 @@ def graphs(draw, most: int = 4) -> tuple[Graph, np.ndarray]:
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
     nodes: list[Node] = [Input("input", draw(SHAPES))]
     count = draw(st.integers(2, most))
+    late = draw(st.sampled_from([False, False, True]))  # delays by channel; Lava's neurons fire before a sample, too
     for k in range(count):
         shape = draw(st.one_of(SHAPES, st.just(nodes[-1].shape)))
         read = [nodes[-1], *draw(st.lists(st.sampled_from(nodes), max_size=2))]
         edges = []
         for source in read:
             kind = draw(st.sampled_from(["sparse", "sparse", "conv", "convT", "dense"]))
-            waits = draw(st.sampled_from([False] * 7 + [True]))
-            wait = np.broadcast_to(rng.integers(0, 4, (shape[0], 1, 1)), shape) if waits else None
-            edges.append(Edge(source.name, _operator(rng, kind, source.shape, shape), target_delay=wait))
-        neuron = _neuron(draw, rng, shape) if k < count - 1 else Neuron(None)
+            waits = (
+                np.broadcast_to(rng.integers(0, 4, (shape[0], 1, 1)), shape) if late and draw(st.booleans()) else None
+            )
+            edges.append(Edge(source.name, _operator(rng, kind, source.shape, shape), target_delay=waits))
+        neuron = _neuron(draw, rng, shape, driven=not late) if k < count - 1 else Neuron(None)
         nodes.append(Population(f"p{k}", shape, tuple(edges), neuron))
     meta = Meta(timesteps=draw(st.integers(1, 8)))
     graph = align_delays(Graph(tuple(nodes), integer=True, meta=meta))
-    delays = any(edge.target_delay is not None for p in graph.populations for edge in p.edges)
-    samples = 1 if delays else draw(st.integers(1, 3))  # Lava runs them one by one
+    samples = 1 if late else draw(st.integers(1, 3))  # in Lava one by one
     spikes = rng.random((samples, meta.timesteps, *graph.input.shape)) < draw(st.floats(0.1, 1))
     return graph, spikes.astype(np.uint8)

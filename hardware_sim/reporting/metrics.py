@@ -61,7 +61,7 @@ class Metrics:
 
     @property
     def connection_sparsity(self) -> float:
-        return sum(layer.zeros for layer in self.layers) / sum(layer.weights for layer in self.layers)
+        return sum(layer.zeros for layer in self.layers) / max(1, sum(layer.weights for layer in self.layers))
 
     @property
     def activation_sparsity(self) -> float:

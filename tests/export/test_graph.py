@@ -24,6 +24,7 @@ from export.graph import (
     Neuron,
     Pool,
     Population,
+    Sparse,
     depths,
     output_shape,
     same,
@@ -35,6 +36,7 @@ from hardware_sim.engines import Record
 from hardware_sim.reference import run_reference
 from neuroseg.conversion.lower import integer_scales, lower, to_graph
 from tests.examples import examples
+from tests.graphs import single
 from tests.networks import PLAIN, build, cases
 
 RNG = np.random.default_rng(0)
@@ -157,6 +159,59 @@ def test_nested_pools_and_concats_are_rewritten():
     for name in before.packed:
         np.testing.assert_array_equal(after.spikes[name], before.spikes[name])
     assert {type(node) for node in rewritten.nodes} == {Input, Population}
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_rewrites_of_single_synapses_change_no_spike(seed):
+    """They read a pool of a concatenation of a pool, a dropout and a part that none of them joins."""
+    rng = np.random.default_rng(seed)
+    first = rng.integers(-4, 9, (2, 1, 3, 3)).astype(float)
+    into = dataclasses.replace(single(rng, (4, 4, 4), (2, 3, 5)), shape=(2, 3, 5))
+    few = dataclasses.replace(into, **{k: getattr(into, k)[into.source < 48] for k in ("weight", "target", "source")})
+    nodes = (
+        Input("input", (1, 24, 16)),
+        Population("a", (2, 24, 16), (Edge("input", Conv(first, padding=(1, 1))),), Neuron(4.0)),
+        Population("b", (1, 12, 8), (Edge("input", Conv(first[:1], (2, 2), (1, 1))),), Neuron(4.0)),
+        Pool("pool", (2, 12, 8), "a", (2, 2)),
+        Dropout("drop", (1, 12, 8), "b", 0.5),
+        Concat("cat", (4, 12, 8), ("pool", "drop", "b")),
+        Pool("pool2", (4, 4, 4), "cat", (3, 2)),
+        Population("c", (2, 3, 5), (Edge("pool2", into), Edge("pool2", few)), Neuron(6.0)),
+        Population("d", (3, 1, 1), (Edge("c", single(rng, (2, 3, 5), (3, 1, 1))),), Neuron(None)),
+    )
+    graph = Graph(nodes, meta=Meta(timesteps=6))
+    spikes = (rng.random((2, 6, 1, 24, 16)) < 0.5).astype(np.uint8)
+    before = run_reference(graph, spikes)
+    assert before.total("c")
+    for rewrite in (remove_dropout, flatten_convolutions, split_concat, fold_pool, align_delays):
+        graph = rewrite(graph)
+        after = run_reference(graph, spikes)
+        for name in before.packed:
+            np.testing.assert_array_equal(after.spikes[name], before.spikes[name], err_msg=rewrite.__name__)
+        np.testing.assert_allclose(after.output, before.output)
+    assert {type(node) for node in graph.nodes} == {Input, Population}
+    assert [edge.op.weight.size for edge in graph["c"].edges][-1] == 0  # what reads the last part: no synapse
+    integers = check(quantize(graph))
+    assert run_reference(integers, spikes).total("c")
+
+
+def test_synapses_that_cannot_be_are_named():
+    def graph(weight: int, target: list[int], source: list[int]) -> None:
+        op = Sparse(np.ones(weight), np.array(target, int), np.array(source, int), (1, 1, 3))
+        assert output_shape(op, (2, 1, 1)) == (1, 1, 3)
+        Graph((Input("x", (2, 1, 1)), Population("a", (1, 1, 3), (Edge("x", op),), Neuron(1))))
+
+    graph(0, [], [])
+    graph(3, [0, 2, 2], [1, 0, 1])
+    for given_, message in (
+        ((3, [0, 1], [0, 1]), "one number a synapse is needed"),
+        ((2, [0, 3], [0, 1]), "sparse targets reach from 0 to 3; 0 to 2 is allowed"),
+        ((2, [0, -1], [0, 1]), "sparse targets reach from -1 to 0"),
+        ((2, [0, 2], [0, 2]), "sparse sources reach from 0 to 2; 0 to 1 is allowed"),
+        ((3, [2, 0, 2], [1, 0, 1]), "sparse synapses join the same two neurons twice"),
+    ):
+        with pytest.raises(GraphError, match=message):
+            graph(*given_)
 
 
 def test_pool_before_a_transposed_convolution_is_refused():

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.graph import Conv, ConvT, Dense, Edge, Graph, Input, Neuron, Population, output_shape
+from export.graph import Conv, ConvT, Dense, Edge, Graph, Input, Neuron, Population, Sparse, output_shape
 from export.inspect import draw, inspect, synapse_count
 from tests.export.test_graph import chain
 
@@ -45,6 +45,17 @@ def test_synapses_are_what_ones_make_of_ones(op, height, width):
 def test_bits_hold_every_weight(low, high, bits):
     dense = Population("a", (2, 1, 1), (Edge("input", Dense(np.array([[low], [high]]))),), Neuron(1))
     assert inspect(Graph((Input("input", (1, 1, 1)), dense), integer=True))[1].bits == bits
+
+
+def test_rows_of_single_synapses():
+    """Some, and none."""
+    some = Sparse(np.array([-4, 8]), np.array([0, 2]), np.array([1, 1]), (1, 1, 3))
+    none = Sparse(np.zeros(0, int), np.zeros(0, int), np.zeros(0, int), (1, 1, 3))
+    edges = (Edge("input", some), Edge("input", none))
+    graph = Graph((Input("input", (2, 1, 1)), Population("a", (1, 1, 3), edges, Neuron(1))), integer=True)
+    _, first, second = inspect(graph)
+    assert (first.kind, first.kernel, first.stride, first.weights, first.synapses) == ("sparse", None, None, (-4, 8), 2)
+    assert (second.weights, second.bits, second.synapses, second.neurons) == ((0, 0), 1, 0, 0)
 
 
 def test_rows_and_drawings(tmp_path):

@@ -24,6 +24,7 @@ from export.graph import (
     Neuron,
     Pool,
     Population,
+    Sparse,
     output_shape,
     same,
 )
@@ -36,6 +37,7 @@ from hardware_sim.engines import Record, run
 from hardware_sim.reference import run_reference
 from tests.examples import examples
 from tests.export.test_graph import chain
+from tests.graphs import single
 from tests.networks import PLAIN, build
 
 DT = 1e-4
@@ -194,6 +196,27 @@ def test_what_nir_cannot_say_is_refused(kind, tmp_path):
     head = dataclasses.replace(graph["head"], edges=(dataclasses.replace(graph["head"].edges[0], source=node.name),))
     with pytest.raises(GraphError, match=message):
         write_nir(dataclasses.replace(graph, nodes=(graph["input"], node, head)), tmp_path / "a.nir")
+    assert not list(tmp_path.iterdir())
+
+
+def test_single_synapses_into_flat_neurons_are_dense_ones(tmp_path):
+    rng = np.random.default_rng(0)
+    first = Population("a", (2, 4, 4), (Edge("input", Conv(np.full((2, 1, 3, 3), 8), padding=(1, 1))),), Neuron(9))
+    last = Population("b", (3, 1, 1), (Edge("a", single(rng, (2, 4, 4), (3, 1, 1))),), Neuron(None))
+    graph = Graph((Input("input", (1, 4, 4)), first, last), integer=True, meta=Meta(timesteps=6))
+    back = read_nir(write_nir(graph, tmp_path / "n.nir"), timesteps=6)
+    spikes = (rng.random((2, 6, 1, 4, 4)) < 0.5).astype(np.uint8)
+    found, wanted = (run_reference(g, spikes) for g in (back, graph))
+    assert wanted.output.any()
+    np.testing.assert_array_equal(found.output * 64, wanted.output)
+
+
+@pytest.mark.parametrize(("source", "shape"), [((1, 4, 4), (1, 2, 2)), ((1, 2**12, 2**12), (2, 1, 1))])
+def test_other_single_synapses_are_refused(source, shape, tmp_path):
+    op = Sparse(np.array([4]), np.array([0]), np.array([5]), shape)
+    graph = Graph((Input("input", source), Population("a", shape, (Edge("input", op),), Neuron(9))), integer=True)
+    with pytest.raises(GraphError, match=r"a: single synapses from input into .* which NIR has not; into flat neurons"):
+        write_nir(graph, tmp_path / "n.nir")
     assert not list(tmp_path.iterdir())
 
 

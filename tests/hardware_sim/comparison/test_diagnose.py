@@ -10,12 +10,13 @@ import pytest
 import torch
 
 import hardware_sim
-from export.graph import Dense, Edge, Graph, Neuron, Population, with_timesteps
+from export.graph import Dense, Edge, Graph, Input, Meta, Neuron, Population, with_timesteps
 from hardware_sim.comparison.compare import compare
 from hardware_sim.comparison.diagnose import Diagnosis, diagnose
-from hardware_sim.comparison.hypotheses import Case, causes, outcome
+from hardware_sim.comparison.hypotheses import LISTED, Case, causes, outcome
 from hardware_sim.reference import run_reference
 from hardware_sim.trace import TraceError, pack
+from tests.graphs import single
 from tests.networks import PLAIN, build
 
 
@@ -79,6 +80,34 @@ def test_one_weight(graph, spikes):
             seen += 1
             check(diagnosis, name, "weight", f"weight {[int(k) for k in place]} from {edge.source}", f"says {old}")
     assert seen > 0.7 * len(edges(graph))
+
+
+@pytest.mark.parametrize("reset", ["subtract", "zero"])
+def test_one_weight_of_single_synapses(reset):
+    """Each of them, lost or turned round, is told from the one neuron that it leads to; in an output too."""
+    rng = np.random.default_rng(0)
+    op, head = (single(rng, (2, 4, 4), shape, 0.1) for shape in ((2, 4, 4), (1, 2, 2)))
+    bias = 64 * rng.integers(0, 3, (2, 4, 4), np.int32)
+    nodes = (
+        Input("input", (2, 4, 4)),
+        Population("a", (2, 4, 4), (Edge("input", op),), Neuron(20, reset=reset, bias=bias)),
+        Population("head", (1, 2, 2), (Edge("a", head),), Neuron(None)),
+    )
+    graph = Graph(nodes, integer=True, meta=Meta(timesteps=8))
+    spikes, seen, told = (rng.random((12, 8, 2, 4, 4)) < 0.5).astype(np.uint8), 0, 0
+    for name, edge in edges(graph):
+        for k, old in enumerate(edge.op.weight.tolist()):
+            weight = edge.op.weight.copy()
+            weight[k] = -old if k % 2 else 0
+            diagnosis = found(graph, plant(graph, with_weight(graph[name], edge.source, weight)), spikes)
+            if diagnosis is not None:
+                seen += 1
+                check(diagnosis, name, "weight", f"from {edge.source} is")
+                texts = [cause.text for cause in diagnosis.causes if cause.kind == "weight"]
+                named = [text for text in texts if text.startswith(f"weight [{k}] ") and f"says {old}" in text]
+                assert named or len(texts) == LISTED, texts
+                told += bool(named)
+    assert told > 0.9 * seen > 0.5 * sum(edge.op.weight.size for _, edge in edges(graph))
 
 
 @pytest.mark.parametrize("graph, spikes", GRAPHS, ids=["subtract", "zero"])

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 
 import hardware_sim
 from export.graph import Conv, Dense, Edge, Graph, Input, Neuron, Population
@@ -20,6 +20,7 @@ from hardware_sim.trace import Trace, TraceError
 from neuroseg.conversion.lower import lower
 from tests.examples import examples
 from tests.export.test_graph import chain
+from tests.graphs import graphs
 from tests.hardware_sim.test_reference import reach
 from tests.networks import build, cases
 
@@ -45,6 +46,17 @@ def counted(edge: Edge, values: np.ndarray, target: tuple[int, ...]) -> float:
 def test_a_run_against_plain_loops(case):
     case = dataclasses.replace(case, widths=tuple(min(w, 3) for w in case.widths), timesteps=min(case.timesteps, 4))
     _, graph, spikes = build(case)
+    assert_counted(graph, spikes)
+
+
+@given(graphs())
+@examples(25)
+def test_single_synapses_against_plain_loops(drawn):
+    assume(any(edge.op.weight.size for population in drawn[0].populations for edge in population.edges))
+    assert_counted(*drawn)
+
+
+def assert_counted(graph: Graph, spikes: np.ndarray) -> None:
     trace = run(graph, spikes)
     found = trace_metrics(graph, trace)
     values = {**trace.spikes, graph.input.name: spikes}
