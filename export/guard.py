@@ -79,7 +79,7 @@ def guarded(read: Callable[[Path], Graph], path: Path) -> Graph:
 
 @contextmanager
 def _signals_wait() -> Iterator[None]:
-    """Signals are answered after the block: what a handler raises within a hook of os.fork (logging has one) is lost."""
+    """Signals are answered after the block: what a handler raises in a hook of os.fork (logging has one) is lost."""
     if threading.current_thread() is not threading.main_thread():  # no handler runs in another
         yield
         return
@@ -93,8 +93,8 @@ def _signals_wait() -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        for number in came:
-            signal.raise_signal(number)
+        for late in came:
+            signal.raise_signal(late)
 
 
 def _ended(pid: int) -> int:

@@ -63,8 +63,8 @@ def balance(
 
     Use training images only. The simulation runs at the network's own T, reset, u0 and encoder; all images and steps
     are held in memory at once. Of several `percentiles` (method `activation`; `rate` takes the first) or `rates`, those
-    are kept whose decisions agree best with the ANN's on these images (`metrics.agreement`). Raises ValueError for an unknown
-    method.
+    are kept whose decisions agree best with the ANN's on these images (`metrics.agreement`). Raises ValueError for
+    another method.
     """
     if method not in METHODS:
         raise ValueError(f"balancing {method!r} is unknown; {', '.join(METHODS)} are allowed")

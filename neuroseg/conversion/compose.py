@@ -10,7 +10,8 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,8 +59,8 @@ def after(second: Convolution, first: Convolution, f: Map, source: Shape, target
     groups, reach = first.groups, (b.shape[2] - 1, b.shape[3] - 1)
     if isinstance(first, Conv):  # y[m] = b[j] z[s2 m + j - p2], z[n] = a[i] x[s1 n + i - p1]
         kernel = F.conv_transpose2d(b, a, stride=first.stride, groups=groups)
-        strides = tuple(first.stride[k] * second.stride[k] for k in range(2))
-        low = tuple(-first.padding[k] - first.stride[k] * second.padding[k] for k in range(2))
+        strides = _both(lambda k: first.stride[k] * second.stride[k])
+        low = _both(lambda k: -first.padding[k] - first.stride[k] * second.padding[k])
     elif second.stride == (1, 1):  # y[m] = b[j] z[m + j - p2], z[s1 n + i - p1] = a[i] x[n]
         if groups > 1:
             pairs = b.transpose(0, 1).reshape(-1, 1, *b.shape[2:])
@@ -68,11 +69,16 @@ def after(second: Convolution, first: Convolution, f: Map, source: Shape, target
         else:
             kernel = F.conv2d(a, b, padding=reach)
         strides = first.stride
-        low = tuple(second.padding[k] - first.padding[k] - reach[k] for k in range(2))
+        low = _both(lambda k: second.padding[k] - first.padding[k] - reach[k])
     else:
         return None
     op = _fitted(type(first), kernel.numpy(), low, strides, source, target)
     return op if _equal(op, _flat_batch(f, source, target), source, target) else None
+
+
+def _both(along: Callable[[int], int]) -> Pair:
+    """A number for rows and one for columns."""
+    return along(0), along(1)
 
 
 def _undilated(op: Convolution) -> np.ndarray:
@@ -133,12 +139,13 @@ def _flat_batch(f: Map, source: Shape, target: Shape) -> Map:
     return batched
 
 
-def _forward(f: Map, source: Shape, target: Shape, depthwise: bool) -> Conv | None:
+def _forward(f: Map, source: Shape, target: Shape, depthwise: bool) -> Convolution | None:
     rows: dict[Pair, np.ndarray] = {}  # (Cout, Cin, H, W) of each place; depthwise (C, 1, H, W)
-    for place in itertools.product(*(_probed(side) for side in target[1:])):
+    for place in itertools.product(_probed(target[1]), _probed(target[2])):
         blocks = [block for _, block in _rows(f, source, target, _wanted(target, place, depthwise))]
         rows[place] = torch.cat(blocks).reshape(target[0], -1, *source[1:]).numpy()
-    for strides in itertools.product(*(_strides(rows, k, source[1 + k], target[1 + k]) for k in range(2))):
+    along = [_strides(rows, k, source[1 + k], target[1 + k]) for k in range(2)]
+    for strides in itertools.product(along[0], along[1]):
         taps = _taps(rows, strides)
         if taps is None:
             continue
@@ -148,12 +155,13 @@ def _forward(f: Map, source: Shape, target: Shape, depthwise: bool) -> Conv | No
     return None
 
 
-def _transposed(f: Map, source: Shape, target: Shape, depthwise: bool) -> ConvT | None:
+def _transposed(f: Map, source: Shape, target: Shape, depthwise: bool) -> Convolution | None:
     columns: dict[Pair, np.ndarray] = {}  # (Cin, Cout, H, W) of each place; depthwise (C, 1, H, W)
-    for place in itertools.product(*(_probed(side) for side in source[1:])):
+    for place in itertools.product(_probed(source[1]), _probed(source[2])):
         blocks = [block for _, block in _columns(f, source, _wanted(source, place, depthwise))]
         columns[place] = torch.cat(blocks).reshape(source[0], -1, *target[1:]).numpy()
-    for strides in itertools.product(*(_strides(columns, k, target[1 + k], source[1 + k]) for k in range(2))):
+    along = [_strides(columns, k, target[1 + k], source[1 + k]) for k in range(2)]
+    for strides in itertools.product(along[0], along[1]):
         taps = _taps(columns, strides)
         if taps is None:
             continue
@@ -278,12 +286,13 @@ def _equal(op: Convolution, f: Map, source: Shape, target: Shape) -> bool:
 
 def _sparse_depthwise(f: Map, source: Shape, target: Shape) -> Sparse | None:
     """A spatial map for each channel, found by probing all of them together."""
-    (channels, *sides), places = source, math.prod(source[1:])
+    channels, height, width = source
+    places = height * width
     if places * math.prod(target) > WORK:
         return None
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for start, block in _blocks(torch.eye(places, dtype=torch.float64), max(math.prod(source), math.prod(target))):
-        y = f(block.reshape(-1, 1, *sides).expand(-1, channels, -1, -1)).flatten(2).numpy()  # n, C, H'W'
+        y = f(block.reshape(-1, 1, height, width).expand(-1, channels, -1, -1)).flatten(2).numpy()  # n, C, H'W'
         n, channel, place = y.nonzero()
         to, from_ = channel * math.prod(target[1:]) + place, channel * places + start + n
         found.append((y[n, channel, place], to, from_))
@@ -293,14 +302,15 @@ def _sparse_depthwise(f: Map, source: Shape, target: Shape) -> Sparse | None:
     op = Sparse(weight, to, from_, target)
     x = torch.randn(2, *source, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     y = np.zeros((2, math.prod(target)))
-    np.add.at(y, (slice(None), op.target), op.weight * x.flatten(1).numpy()[:, op.source])
+    for one, given in zip(y, x.flatten(1).numpy(), strict=True):
+        np.add.at(one, op.target, op.weight * given[op.source])
     expected = f(x).flatten(1).numpy()
     return op if np.abs(y - expected).max() <= EXACT * np.abs(expected).max() else None
 
 
 def _rows(f: Map, source: Shape, target: Shape, wanted: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
     """wanted @ the map's matrix, some rows at a time: where they begin, and (n, sources). wanted: (n, *target)."""
-    _, pull = torch.func.vjp(lambda x: f(x[None])[0], torch.zeros(source, dtype=torch.float64))
+    pull: Any = torch.func.vjp(lambda x: f(x[None])[0], torch.zeros(source, dtype=torch.float64))[1]
     for start, block in _blocks(wanted, max(math.prod(source), math.prod(target))):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -143,7 +143,8 @@ def _check_against(
             if not torch.allclose(result, tensor, rtol=1e-3, atol=1e-4 * float(tensor.abs().max())):
                 raise ConversionError(
                     f"{type(model).__name__}: the converted network differs from the model by up to "
-                    f"{float((result - tensor).abs().max()):.3g} in {population.name}: does it read more than its input?"
+                    f"{float((result - tensor).abs().max()):.3g} in {population.name}: "
+                    "does it read more than its input?"
                 )
 
 

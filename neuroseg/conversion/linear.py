@@ -44,8 +44,8 @@ class Value:
 
     shape: as in PyTorch, for a batch of one. constant: float64, of that shape. name: what a population of it is called.
     nonnegative: whether it can only be 0 or more, so that a ReLU changes nothing. parts: the values that it joins along
-    its channels, if it joins any; terms say the same. before: the value and the map that it was made of, where a map was
-    put on it: for maps that are too large to be one synapse.
+    its channels, if it joins any; terms say the same. before: the value that it was made of, and by which map: for maps
+    that are too large to be one synapse.
     """
 
     name: str

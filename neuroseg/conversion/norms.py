@@ -55,8 +55,9 @@ class Refusing(TorchFunctionMode):
         call = _call(function, args, kwargs or {})
         if call is not None:
             raise ConversionError(
-                f"{module_now()}: {NAMES[call.kind]} computes its statistics from each image, which neurons cannot; give calibration "
-                "images (freeze_norms), whose statistics then stand for every image's, or train with BatchNorm"
+                f"{module_now()}: {NAMES[call.kind]} computes its statistics from each image, which neurons cannot; "
+                "give calibration images (freeze_norms, --freeze-norms), whose statistics then stand for every "
+                "image's, or train with BatchNorm"
             )
         return function(*args, **(kwargs or {}))
 

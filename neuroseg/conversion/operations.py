@@ -71,6 +71,14 @@ POSITIVE = CHANNELWISE | {  # linear, and nothing comes out below 0 that was not
     aten.upsample_linear1d,
     aten.upsample_nearest1d,
 }
+CUTTING = {  # what leaves all as it is where it leaves the shape
+    aten.slice,
+    aten.expand,
+    aten.reflection_pad1d,
+    aten.reflection_pad2d,
+    aten.replication_pad1d,
+    aten.replication_pad2d,
+}
 LINEAR = POSITIVE | {aten.upsample_bicubic2d}
 SAME = {aten.alias, aten.detach, aten.clone, aten.contiguous, aten._to_copy, aten.lift_fresh_copy}
 SHAPES = {aten.view, aten._unsafe_view, aten.reshape, aten.squeeze, aten.unsqueeze, aten.flatten}
@@ -179,12 +187,14 @@ class Builder:
             return None
         value = self._value(x, node)
         kind: Any = getattr(node.target, "overloadpacket", node.target)
+        if kind in CUTTING and shape_of(node) == value.shape:
+            return value
         if any(n not in self.constants for n in node.all_input_nodes if n is not x):
             raise ConversionError(f"{self.place(node)}: {kind.__name__} of more than one activation")
         given, rest = self._filled(node.kwargs), self._filled(rest)
 
         def g(x: torch.Tensor) -> torch.Tensor:
-            return node.target(x, *rest, **given)  # type: ignore[operator, no-any-return]
+            return node.target(x, *rest, **given)  # type: ignore[operator]
 
         return self._mapped(value, g, channelwise=kind in CHANNELWISE, positive=kind in POSITIVE)
 
@@ -215,9 +225,7 @@ class Builder:
             w64 = w.double()
 
             def g(x: torch.Tensor) -> torch.Tensor:
-                return aten.convolution(  # type: ignore[no-any-return]
-                    x, w64, None, stride, padding, dilation, transposed, output_padding, groups
-                )
+                return aten.convolution(x, w64, None, stride, padding, dilation, transposed, output_padding, groups)
 
             if w.ndim < 4:
                 return g, None
@@ -349,7 +357,7 @@ class Builder:
         count = len(node.meta["val"])
 
         def take(k: int) -> Map:
-            return lambda x: node.target(x, *rest)[k]  # type: ignore[operator, no-any-return]
+            return lambda x: node.target(x, *rest)[k]  # type: ignore[operator]
 
         return tuple(mapped(value, take(k), positive=True) for k in range(count))
 
@@ -417,7 +425,8 @@ class Builder:
         """At the end of a model left out: larger logits stay larger. Inside it is a curve."""
         if not self._is_last(node):
             users = [user for user in node.users if getattr(user.target, "overloadpacket", None) is aten.mul]
-            name = node.target.overloadpacket.__name__.strip("_")
+            kind: Any = node.target
+            name = kind.overloadpacket.__name__.strip("_")
             raise ConversionError(f"{self.place(node)}: {f'{name} {PRODUCT}' if users else refusal(name)}")
         self.endings[node] = lambda y: node.target(y, *rest)  # type: ignore[operator]
         return self._value(x, node)
@@ -460,7 +469,7 @@ class Builder:
     def _constant(self, x: Any, node: fx.Node) -> torch.Tensor:
         if x not in self.constants:
             raise ConversionError(f"{self.place(node)}: {PRODUCT}")
-        return self.constants[x].detach()  # type: ignore[no-any-return]
+        return self.constants[x].detach()
 
     def _number(self, x: Any) -> torch.Tensor:
         number = self.constants[x] if isinstance(x, fx.Node) else x

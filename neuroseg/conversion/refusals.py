@@ -33,8 +33,9 @@ REASONS = {
     ),
 }
 SUPPORTED = (
-    "every linear operation (convolutions, Linear, BatchNorm, poolings, resizing, padding, concatenation, sums, slices) "
-    "and ReLU, LeakyReLU, PReLU, ReLU6, Hardtanh, Hardsigmoid, abs, clamp, maximum and max pooling are supported"
+    "every linear operation (convolutions, Linear, BatchNorm, poolings, resizing, padding, concatenation, sums, "
+    "slices) and ReLU, LeakyReLU, PReLU, ReLU6, Hardtanh, Hardsigmoid, abs, clamp, maximum and max pooling "
+    "are supported"
 )
 
 

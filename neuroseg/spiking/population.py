@@ -91,7 +91,7 @@ def respond_to_counts(
     """Spikes (T, B, C, H, W), or an output's potential (1, B, C, H, W), of a population.
 
     inputs: each synapse's (T, B, C, H, W), whole numbers up to 127, kept as bytes. weights: float32, as PyTorch has
-    them. bias: float32 (C,), (C, H, W) or None. The float32 currents between synapses and neurons are never kept; spikes and all
-    their gradients have the inputs' dtype.
+    them. bias: float32 (C,), (C, H, W) or None. The float32 currents between synapses and neurons are never kept;
+    spikes and all their gradients have the inputs' dtype.
     """
     return _Respond.apply(response, bias, *inputs, *weights)

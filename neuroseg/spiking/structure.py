@@ -159,8 +159,8 @@ def _operator(given: Fields) -> Operator:
     if kind == "Sparse":
         given = _kind(given, ("Sparse",), Sparse)
         weight = _array(given, "weight")
-        ends = [_unpacked(given, name, weight.size) for name in ("target", "source")]
-        return Sparse(weight, *ends, _shape(given))
+        target, source = (_unpacked(given, name, weight.size) for name in ("target", "source"))
+        return Sparse(weight, target, source, _shape(given))
     if kind == "Dense":
         return Dense(_array(_kind(given, ("Dense",), Dense), "weight"))
     given = _kind(given, (kind,), ConvT if kind == "ConvT" else Conv)

@@ -92,10 +92,13 @@ PLAIN = {
         **{"a": conv(1, 4), "c": conv(1, 4), "b": conv(4, 1)},
     ),
     "batch norm before a convolution": nn.Sequential(
-        nn.BatchNorm2d(1), conv(1, 4), nn.ReLU(), nn.BatchNorm2d(4), conv(4, 4), nn.ReLU(), nn.BatchNorm2d(4), conv(4, 1)
+        *(nn.BatchNorm2d(1), conv(1, 4), nn.ReLU(), nn.BatchNorm2d(4), conv(4, 4), nn.ReLU()),
+        *(nn.BatchNorm2d(4), conv(4, 1)),
     ),
     "bilinear": body(nn.ReLU(), nn.Upsample(scale_factor=2, mode="bilinear"), conv(4, 4), nn.ReLU()),
-    "bilinear, corners aligned, at the end": body(nn.ReLU(), nn.Conv2d(4, 2, 1), nn.UpsamplingBilinear2d(size=(20, 9)), channels=2),
+    "bilinear, corners aligned, at the end": body(
+        nn.ReLU(), nn.Conv2d(4, 2, 1), nn.UpsamplingBilinear2d(size=(20, 9)), channels=2
+    ),
     "bicubic": body(nn.ReLU(), nn.Upsample(size=(9, 9), mode="bicubic")),
     "nearest, exact": body(nn.ReLU(), nn.Upsample(scale_factor=2, mode="nearest-exact"), conv(4, 4), nn.ReLU()),
     "nearest of a current": body(nn.Upsample(scale_factor=2), conv(4, 4), nn.ReLU()),
@@ -151,7 +154,9 @@ PLAIN = {
         nn.ReLU(),
         prune.l1_unstructured(conv(4, 1), "weight", 0.5),
     ),
-    "a sum of a list": Written(lambda m, x: m.b(sum([F.relu(m.a(x)), F.relu(m.c(x))])), a=conv(1, 4), c=conv(1, 4), b=conv(4, 1)),
+    "a sum of a list": Written(
+        lambda m, x: m.b(sum([F.relu(m.a(x)), F.relu(m.c(x))])), a=conv(1, 4), c=conv(1, 4), b=conv(4, 1)
+    ),
     "a broadcast mean": Written(
         lambda m, x: m.b((y := F.relu(m.a(x))) - y.mean((2, 3), keepdim=True)), a=conv(1, 4), b=conv(4, 1)
     ),
@@ -160,7 +165,7 @@ PLAIN = {
     ),
     "pixels as channels": body(nn.PixelUnshuffle(2), nn.ReLU(), channels=16),
     "halves of the channels": Written(
-        lambda m, x: (lambda a, b: m.b(torch.cat([a, F.relu(m.c(b))], 1)))(*F.relu(m.a(x)).chunk(2, 1)),
+        lambda m, x: m.b(torch.cat([(y := F.relu(m.a(x)).chunk(2, 1))[0], F.relu(m.c(y[1]))], 1)),
         **{"a": conv(1, 4), "c": conv(2, 2), "b": conv(4, 1)},
     ),
     "a slice in a shortcut": Written(
@@ -173,7 +178,9 @@ PLAIN = {
         **{"a": conv(1, 3), "c": conv(1, 3), "g": conv(6, 6, groups=2), "b": conv(6, 1)},
     ),
     "a matrix, of detached and of reshaped weights": Written(
-        lambda m, x: torch.cat([F.conv2d(x, m.a.weight.detach()).flatten(1)] * 2, 1) @ m.w, a=conv(1, 2, 1), w=nn.Parameter(torch.randn(384, 3))
+        lambda m, x: torch.cat([F.conv2d(x, m.a.weight.detach()).flatten(1)] * 2, 1) @ m.w,
+        a=conv(1, 2, 1),
+        w=nn.Parameter(torch.randn(384, 3)),
     ),
 }  # fmt: skip
 
