@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import numpy as np
 import torch
 
 from export.graph import Shape
 from neuroseg.conversion.compose import after, convolution, synapses
 from neuroseg.conversion.draft import Draft
-from neuroseg.conversion.linear import Convolution, Map, Term, Value, layer_shape, mapped
+from neuroseg.conversion.linear import Convolution, Map, Term, Value, layer_shape, mapped, times
 from neuroseg.conversion.rectify import signed
 
 NEURON = (
@@ -26,7 +25,7 @@ def mixed(draft: Draft, value: Value, g: Map, op: Convolution | None) -> Value:
     Composed with what waits in the value where that makes convolutions no dearer than neurons in between, which are two
     populations where the value can be below 0.
     """
-    if _ready(draft, value):
+    if value.is_spikes:
         return _composed(draft, value, g, op)
     target = layer_shape(g(torch.zeros(value.shape, dtype=torch.float64)).shape)
     apart = _cost_apart(draft, value, target, op)
@@ -49,13 +48,7 @@ def _operator(draft: Draft, old: Term, new: Term, op: Convolution | None, target
         source = draft.shapes[old.source]
         together = after(op, old.op, new.f, source, target) if op is not None and old.op is not None else None
         return together or convolution(new.f, source, target)
-    return op if old.scale == 1 else replace(op, weight=op.weight.astype(np.float64) * old.scale)
-
-
-def _ready(draft: Draft, value: Value) -> bool:
-    """Whether it is spikes already: of one layer, or of two that stand for what is above and below 0."""
-    several = 1 if value.nonnegative else 2
-    return len(value.terms) <= several and all(term.scale is not None for term in value.terms)
+    return times(op, old.scale)
 
 
 def _cost(draft: Draft, made: Value) -> int:

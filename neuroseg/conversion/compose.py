@@ -115,11 +115,6 @@ def sparse(f: Map, source: Shape, target: Shape) -> Sparse | None:
     return Sparse(weight, one if by_row else other, other if by_row else one, target)
 
 
-def identity(channels: int, scale: float) -> Conv:
-    """Every neuron to its own like: a convolution, so that a pooling before it can be folded into it."""
-    return Conv((scale * np.eye(channels, dtype=np.float32))[:, :, None, None])
-
-
 def synapses(op: Conv | ConvT | Sparse, source: Shape, target: Shape) -> int:
     """How many synapses an operator is, borders not counted off."""
     if isinstance(op, Sparse):

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from export.graph import Concat, ConvT, Dropout, Edge, Neuron, Node, Pool, Population, Shape, Sparse, sources
-from neuroseg.conversion.compose import convolution, identity, sparse
-from neuroseg.conversion.linear import Convolution, Term, Value, layer_shape, mapped, spikes
+from neuroseg.conversion.compose import convolution, sparse
+from neuroseg.conversion.linear import Convolution, Term, Value, identity, layer_shape, mapped, spikes
 from neuroseg.conversion.rectify import signed
 from neuroseg.conversion.tracing import ConversionError
 

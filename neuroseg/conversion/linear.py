@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from export.graph import Conv, ConvT, Shape
+from export.passes import ungrouped
 from neuroseg.spiking.channels import per_output_channel
 
 Map = Callable[[torch.Tensor], torch.Tensor]
@@ -63,6 +64,12 @@ class Value:
             return self.terms[0].source
         return None
 
+    @property
+    def is_spikes(self) -> bool:
+        """Whether it is spikes of one layer, or of two that stand for what is above and below 0."""
+        several = 1 if self.nonnegative else 2
+        return len(self.terms) <= several and all(term.scale is not None for term in self.terms)
+
 
 def spikes(name: str, layer: Shape, shape: Shape, *, called: str = "") -> Value:
     """The spikes of a layer (C, H, W), in the shape that PyTorch gives them."""
@@ -79,12 +86,25 @@ def layer_shape(shape: Shape) -> Shape:
     return (*inner, *(1,) * (3 - len(inner)))
 
 
-def mapped(value: Value, g: Map, *, positive: bool = False) -> Value:
-    """g of a value, g linear. positive: whether g keeps what is 0 or more so."""
+def mapped(
+    value: Value, g: Map, *, positive: bool = False, channels: bool = False, op: Convolution | None = None
+) -> Value:
+    """g of a value, g linear. positive: whether g keeps what is 0 or more so. channels: it only moves channels about.
+
+    op: g as a synapse on a layer of the value's shape, where it is known.
+    """
     constant = None if value.constant is None else g(value.constant)
     shape = tuple(g(torch.zeros(value.shape, dtype=torch.float64)).shape)
-    terms = tuple(term.then(g) for term in value.terms)
+    terms = tuple(_rearranged(term, g, value.shape) if channels else term.then(g) for term in value.terms)
+    if op is not None:
+        pairs = zip(value.terms, terms, strict=True)
+        terms = tuple(new if old.scale is None else replace(new, op=times(op, old.scale)) for old, new in pairs)
     return Value(value.name, shape, terms, constant, value.nonnegative and positive, before=(value, g))
+
+
+def times(op: Convolution, factor: float) -> Convolution:
+    """A synapse whose weights are multiplied, in float64."""
+    return op if factor == 1 else replace(op, weight=op.weight.astype(np.float64) * factor)
 
 
 def reshaped(value: Value, shape: Shape) -> Value:
@@ -156,7 +176,7 @@ def joined(parts: Sequence[Value], name: str, *, axis: int = 1) -> Value:
     constants = []
     for k, part in enumerate(parts):
         place = _placing(axis, sum(sizes[:k]), sum(sizes[k + 1 :]))
-        terms += [term.then(place) for term in part.terms]
+        terms += [_rearranged(term, place, part.shape) if axis == 1 else term.then(place) for term in part.terms]
         constants.append(torch.zeros(part.shape, dtype=torch.float64) if part.constant is None else part.constant)
     constant = None if all(part.constant is None for part in parts) else torch.cat(constants, axis)
     positive = all(part.nonnegative for part in parts)
@@ -180,12 +200,33 @@ def _scaled(term: Term, gain: torch.Tensor, shape: Shape) -> Term:
     if gain.numel() == 1 and term.scale is not None:
         return _plain(term.source, shape, term.scale * float(gain))
     by_channel = gain.ndim == len(shape) and len(shape) > 1 and gain.numel() == gain.shape[1]
-    op = None
-    if term.op is not None and (gain.numel() == 1 or by_channel):
-        channels = layer_shape(shape)[0]
-        factor = array(per_output_channel(gain.reshape(-1).expand(channels).contiguous(), term.op))
-        op = replace(term.op, weight=term.op.weight.astype(np.float64) * factor)
+    op, channels = term.op, layer_shape(shape)[0]
+    if term.scale is not None and len(shape) == 4:
+        op = Conv(np.full((channels, 1, 1, 1), term.scale), groups=channels)
+    if op is not None and (gain.numel() == 1 or by_channel):
+        factor = array(per_output_channel(gain.reshape(-1).expand(channels).contiguous(), op))
+        op = replace(op, weight=op.weight.astype(np.float64) * factor)
+    else:
+        op = None
     return replace(term.then(lambda x: x * gain), op=op)
+
+
+def _rearranged(term: Term, g: Map, shape: Shape) -> Term:
+    """g of a term, where g moves, drops or adds channels of (1, C, H, W): a synapse's output channels move alike."""
+    op = term.op if term.scale is None else identity(shape[1], term.scale)
+    if len(shape) != 4 or op is None:
+        return term.then(g)
+    weight = ungrouped(op).weight
+    first = weight if isinstance(op, Conv) else weight.swapaxes(0, 1)  # Cout, Cin, kh, kw
+    rows = torch.from_numpy(np.ascontiguousarray(first)).reshape(1, len(first), -1, weight.shape[3])
+    moved = g(rows).reshape(-1, *first.shape[1:]).numpy()
+    weight = moved if isinstance(op, Conv) else np.ascontiguousarray(moved.swapaxes(0, 1))
+    return replace(term.then(g), op=replace(op, weight=weight, groups=1))
+
+
+def identity(channels: int, scale: float) -> Conv:
+    """Every neuron to its own like: a convolution, so that a pooling before it can be folded into it."""
+    return Conv((scale * np.eye(channels))[:, :, None, None])
 
 
 def _merged(terms: list[Term], shape: Shape) -> tuple[Term, ...]:

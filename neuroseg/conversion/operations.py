@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx
 from torch.fx.node import map_arg
@@ -37,7 +38,7 @@ from neuroseg.conversion.refusals import PRODUCT, refusal
 from neuroseg.conversion.tracing import ConversionError, module_of, results, shape_of
 
 INPUT = "input"
-EDGES_MAX = 24  # synapses into a population; Lava takes 32
+TERMS_MAX = 8  # of a sum; each of its readers has a synapse for every one of them
 aten = torch.ops.aten
 
 CHANNELWISE = {  # linear, positive, each channel by itself
@@ -79,6 +80,8 @@ CUTTING = {  # what leaves all as it is where it leaves the shape
     aten.replication_pad1d,
     aten.replication_pad2d,
 }
+MOVING = {aten.slice, aten.index_select, aten.narrow}  # of channels, where they are on axis 1
+BLENDING = {aten.upsample_bilinear2d, aten.upsample_bicubic2d, aten._adaptive_avg_pool2d}  # no convolutions
 LINEAR = POSITIVE | {aten.upsample_bicubic2d}
 SAME = {aten.alias, aten.detach, aten.clone, aten.contiguous, aten._to_copy, aten.lift_fresh_copy}
 SHAPES = {aten.view, aten._unsafe_view, aten.reshape, aten.squeeze, aten.unsqueeze, aten.flatten}
@@ -171,8 +174,8 @@ class Builder:
             aten.index: self._index,
             aten.bernoulli: lambda n, x, keep, *_: Mask(keep),
             aten.zeros_like: lambda n, x, *_: None,
-            **dict.fromkeys(SAME, lambda n, x, *_: self.values[x]),
-            **dict.fromkeys(SHAPES, lambda n, x, *_: reshaped(self._value(x, n), shape_of(n))),
+            **dict.fromkeys(SAME, lambda n, x, *_: self._seen_through(n, x)),
+            **dict.fromkeys(SHAPES, lambda n, x, *_: reshaped(self._seen_through(n, x), shape_of(n))),
             **dict.fromkeys(SEVERAL, self._several),
             **dict.fromkeys(ENDS, self._ending),
             **dict.fromkeys(EMPTY, lambda *_: None),  # dropout's
@@ -192,16 +195,20 @@ class Builder:
         if any(n not in self.constants for n in node.all_input_nodes if n is not x):
             raise ConversionError(f"{self.place(node)}: {kind.__name__} of more than one activation")
         given, rest = self._filled(node.kwargs), self._filled(rest)
+        if kind in BLENDING and not value.is_spikes and not self._is_last(node):
+            value = rectify.signed(
+                value, self.draft.fire
+            )  # composed with what mixes channels it were synapses by millions
 
         def g(x: torch.Tensor) -> torch.Tensor:
             return node.target(x, *rest, **given)  # type: ignore[operator]
 
-        return self._mapped(value, g, channelwise=kind in CHANNELWISE, positive=kind in POSITIVE)
-
-    def _mapped(self, value: Value, g: Map, *, channelwise: bool, positive: bool) -> Value:
-        if value.parts and channelwise:
-            return joined([mapped(part, g, positive=positive) for part in value.parts], value.name)
-        return mapped(value, g, positive=positive)
+        positive = kind in POSITIVE
+        if value.parts and kind in CHANNELWISE:
+            parts = [mapped(p, g, positive=positive, op=_enlarging(kind, p, shape_of(node))) for p in value.parts]
+            return joined(parts, value.name)
+        moves, op = kind in MOVING and bool(rest) and rest[0] == 1, _enlarging(kind, value, shape_of(node))
+        return mapped(value, g, positive=positive, channels=moves, op=op)
 
     def _convolution(
         self,
@@ -321,7 +328,7 @@ class Builder:
             return shifted(self._value(a, node), alpha * self._number(b))
         first, second = self._both(node, a, b)
         total = added([first, scaled(second, alpha) if alpha != 1 else second])
-        return total if len(total.terms) <= EDGES_MAX else rectify.signed(total, self.draft.fire)
+        return total if len(total.terms) <= TERMS_MAX else rectify.signed(total, self.draft.fire)
 
     def _times(self, node: fx.Node, a: Any, b: Any) -> Any:
         mask = next((m for m in (self._masking(a), self._masking(b)) if m), None)
@@ -344,7 +351,12 @@ class Builder:
     def _pad(self, node: fx.Node, x: Any, sides: Any, fill: float = 0) -> Value:
         if not any(sides):
             return self._value(x, node)
-        value = mapped(self._value(x, node), lambda x: torch.nn.functional.pad(x, list(sides)), positive=True)
+        value = mapped(
+            self._value(x, node),
+            lambda x: torch.nn.functional.pad(x, list(sides)),
+            positive=True,
+            channels=len(sides) > 4 and not any(sides[:4]) and not any(sides[6:]),
+        )
         border = torch.nn.functional.pad(torch.zeros(shape_of(x), dtype=torch.float64), list(sides), value=float(fill))
         return shifted(value, border)
 
@@ -359,7 +371,8 @@ class Builder:
         def take(k: int) -> Map:
             return lambda x: node.target(x, *rest)[k]  # type: ignore[operator]
 
-        return tuple(mapped(value, take(k), positive=True) for k in range(count))
+        axis = rest[1] if len(rest) > 1 else 0
+        return tuple(mapped(value, take(k), positive=True, channels=axis == 1) for k in range(count))
 
     # ReLUs, and what is made of them
 
@@ -432,7 +445,19 @@ class Builder:
         return self._value(x, node)
 
     def _is_last(self, node: fx.Node) -> bool:
-        return all(user.op == "output" for user in node.users)
+        """Whether nothing follows but views."""
+        views = SAME | SHAPES
+        return all(
+            user.op == "output" or (getattr(user.target, "overloadpacket", None) in views and self._is_last(user))
+            for user in node.users
+        )
+
+    def _seen_through(self, node: fx.Node, x: Any) -> Any:
+        """The value itself; what was left out before it is left out after it."""
+        if x in self.endings:
+            left_out, shape = self.endings[x], shape_of(x)
+            self.endings[node] = lambda y: left_out(y.reshape(shape)).reshape(y.shape)
+        return self.values[x]
 
     def _output(self, node: Any) -> None:
         value = self.values.get(node) if isinstance(node, fx.Node) else None
@@ -495,6 +520,17 @@ class Builder:
             return f"{module} ({node.name})"
         before = [self.names[id(c)] for c in self.constants.values() if id(c) in self.names]
         return f"{node.name} (after {before[-1]})" if before else str(node.name)
+
+
+def _enlarging(kind: Any, value: Value, shape: tuple[int, ...]) -> ConvT | None:
+    """Repeated pixels as a transposed convolution, where a whole factor repeats them."""
+    if kind not in (aten.upsample_nearest2d, aten._upsample_nearest_exact2d) or len(value.shape) != 4:
+        return None
+    _, channels, height, width = value.shape
+    factor = shape[2] // height, shape[3] // width
+    if (height * factor[0], width * factor[1]) != shape[2:]:
+        return None
+    return ConvT(np.ones((channels, 1, *factor), np.float32), stride=factor, groups=channels)
 
 
 def _pair(value: Any) -> tuple[int, int]:

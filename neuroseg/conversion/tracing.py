@@ -37,11 +37,13 @@ def trace(model: nn.Module, input_shape: Shape, *, norms: TorchFunctionMode | No
 
     try:
         with torch.no_grad(), evaluating(model, but=DROPOUTS), _noting_modules(model):
-            return make_fx(functionalize(run))(torch.zeros(1, *input_shape))
+            graph = make_fx(functionalize(run))(torch.zeros(1, *input_shape))
     except ConversionError:
         raise
     except Exception as error:  # tracing raises whatever the model's own code raises
         raise ConversionError(f"{type(model).__name__} cannot be traced on {input_shape}: {error}") from error
+    graph.graph.eliminate_dead_code()
+    return graph
 
 
 class _CircularPadding(TorchFunctionMode):
