@@ -36,6 +36,19 @@ def mixed(draft: Draft, value: Value, g: Map, op: Convolution | None) -> Value:
     return _composed(draft, signed(value, draft.fire), g, op)
 
 
+def through(draft: Draft, value: Value, g: Map, op: Convolution | None, *, positive: bool) -> Value:
+    """g of a value, each channel by itself; op: g as a synapse, where it is one. Known synapses stay known."""
+    made = mapped(value, g, positive=positive, op=op)
+    if op is None:
+        return made
+    target = layer_shape(made.shape)
+    terms = tuple(
+        replace(new, op=after(op, old.op, new.f, draft.shapes[old.source], target)) if old.op is not None else new
+        for old, new in zip(value.terms, made.terms, strict=True)
+    )
+    return replace(made, terms=terms)
+
+
 def _composed(draft: Draft, value: Value, g: Map, op: Convolution | None) -> Value:
     made = mapped(value, g)
     target = layer_shape(made.shape)

@@ -51,29 +51,43 @@ def convolution(f: Map, source: Shape, target: Shape) -> Convolution | None:
 
 def after(second: Convolution, first: Convolution, f: Map, source: Shape, target: Shape) -> Convolution | None:
     """f = second(first(x)) as one convolution, from both kernels; None where it is none, or not so simple."""
-    if isinstance(second, ConvT) or second.groups > 1 or first.groups not in (1, first.weight.shape[0]):
+    if isinstance(second, ConvT) or (isinstance(first, ConvT) and second.stride != (1, 1)):
         return None
-    if first.groups > 1 and first.weight.shape[1] > 1:
+    if any(op.groups > 1 and not _depthwise(op) for op in (first, second)):
         return None
-    a, b = (torch.from_numpy(_undilated(op)).double() for op in (first, second))
-    groups, reach = first.groups, (b.shape[2] - 1, b.shape[3] - 1)
+    kernel = _kernels_together(first, second)
+    strides = _both(lambda k: first.stride[k] * second.stride[k])
     if isinstance(first, Conv):  # y[m] = b[j] z[s2 m + j - p2], z[n] = a[i] x[s1 n + i - p1]
-        kernel = F.conv_transpose2d(b, a, stride=first.stride, groups=groups)
-        strides = _both(lambda k: first.stride[k] * second.stride[k])
         low = _both(lambda k: -first.padding[k] - first.stride[k] * second.padding[k])
-    elif second.stride == (1, 1):  # y[m] = b[j] z[m + j - p2], z[s1 n + i - p1] = a[i] x[n]
-        if groups > 1:
-            pairs = b.transpose(0, 1).reshape(-1, 1, *b.shape[2:])
-            kernel = F.conv2d(a.transpose(0, 1), pairs, padding=reach, groups=groups)
-            kernel = kernel.reshape(groups, len(b), *kernel.shape[2:])
-        else:
-            kernel = F.conv2d(a, b, padding=reach)
-        strides = first.stride
+    else:  # y[m] = b[j] z[m + j - p2], z[s1 n + i - p1] = a[i] x[n]
+        reach = _both(lambda k: second.dilation[k] * (second.weight.shape[2 + k] - 1))
         low = _both(lambda k: second.padding[k] - first.padding[k] - reach[k])
-    else:
-        return None
-    op = _fitted(type(first), kernel.numpy(), low, strides, source, target)
+    groups = first.groups if _depthwise(first) and _depthwise(second) else 1
+    op = _fitted(type(first), kernel, low, strides, source, target, groups)
     return op if _equal(op, _flat_batch(f, source, target), source, target) else None
+
+
+def _depthwise(op: Convolution) -> bool:
+    return op.groups == op.weight.shape[0] and op.weight.shape[1] == 1
+
+
+def _kernels_together(first: Convolution, second: Conv) -> np.ndarray:
+    """sum over middle channels of b * a: (Cout, Cin, h, w), (Cin, Cout, h, w) where `first` is transposed."""
+    a, b = (torch.from_numpy(_undilated(op)).double() for op in (first, second))
+    pad = b.shape[2] - 1, b.shape[3] - 1
+    one, other = _depthwise(first), _depthwise(second)
+    if isinstance(first, ConvT):  # a: (Cin, middle) or (C, 1); b: (Cout, middle) or (C, 1)
+        if one and not other:
+            pairs = b.transpose(0, 1).reshape(-1, 1, *b.shape[2:])
+            kernel = F.conv2d(a.transpose(0, 1), pairs, padding=pad, groups=len(a))
+            return kernel.reshape(len(a), len(b), *kernel.shape[2:]).numpy()
+        if one:
+            return F.conv2d(a.transpose(0, 1), b, padding=pad, groups=len(a)).transpose(0, 1).numpy()
+        return F.conv2d(a, b, padding=pad, groups=second.groups).numpy()
+    if other:  # each middle channel goes on alone: (1, C, k, k) through (C, Cin or 1, k, k)
+        kernel = F.conv_transpose2d(b.transpose(0, 1), a, stride=first.stride, groups=len(b))
+        return kernel.reshape(len(b), -1, *kernel.shape[2:]).numpy()
+    return F.conv_transpose2d(b, a, stride=first.stride, groups=first.groups).numpy()
 
 
 def _both(along: Callable[[int], int]) -> Pair:

@@ -18,7 +18,7 @@ from torch.fx.node import map_arg
 
 from export.graph import Conv, ConvT, Dropout, Input, Pool
 from neuroseg.conversion import rectify
-from neuroseg.conversion.choose import mixed
+from neuroseg.conversion.choose import mixed, through
 from neuroseg.conversion.draft import Draft
 from neuroseg.conversion.linear import (
     Map,
@@ -205,10 +205,15 @@ class Builder:
 
         positive = kind in POSITIVE
         if value.parts and kind in CHANNELWISE:
-            parts = [mapped(p, g, positive=positive, op=_enlarging(kind, p, shape_of(node))) for p in value.parts]
+            parts = [
+                through(self.draft, part, g, _depthwise(kind, part, shape_of(node), rest), positive=positive)
+                for part in value.parts
+            ]
             return joined(parts, value.name)
-        moves, op = kind in MOVING and bool(rest) and rest[0] == 1, _enlarging(kind, value, shape_of(node))
-        return mapped(value, g, positive=positive, channels=moves, op=op)
+        if kind in CHANNELWISE:
+            op = _depthwise(kind, value, shape_of(node), rest)
+            return through(self.draft, value, g, op, positive=positive)
+        return mapped(value, g, positive=positive, channels=kind in MOVING and bool(rest) and rest[0] == 1)
 
     def _convolution(
         self,
@@ -522,15 +527,22 @@ class Builder:
         return f"{node.name} (after {before[-1]})" if before else str(node.name)
 
 
-def _enlarging(kind: Any, value: Value, shape: tuple[int, ...]) -> ConvT | None:
-    """Repeated pixels as a transposed convolution, where a whole factor repeats them."""
-    if kind not in (aten.upsample_nearest2d, aten._upsample_nearest_exact2d) or len(value.shape) != 4:
+def _depthwise(kind: Any, value: Value, shape: tuple[int, ...], rest: Any) -> Conv | ConvT | None:
+    """Pixels averaged, or repeated a whole number of times, as a convolution of each channel."""
+    if len(value.shape) != 4 or len(shape) != 4:
         return None
     _, channels, height, width = value.shape
-    factor = shape[2] // height, shape[3] // width
-    if (height * factor[0], width * factor[1]) != shape[2:]:
-        return None
-    return ConvT(np.ones((channels, 1, *factor), np.float32), stride=factor, groups=channels)
+    if kind in (aten.upsample_nearest2d, aten._upsample_nearest_exact2d):
+        factor = shape[2] // height, shape[3] // width
+        if (height * factor[0], width * factor[1]) != shape[2:]:
+            return None
+        return ConvT(np.ones((channels, 1, *factor), np.float32), stride=factor, groups=channels)
+    if kind is aten.avg_pool2d and len(rest) <= 3:  # kernel, stride, padding; what else there is, changes borders
+        kernel = _pair(rest[0])
+        stride = _pair(rest[1]) if len(rest) > 1 and rest[1] else kernel
+        mean = np.full((channels, 1, *kernel), 1 / (kernel[0] * kernel[1]))
+        return Conv(mean, stride, _pair(rest[2]) if len(rest) > 2 else (0, 0), groups=channels)
+    return None
 
 
 def _pair(value: Any) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from export.graph import Pair
-from neuroseg.conversion.linear import Value, added, joined, mapped, scaled, shifted
+from neuroseg.conversion.linear import Value, added, mapped, scaled, shifted
 
 TERMS_MAX = 3
 Fire = Callable[[Value], Value]  # a value to the spikes of neurons that it drives: its ReLU
@@ -66,18 +66,14 @@ def max_pool(value: Value, kernel: Pair, stride: Pair, padding: Pair, dilation: 
 def largest(value: Value, axis: int, windows: Sequence[Sequence[int]], fire: Fire) -> Value:
     """Largest of every window of places along an axis, two and two at a time; the place after the last is 0."""
     table = np.array(windows)  # windows, taps
-    while table.shape[1] > 1:
-        count, half = len(table), table.shape[1] // 2
-        first, second = (_selected(value, axis, table[:, k : 2 * half : 2].reshape(-1)) for k in range(2))
-        pairs = maximum(first, second, fire)
-        rest = table[:, 2 * half :]
-        table = np.arange(count * half).reshape(count, half)
-        if rest.size:
-            value = joined([pairs, _selected(value, axis, rest.reshape(-1))], pairs.name, axis=axis)
-            table = np.concatenate([table, count * half + np.arange(count)[:, None]], axis=1)
-        else:
-            value = pairs
-    return _selected(value, axis, table[:, 0])
+    count, taps = table.shape
+    if taps == 1:
+        return _selected(value, axis, table[:, 0])
+    half = taps // 2
+    first, second = (_selected(value, axis, table[:, k : 2 * half : 2].reshape(-1)) for k in range(2))
+    pairs = maximum(first, second, fire)
+    top = largest(pairs, axis, np.arange(count * half).reshape(count, half).tolist(), fire)
+    return maximum(top, _selected(value, axis, table[:, -1]), fire) if taps % 2 else top
 
 
 def _windows(
