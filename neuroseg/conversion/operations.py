@@ -514,8 +514,10 @@ class Builder:
         return map_arg(arguments, lambda n: self.constants[n])
 
     def _name(self, parameter: Any, node: fx.Node) -> str:
-        """A layer's name: its module's path."""
-        name = self.names.get(id(self.constants.get(parameter)))
+        """A layer's name: the path of the module whose parameter it is, or was before it was turned."""
+        name, read = self.names.get(id(self.constants.get(parameter))), [parameter]
+        while name is None and len(read) == 1 and isinstance(read[0], fx.Node):
+            name, read = self.names.get(id(self.constants.get(read[0]))), read[0].all_input_nodes
         return name or module_of(node).replace(".", "_") or str(node.name)
 
     def place(self, node: fx.Node) -> str:
