@@ -15,6 +15,27 @@ from neuroseg.conversion.lower import export, integer_scales
 from neuroseg.spiking.network import SpikingNetwork
 
 
+ACTIVATIONS = {
+    "relu": nn.ReLU,
+    "leaky": lambda: nn.LeakyReLU(0.2),
+    "prelu": nn.PReLU,
+    "relu6": nn.ReLU6,
+    "hardtanh": nn.Hardtanh,
+    "hardsigmoid": nn.Hardsigmoid,
+    "none": nn.Identity,
+}
+DOWN = {
+    "average": lambda: nn.AvgPool2d(2),
+    "max": lambda: nn.MaxPool2d(2),
+    "overlapping average": lambda: nn.AvgPool2d(3, 2, 1),
+    "overlapping max": lambda: nn.MaxPool2d(3, 2, 1),
+    "strided": None,
+}
+UP = ("transposed", "transposed current", "nearest", "bilinear")
+NORMS = ("none", "after", "before")
+BORDERS = ("zeros", "replicate")
+
+
 @dataclass(frozen=True)
 class Case:
     """A drawn network and how it is driven."""
@@ -23,10 +44,12 @@ class Case:
     widths: tuple[int, ...]
     kernel: tuple[int, int]
     dilation: int
-    pooled: bool
-    nearest: bool  # up by repeated pixels and a convolution, where the sides allow it
+    down: str  # DOWN
+    up: str  # UP; strided convolutions go up by transposed ones
     biased: bool
-    norm: bool
+    norm: str  # NORMS: where the batch norms are, seen from the convolutions
+    activation: str  # ACTIVATIONS, of the innermost block
+    border: str  # BORDERS: padding of the innermost block
     residual: bool
     classifier: bool  # a second output: pooled, flattened, dense
     timesteps: int
@@ -43,10 +66,12 @@ PLAIN = Case(
     widths=(2, 3, 4),
     kernel=(3, 3),
     dilation=1,
-    pooled=True,
-    nearest=False,
+    down="average",
+    up="transposed",
     biased=False,
-    norm=False,
+    norm="none",
+    activation="relu",
+    border="zeros",
     residual=False,
     classifier=False,
     timesteps=4,
@@ -62,8 +87,8 @@ PLAIN = Case(
 @st.composite
 def cases(draw, max_side: int = 13) -> Case:
     depth = draw(st.integers(1, 3))
-    pooled = draw(st.booleans())
-    factor = 2**depth if pooled else 1
+    down = draw(st.sampled_from(sorted(DOWN)))
+    factor = 1 if down == "strided" else 2**depth
     low = -(-(2 ** (depth + 1)) // factor)
     side = st.integers(low, max(low, max_side // factor)).map(lambda n: n * factor)
     reset = draw(st.sampled_from(["subtract", "zero"]))
@@ -72,10 +97,12 @@ def cases(draw, max_side: int = 13) -> Case:
         widths=tuple(draw(st.lists(st.integers(1, 5), min_size=depth + 1, max_size=depth + 1))),
         kernel=draw(st.sampled_from([(1, 1), (3, 3), (5, 5), (3, 1), (1, 5)])),
         dilation=draw(st.sampled_from([1, 1, 2])),
-        pooled=pooled,
-        nearest=pooled and draw(st.booleans()),
+        down=down,
+        up="transposed" if down == "strided" else draw(st.sampled_from(UP)),
         biased=draw(st.booleans()),
-        norm=draw(st.booleans()),
+        norm=draw(st.sampled_from(NORMS)),
+        activation=draw(st.sampled_from(sorted(ACTIVATIONS))),
+        border=draw(st.sampled_from(BORDERS)),
         residual=draw(st.booleans()),
         classifier=draw(st.booleans()),
         timesteps=draw(st.integers(1, 12)),
@@ -99,38 +126,37 @@ class RandomUNet(nn.Module):
         for width in case.widths[:-1]:
             self.enc.append(self.block(channels, width))
             sizes.append(size)
-            if case.pooled:
-                self.down.append(nn.AvgPool2d(2))
-                size = (size[0] // 2, size[1] // 2)
-            else:
-                down = nn.Conv2d(width, width, 3, stride=2, padding=1, groups=width, bias=case.biased)
-                self.down.append(nn.Sequential(down, nn.ReLU()))
-                size = ((size[0] + 1) // 2, (size[1] + 1) // 2)
+            pool = DOWN[case.down]
+            strided = nn.Conv2d(width, width, 3, stride=2, padding=1, groups=width, bias=case.biased)
+            self.down.append(nn.Sequential(strided, nn.ReLU()) if pool is None else pool())
+            size = ((size[0] + 1) // 2, (size[1] + 1) // 2)
             channels = width
-        self.middle = self.block(channels, case.widths[-1])
+        self.middle = nn.Sequential(
+            self.block(channels, case.widths[-1], border=case.border), ACTIVATIONS[case.activation]()
+        )
         channels = case.widths[-1]
-        for width, (h, w) in zip(case.widths[-2::-1], sizes[::-1], strict=True):
-            outside = ((h + 1) % 2, (w + 1) % 2)
-            if case.nearest:
-                self.up.append(nn.Upsample(scale_factor=2))
-            else:
-                up = nn.ConvTranspose2d(
-                    channels, width, 3, stride=2, padding=1, output_padding=outside, bias=case.biased
-                )
-                self.up.append(nn.Sequential(up, nn.ReLU()))
-            joined = width + (channels if case.nearest else width)
-            self.dec.append(self.block(joined, width, plain=case.nearest))
+        for width, side in zip(case.widths[-2::-1], sizes[::-1], strict=True):
+            resized = case.up in ("nearest", "bilinear")
+            self.up.append(nn.Upsample(size=side, mode=case.up) if resized else self.transposed(channels, width, side))
+            self.dec.append(self.block(width + (channels if resized else width), width))
             self.extra.append(self.block(width, width))
             channels = width
         self.head = nn.Conv2d(channels, 1, 1, bias=case.biased)
         self.classify = nn.Linear(case.widths[-1], 3, bias=case.biased)
 
-    def block(self, channels: int, width: int, *, plain: bool = False) -> nn.Module:
-        """A convolution that keeps the sides, and its norm. plain: as repeated pixels need it."""
-        dilation = 1 if plain else self.case.dilation
+    def block(self, channels: int, width: int, *, border: str = "zeros") -> nn.Module:
+        """A convolution that keeps the sides, and its norm."""
+        dilation = self.case.dilation
         pad = tuple(dilation * (k // 2) for k in self.case.kernel)
-        conv = nn.Conv2d(channels, width, self.case.kernel, padding=pad, dilation=dilation, bias=self.case.biased)
-        return nn.Sequential(conv, nn.BatchNorm2d(width)) if self.case.norm else conv
+        conv = nn.Conv2d(channels, width, self.case.kernel, 1, pad, dilation, 1, self.case.biased, border)
+        if self.case.norm == "before":
+            return nn.Sequential(nn.BatchNorm2d(channels), conv)
+        return nn.Sequential(conv, nn.BatchNorm2d(width)) if self.case.norm == "after" else conv
+
+    def transposed(self, channels: int, width: int, size: tuple[int, int]) -> nn.Module:
+        outside = ((size[0] + 1) % 2, (size[1] + 1) % 2)
+        up = nn.ConvTranspose2d(channels, width, 3, 2, 1, outside, bias=self.case.biased)
+        return up if self.case.up == "transposed current" else nn.Sequential(up, nn.ReLU())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         skips = []
@@ -138,7 +164,7 @@ class RandomUNet(nn.Module):
             x = torch.relu(conv(x))
             skips.append(x)
             x = down(x)
-        x = coarse = torch.relu(self.middle(x))
+        x = coarse = self.middle(x)
         for up, conv, extra in zip(self.up, self.dec, self.extra):
             x = torch.relu(conv(torch.cat([skips.pop(), up(x)], dim=1)))
             if self.case.residual:
@@ -164,7 +190,7 @@ def build(case: Case) -> tuple[SpikingNetwork, Graph, np.ndarray]:
             nn.init.normal_(parameter, std=0.8)
         else:
             sign = 1 if case.drive == "excited" else -1
-            nn.init.uniform_(parameter, -5, 20)
+            nn.init.uniform_(parameter, -1, 4)
             parameter.data.mul_(sign if parameter is not model.head.weight else 1)
             if case.drive == "inhibited":  # every other channel excites, so that something fires at all
                 parameter.data[::2].mul_(-1)

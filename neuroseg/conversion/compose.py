@@ -26,7 +26,6 @@ WORK = 2**30  # numbers computed at most for a sparse map
 PLACES, PROBING = 9, 2**25  # probed of a convolution, and numbers computed at most for that
 EXACT = 1e-9  # of the largest, in float64
 SYNAPSES_MAX = 2**26
-NEURON = 16  # synapses that a neuron is worth, in the choice between both
 
 
 def convolution(f: Map, source: Shape, target: Shape) -> Convolution | None:
@@ -55,6 +54,8 @@ def after(second: Convolution, first: Convolution, f: Map, source: Shape, target
         return None
     if any(op.groups > 1 and not _depthwise(op) for op in (first, second)):
         return None
+    if _size_together(first, second) > ROOM:
+        return None
     kernel = _kernels_together(first, second)
     strides = _both(lambda k: first.stride[k] * second.stride[k])
     if isinstance(first, Conv):  # y[m] = b[j] z[s2 m + j - p2], z[n] = a[i] x[s1 n + i - p1]
@@ -69,6 +70,15 @@ def after(second: Convolution, first: Convolution, f: Map, source: Shape, target
 
 def _depthwise(op: Convolution) -> bool:
     return op.groups == op.weight.shape[0] and op.weight.shape[1] == 1
+
+
+def _size_together(first: Convolution, second: Conv) -> int:
+    """At least as many numbers as `_kernels_together` holds."""
+    reach = [
+        1 + sum(op.dilation[k] * (op.weight.shape[2 + k] - 1) * max(first.stride) for op in (first, second))
+        for k in range(2)
+    ]
+    return max(first.weight.shape[:2]) * max(second.weight.shape[:2]) * math.prod(reach)
 
 
 def _kernels_together(first: Convolution, second: Conv) -> np.ndarray:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 
 from export.graph import Concat, ConvT, Dropout, Edge, Neuron, Node, Pool, Population, Shape, Sparse, sources
 from neuroseg.conversion.compose import convolution, sparse
-from neuroseg.conversion.linear import Convolution, Term, Value, identity, layer_shape, mapped, spikes
+from neuroseg.conversion.linear import Convolution, Map, Term, Value, identity, layer_shape, spikes
 from neuroseg.conversion.rectify import signed
 from neuroseg.conversion.tracing import ConversionError
 
@@ -59,10 +57,10 @@ class Draft:
     def population(self, value: Value, name: str, *, fires: bool) -> str:
         """Neurons that a value drives. Raises ConversionError where that takes more synapses than can be."""
         shape = layer_shape(value.shape)
-        edges = self._edges(value, shape)
-        while edges is None:
-            value = self._apart(value, name)
-            edges = self._edges(value, shape)
+        edges = tuple(edge for term in value.terms for edge in self._edges(term, shape, name))
+        if not edges:  # a constant; something has to reach it
+            source = value.terms[0].source if value.terms else self.nodes[0].name
+            edges = (Edge(source, Sparse(np.zeros(1), np.zeros(1, np.int64), np.zeros(1, np.int64), shape)),)
         bias = None if value.constant is None else _bias(value.constant.reshape(shape))
         neuron = Neuron(threshold=1.0 if fires else None, bias=bias)
         return self.add(Population(self.unique(name), shape, edges, neuron))
@@ -86,28 +84,28 @@ class Draft:
             candidate, k = f"{name}_{k}", k + 1
         return candidate
 
-    def _edges(self, value: Value, shape: Shape) -> tuple[Edge, ...] | None:
-        edges = []
-        for term in value.terms:
-            op = self.operator(term, shape)
-            if op is None:
-                return None
-            if op.weight.size:
-                edges.append(Edge(self._readable(term.source, op), op))
-        if not edges:  # a constant; something has to reach it
-            source = value.terms[0].source if value.terms else self.nodes[0].name
-            edges = [Edge(source, Sparse(np.zeros(1), np.zeros(1, np.int64), np.zeros(1, np.int64), shape))]
-        return tuple(edges)
+    def _edges(self, term: Term, shape: Shape, name: str) -> list[Edge]:
+        """The synapses that a term is; none where it is 0."""
+        op = self.operator(term, shape)
+        if op is not None:
+            return [Edge(self._readable(term.source, op), op)] if op.weight.size else []
+        return [edge for part in self._apart(term, name) for edge in self._edges(part, shape, name)]
 
-    def _apart(self, value: Value, name: str) -> Value:
-        """The same value with neurons between its last map and what comes before."""
-        if value.before is None:
-            neurons = math.prod(value.shape)
-            raise ConversionError(f"{name}: its {neurons} neurons take more synapses than can be found out")
-        earlier, g = value.before
-        if all(term.scale is not None for term in earlier.terms):
-            earlier = self._apart(earlier, name)
-        return mapped(signed(earlier, self.fire), g)
+    def _apart(self, term: Term, name: str) -> tuple[Term, ...]:
+        """The same with neurons after the last map before this whose synapse can be found, or as the sum that it is."""
+        if term.several:
+            return term.several
+        earlier, since = term.before, []
+        while earlier is not None:
+            known, g = earlier
+            since.append(g)
+            if known.several:
+                return tuple(_through(part, since) for part in known.several)
+            here = tuple(known.f(torch.zeros(1, *self.shapes[term.source], dtype=torch.float64)).shape)
+            if known.scale is None and self.operator(known, layer_shape(here)) is not None:
+                return tuple(_through(part, since) for part in signed(Value(name, here, (known,)), self.fire).terms)
+            earlier = known.before
+        raise ConversionError(f"{name}: its neurons take more synapses than can be found out")
 
     def _readable(self, source: str, op: Convolution | Sparse) -> str:
         """A transposed convolution takes no pool in (`passes.fold_pool`), so it reads neurons that do."""
@@ -122,6 +120,13 @@ class Draft:
         if isinstance(node, Pool):
             return True
         return isinstance(node, Concat | Dropout) and any(self._pooled(name) for name in sources(node))
+
+
+def _through(term: Term, maps: list[Map]) -> Term:
+    """A term through maps, the last of them first."""
+    for g in reversed(maps):
+        term = term.then(g)
+    return term
 
 
 def _filled(op: Convolution, target: Shape) -> float:

@@ -6,6 +6,7 @@ makes a population of it; `compose` then finds the synapse that is f.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -26,17 +27,20 @@ class Term:
     """f of one layer's spikes.
 
     f: float64 (1, C, H, W) of the source to the value's shape. scale: where f is nothing but scale * x.reshape(shape).
-    op: f as a synapse onto `layer_shape` of the value, where it is known.
+    op: f as a synapse onto `layer_shape` of the value, where it is known. before: the term that it was made of, and by
+    which map; several: the terms that it is a sum of. Both are for maps that are too large to be one synapse.
     """
 
     source: str
     f: Map
     scale: float | None = None
     op: Convolution | None = None
+    before: tuple[Term, Map] | None = None
+    several: tuple[Term, ...] = ()
 
     def then(self, g: Map) -> Term:
         f = self.f
-        return Term(self.source, lambda x: g(f(x)))
+        return Term(self.source, lambda x: g(f(x)), before=(self, g))
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +49,7 @@ class Value:
 
     shape: as in PyTorch, for a batch of one. constant: float64, of that shape. name: what a population of it is called.
     nonnegative: whether it can only be 0 or more, so that a ReLU changes nothing. parts: the values that it joins along
-    its channels, if it joins any; terms say the same. before: the value that it was made of, and by which map: for maps
-    that are too large to be one synapse.
+    its channels, if it joins any; terms say the same.
     """
 
     name: str
@@ -55,7 +58,6 @@ class Value:
     constant: torch.Tensor | None = None
     nonnegative: bool = False
     parts: tuple[Value, ...] = ()
-    before: tuple[Value, Map] | None = None
 
     @property
     def layer(self) -> str | None:
@@ -99,7 +101,7 @@ def mapped(
     if op is not None:
         pairs = zip(value.terms, terms, strict=True)
         terms = tuple(new if old.scale is None else replace(new, op=times(op, old.scale)) for old, new in pairs)
-    return Value(value.name, shape, terms, constant, value.nonnegative and positive, before=(value, g))
+    return Value(value.name, shape, terms, constant, value.nonnegative and positive)
 
 
 def times(op: Convolution, factor: float) -> Convolution:
@@ -119,7 +121,7 @@ def reshaped(value: Value, shape: Shape) -> Value:
         for term in value.terms
     )
     constant = None if value.constant is None else value.constant.reshape(shape)
-    return replace(value, shape=shape, terms=terms, constant=constant, parts=(), before=None)
+    return replace(value, shape=shape, terms=terms, constant=constant, parts=())
 
 
 def scaled(value: Value, gain: torch.Tensor | float) -> Value:
@@ -131,7 +133,7 @@ def scaled(value: Value, gain: torch.Tensor | float) -> Value:
     terms = tuple(_scaled(term, gain, value.shape) for term in value.terms)
     constant = None if value.constant is None else value.constant * gain
     positive = value.nonnegative and bool((gain >= 0).all())
-    return replace(value, terms=terms, constant=constant, nonnegative=positive, before=None)
+    return replace(value, terms=terms, constant=constant, nonnegative=positive)
 
 
 def shifted(value: Value, offset: torch.Tensor | float) -> Value:
@@ -144,7 +146,7 @@ def shifted(value: Value, offset: torch.Tensor | float) -> Value:
         return joined(parts, value.name)
     constant = offset.expand(value.shape) if value.constant is None else value.constant + offset
     positive = value.nonnegative and bool((offset >= 0).all())
-    return replace(value, constant=constant, nonnegative=positive, before=None)
+    return replace(value, constant=constant, nonnegative=positive)
 
 
 def added(values: Sequence[Value]) -> Value:
@@ -158,7 +160,6 @@ def added(values: Sequence[Value]) -> Value:
         constant=sum(constants[1:], constants[0]) if constants else None,
         nonnegative=all(value.nonnegative for value in values),
         parts=(),
-        before=None,
     )
 
 
@@ -239,7 +240,8 @@ def _merged(terms: list[Term], shape: Shape) -> tuple[Term, ...]:
         elif term.scale is not None and kept[k].scale is not None:
             kept[k] = _plain(term.source, shape, term.scale + (kept[k].scale or 0))
         else:
-            kept[k] = Term(term.source, _sum(kept[k].f, term.f))
+            both = ((each.several or (each,)) for each in (kept[k], term))
+            kept[k] = Term(term.source, _sum(kept[k].f, term.f), several=tuple(itertools.chain(*both)))
     return tuple(kept)
 
 

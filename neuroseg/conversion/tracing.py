@@ -10,6 +10,8 @@ import torch
 import torch.fx.traceback
 import torch.nn.functional as F
 from torch import fx, nn
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
@@ -37,7 +39,10 @@ def trace(model: nn.Module, input_shape: Shape, *, norms: TorchFunctionMode | No
 
     try:
         with torch.no_grad(), evaluating(model, but=DROPOUTS), _noting_modules(model):
-            graph = make_fx(functionalize(run))(torch.zeros(1, *input_shape))
+            # One mode for the shapes of all operations: make_fx would make one for each, a quarter of all conversion.
+            shapes = TracingContext(FakeTensorMode(allow_fallback_kernels=True))
+            with tracing(shapes):
+                graph = make_fx(functionalize(run))(torch.zeros(1, *input_shape))
     except ConversionError:
         raise
     except Exception as error:  # tracing raises whatever the model's own code raises

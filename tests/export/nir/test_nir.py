@@ -221,7 +221,7 @@ def test_other_single_synapses_are_refused(source, shape, tmp_path):
 
 
 def test_u_shaped_networks_are_refused_by_their_first_way_up(tmp_path):
-    for nearest in (False, True):
-        _, graph, _ = build(dataclasses.replace(PLAIN, nearest=nearest))
+    for up in ("transposed", "nearest"):
+        _, graph, _ = build(dataclasses.replace(PLAIN, up=up))
         with pytest.raises(GraphError, match="a transposed convolution from"):
             write_nir(graph, tmp_path / "u.nir")
