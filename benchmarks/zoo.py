@@ -43,7 +43,7 @@ RESULT = Path(__file__).with_name("results") / "zoo.json"
 SECONDS, MEMORY_BYTES = 600, 14 * 2**30  # a model
 TIMESTEPS, LONG = 4, 64
 CALIBRATION = 4  # images
-MAX_SYNAPSES, MAX_LAVA_POPULATIONS, MAX_LONG_NEURONS = 2 * 10**9, 150, 600_000
+MAX_SYNAPSES, MAX_LAVA_POPULATIONS, MAX_LONG_NEURONS = 8 * 10**9, 150, 600_000
 FROZEN, AS_IT_IS = "with frozen norms", "as it is"
 
 

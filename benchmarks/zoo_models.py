@@ -37,18 +37,18 @@ class Model:
 
 
 def nnunet(name: str, **blocks: Any) -> Model:
-    """As nnU-Net plans for images of 64 x 64: halved until an edge has four pixels, features doubled up to 512."""
+    """As nnU-Net plans for images of 32 x 32: halved until an edge has four pixels, features doubled."""
 
     def make() -> nn.Module:
         from dynamic_network_architectures.architectures import unet
 
         network: nn.Module = getattr(unet, name)(
             input_channels=1,
-            n_stages=5,
-            features_per_stage=(32, 64, 128, 256, 512),
+            n_stages=4,
+            features_per_stage=(32, 64, 128, 256),
             conv_op=nn.Conv2d,
             kernel_sizes=3,
-            strides=(1, 2, 2, 2, 2),
+            strides=(1, 2, 2, 2),
             num_classes=2,
             conv_bias=True,
             norm_op=nn.InstanceNorm2d,
@@ -59,7 +59,7 @@ def nnunet(name: str, **blocks: Any) -> Model:
         )
         return network
 
-    return Model("nnU-Net", name, (1, 64, 64), make)
+    return Model("nnU-Net", name, (1, 32, 32), make)
 
 
 def monai(name: str, *, suffix: str = "", size: int = 64, image_channels: int = 1, **arguments: Any) -> Model:
@@ -388,7 +388,7 @@ TINY_VIT: dict[str, Any] = {"hidden_size": 192, "mlp_dim": 768, "num_heads": 3}
 
 MODELS: tuple[Model, ...] = (
     nnunet("PlainConvUNet", n_conv_per_stage=2, n_conv_per_stage_decoder=2),
-    nnunet("ResidualEncoderUNet", n_blocks_per_stage=(1, 3, 4, 6, 6), n_conv_per_stage_decoder=1),
+    nnunet("ResidualEncoderUNet", n_blocks_per_stage=(1, 3, 4, 6), n_conv_per_stage_decoder=1),
     monai("UNet", **PLAIN_2D, **LEVELS),
     monai("UNet", suffix=", two residual units", num_res_units=2, **PLAIN_2D, **LEVELS),
     monai("UNet", suffix=", batch norm", norm="BATCH", **PLAIN_2D, **LEVELS),

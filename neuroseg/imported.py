@@ -29,13 +29,15 @@ from neuroseg.training.finetune import FinetuneConfig, finetune_images
 from neuroseg.training.train import OnStep
 
 LONG = 64  # steps, at which a converted network shows how far it is from its model
+HIGHEST = 99.9  # percentile of activations that is a threshold then: few are cut off, and 64 steps resolve the rest
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ModelConversion:
     """A model's spiking network, what its operations became, and how far it decides as the model on its images.
 
-    agreement: at the network's own steps and at LONG, 0 to 1; frozen: of the model itself when its norms are frozen.
+    agreement: `metrics.agreement` at the network's own steps and, with thresholds for so many, at LONG; frozen: of the
+    model itself when its norms are frozen.
     """
 
     network: SpikingNetwork
@@ -75,8 +77,11 @@ def convert_model(
         run.forget_after(run.ann)
         runs.save_snn(ann, run.ann, notes={})
         runs.save_snn(network, run.converted, notes={"balance": conversion.method, "model": file.name})
-    steps = dict.fromkeys((conversion.timesteps, LONG))
-    reached = {T: agreement_over_time(network, chosen, timesteps=T, ann=ann, seed=imported.seed) for T in steps}
+    at_length = balance(ann, chosen, method="activation", percentiles=(HIGHEST,), seed=imported.seed)
+    reached = {
+        T: agreement_over_time(balanced, chosen, timesteps=T, ann=ann, seed=imported.seed)
+        for T, balanced in ((LONG, at_length), (conversion.timesteps, network))
+    }
     return ModelConversion(network, done.rows, reached, done.frozen)
 
 

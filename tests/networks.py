@@ -14,7 +14,6 @@ from neuroseg.conversion.convert import convert
 from neuroseg.conversion.lower import export, integer_scales
 from neuroseg.spiking.network import SpikingNetwork
 
-
 ACTIVATIONS = {
     "relu": nn.ReLU,
     "leaky": lambda: nn.LeakyReLU(0.2),

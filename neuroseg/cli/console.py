@@ -201,11 +201,14 @@ def conversion_table(rows: Sequence[Row], *, title: str) -> Table:
 
 
 def show_agreement(reached: Mapping[int, float], frozen: float | None) -> None:
-    """How far a converted network decides as its model on the calibration images."""
+    """How far a converted network decides as its model on the calibration images (`metrics.agreement`)."""
     if frozen is not None:
-        console.print(f"With frozen norms the model itself decides {frozen:.1%} alike on the calibration images.")
+        console.print(f"With frozen norms the model itself agrees to {frozen:.1%} with what it was.")
     found = ", ".join(f"{share:.1%} at T = {steps}" for steps, share in reached.items())
-    console.print(f"Before fine-tuning, on the calibration images, it decides as the model: {found}.")
+    console.print(
+        f"Before fine-tuning it agrees with the model on the calibration images to {found} "
+        "(of masks the Dice, of classes the share of equal labels)."
+    )
 
 
 def decisions_table(scores: Mapping[str, Mapping[str, float]], *, title: str) -> Table:

@@ -10,9 +10,11 @@ import torch
 from torch import nn
 
 from export.graph import Shape
+from neuroseg.conversion.tracing import noting
 
 MAX_NUMBERS = 2**28  # that all operations together yield for one image
 SIDE_MAX = 2**40
+DEVICE = "<device>"  # stands for that of the images, whatever device the model was exported on
 
 
 class ProgramError(ValueError):
@@ -28,13 +30,17 @@ class Ref:
 
 @dataclass(frozen=True)
 class Call:
-    """An operation, its arguments, and the names of what it yields: a tuple of those where it yields a list."""
+    """An operation, its arguments, and the names of what it yields: a tuple of those where it yields a list.
+
+    module: the path of the module that it is part of, where that is known.
+    """
 
     target: str
     operation: Callable[..., Any]
     arguments: tuple[Any, ...]
     options: Mapping[str, Any]
     results: tuple[str | tuple[str, ...], ...]
+    module: str = ""
 
 
 class Program(nn.Module):
@@ -91,16 +97,19 @@ class Program(nn.Module):
 
     def _run(self, images: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
         values: dict[str, Any] = {name: tensors[path] for name, path in self.names.items()}
-        values[self.image] = images
+        values[self.image], values[DEVICE] = images, images.device
         made = 0
         for call in self.calls:
-            found = call.operation(
-                *(_filled(argument, values) for argument in call.arguments),
-                **{name: _filled(argument, values) for name, argument in call.options.items()},
-            )
+            with noting(call.module):
+                found = call.operation(
+                    *(_filled(argument, values) for argument in call.arguments),
+                    **{name: _filled(argument, values) for name, argument in call.options.items()},
+                )
             made += _size(found)
             if made > MAX_NUMBERS * len(images):
                 raise ValueError(f"{call.target} makes {made:,} numbers of an image; {MAX_NUMBERS:,} are allowed")
+            if not call.results:  # an assertion
+                continue
             several = len(call.results) > 1 and isinstance(found, list | tuple)
             for result, value in zip(call.results, found if several else (found,), strict=True):
                 values.update(zip(result, value, strict=True) if isinstance(result, tuple) else ((result, value),))

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from neuroseg.conversion.tracing import ConversionError, evaluating, module_now
 
+aten = torch.ops.aten
 NAMES = {
     "instance_norm": "InstanceNorm",
     "group_norm": "GroupNorm",
@@ -24,12 +25,13 @@ NAMES = {
     "batch_norm": "BatchNorm without running statistics",
     "rms_norm": "RMSNorm",
 }
-BATCH = 8  # images at a time
 
 
 @dataclass(frozen=True)
 class _Call:
-    """A norm as it was called. groups: how its channels are grouped, or axes: over which it takes statistics."""
+    """A norm as it was called.
+
+    groups: how its channels are grouped, or axes: over which it takes statistics."""
 
     kind: str
     x: torch.Tensor
@@ -38,6 +40,7 @@ class _Call:
     eps: float
     groups: int = 0
     axes: int = 0
+    several: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,14 +94,15 @@ class Frozen(TorchFunctionMode):
             raise ConversionError(f"{NAMES[call.kind]} is called more often than on the calibration images")
         kept = self.statistics[self.calls]
         self.calls += 1
-        gain = torch.rsqrt(kept.variance + call.eps)
-        offset = -kept.mean * gain
+        deviation = torch.rsqrt(kept.variance + call.eps)
+        gain, offset = deviation, -kept.mean * deviation
         weight, bias = (_placed(each, call) for each in (call.weight, call.bias))
         if weight is not None:
             gain, offset = gain * weight, offset * weight
         if bias is not None:
             offset = offset + bias
-        return call.x * gain + offset
+        normalised = call.x * gain + offset
+        return (normalised, kept.mean, deviation) if call.several else normalised
 
 
 @torch.no_grad()
@@ -106,7 +110,7 @@ def statistics(model: nn.Module, images: torch.Tensor) -> list[Statistics]:
     """Mean statistics of every norm's call over images (B, C, H, W); empty where the model has no such norm."""
     total: list[Statistics] = []
     with evaluating(model):
-        for part in images.split(BATCH):
+        for part in images.split(1):  # a model may have been made for one image at a time
             with Recording() as recording:
                 model(part)
             found = [Statistics(each.mean.sum(0, True), each.variance.sum(0, True)) for each in recording.found]
@@ -162,27 +166,38 @@ def _call(function: Any, args: Any, given: dict[str, Any]) -> _Call | None:
         case "instance_norm" if value.get("use_input_stats", True):
             return _Call(kind, x, weight, bias, eps, groups=x.shape[1])
         case "batch_norm" if value.get("training"):
-            return _Call(kind, x, weight, bias, eps, groups=x.shape[1])
+            several = function is aten._native_batch_norm_legit.no_stats
+            return _Call(kind, x, weight, bias, eps, groups=x.shape[1], several=several)
         case "group_norm":
-            return _Call(kind, x, weight, bias, eps, groups=value["num_groups"])
+            return _Call(kind, x, weight, bias, eps, groups=value["num_groups"], several="HxW" in names)
         case "layer_norm" | "rms_norm":
-            return _Call(kind, x, weight, bias, eps, axes=len(value["normalized_shape"]))
+            several = function is aten.native_layer_norm.default
+            return _Call(kind, x, weight, bias, eps, axes=len(value["normalized_shape"]), several=several)
     return None
 
 
 _RUNNING = ("input", "weight", "bias", "running_mean", "running_var")
 _LAYER = ("input", "normalized_shape", "weight", "bias", "eps")
 _GROUP = ("input", "num_groups", "weight", "bias", "eps")
+_RMS = ("input", "normalized_shape", "weight", "eps")
 _NORM = ("input", "running_mean", "running_var", "weight", "bias")
+_INSTANCE = (*_RUNNING, "use_input_stats", "momentum", "eps", "cudnn_enabled")
+_BATCH = (*_RUNNING, "training", "momentum", "eps", "cudnn_enabled")
 _SIGNATURES: dict[Callable[..., Any], tuple[str, tuple[str, ...]]] = {
-    torch.instance_norm: ("instance_norm", (*_RUNNING, "use_input_stats", "momentum", "eps", "cudnn_enabled")),
-    torch.batch_norm: ("batch_norm", (*_RUNNING, "training", "momentum", "eps", "cudnn_enabled")),
-    torch.group_norm: ("group_norm", _GROUP),
-    torch.layer_norm: ("layer_norm", _LAYER),
-    torch.rms_norm: ("rms_norm", ("input", "normalized_shape", "weight", "eps")),
+    **dict.fromkeys((torch.instance_norm, aten.instance_norm.default), ("instance_norm", _INSTANCE)),
+    **dict.fromkeys((torch.batch_norm, aten.batch_norm.default), ("batch_norm", _BATCH)),
+    **dict.fromkeys((torch.group_norm, aten.group_norm.default), ("group_norm", _GROUP)),
+    **dict.fromkeys((torch.layer_norm, aten.layer_norm.default), ("layer_norm", _LAYER)),
+    **dict.fromkeys((torch.rms_norm, aten.rms_norm.default), ("rms_norm", _RMS)),
+    aten._native_batch_norm_legit.no_stats: (
+        "batch_norm",
+        ("input", "weight", "bias", "training", "momentum", "eps"),
+    ),
+    aten.native_group_norm.default: ("group_norm", ("input", "weight", "bias", "N", "C", "HxW", "num_groups", "eps")),
+    aten.native_layer_norm.default: ("layer_norm", _LAYER),
     F.instance_norm: ("instance_norm", (*_NORM, "use_input_stats", "momentum", "eps")),
     F.batch_norm: ("batch_norm", (*_NORM, "training", "momentum", "eps")),
     F.group_norm: ("group_norm", _GROUP),
     F.layer_norm: ("layer_norm", _LAYER),
-    F.rms_norm: ("rms_norm", ("input", "normalized_shape", "weight", "eps")),
+    F.rms_norm: ("rms_norm", _RMS),
 }

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import torch
 
@@ -27,13 +28,14 @@ from neuroseg.conversion.archive import (
     open_archive,
     read_dtype,
 )
-from neuroseg.conversion.calls import SIDE_MAX, Call, Program, ProgramError, Ref, flat
+from neuroseg.conversion.calls import DEVICE, SIDE_MAX, Call, Program, ProgramError, Ref, flat
+from neuroseg.conversion.refusals import refusal
 
 SCHEMA = 8  # the major version of torch/_export/serde/schema.py
 MAX_CALLS, MAX_ARGUMENTS = 2**14, 2**10
 NAME = re.compile(r"\w+(\.\w+){,31}")
 TARGET = re.compile(r"torch\.ops\.aten\.([a-z]\w*|_\w+)\.(\w+)")
-MODES = ("same", "valid", "none", "tanh", "floor", "trunc")
+MODES = ("same", "valid", "none", "tanh", "floor", "trunc", "constant", "reflect", "replicate", "circular")
 OPERATIONS = """
     conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution linear addmm mm bmm matmul
     baddbmm batch_norm native_batch_norm _native_batch_norm_legit_no_training _native_batch_norm_legit instance_norm
@@ -43,19 +45,25 @@ OPERATIONS = """
     adaptive_avg_pool2d adaptive_avg_pool3d _adaptive_avg_pool2d max_pool1d max_pool2d max_pool3d
     max_pool2d_with_indices adaptive_max_pool2d mean sum amax amin max min maximum minimum upsample_nearest1d
     upsample_nearest2d upsample_nearest3d _upsample_nearest_exact2d upsample_bilinear2d upsample_bicubic2d
-    pixel_shuffle pixel_unshuffle pad constant_pad_nd reflection_pad2d replication_pad2d dropout feature_dropout
+    pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle _weight_norm pad constant_pad_nd
+    reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d repeat dropout feature_dropout
     native_dropout alpha_dropout add sub rsub mul div neg abs square sqrt rsqrt pow exp cat concat stack split
     split_with_sizes chunk narrow slice select flip roll view reshape _unsafe_view flatten unflatten squeeze
-    unsqueeze permute transpose t expand clone contiguous detach alias to _to_copy sym_size _assert_scalar
-    _assert_tensor_metadata
+    unsqueeze zeros zeros_like new_zeros permute transpose t expand clone contiguous detach alias lift_fresh_copy to
+    _to_copy sym_size _assert_scalar _assert_tensor_metadata
     """  # with their forms in place; those without a spiking counterpart are refused by `convert`
 KNOWN = frozenset(re.findall(r"\w+", OPERATIONS))
 ARITHMETIC: Mapping[str, Callable[..., Any]] = {  # on sizes, of programs with a dynamic axis
     f"_operator.{name}": getattr(operator, name)
     for name in ("add", "sub", "mul", "floordiv", "mod", "neg", "eq", "ne", "lt", "le", "gt", "ge")
 }
-FORMATS = {1: torch.contiguous_format, 2: torch.channels_last, 4: torch.preserve_format}
+MAKING = ("torch.ops.aten.zeros.default",)  # on no device of its own: `Program.check` counts on torch's meta device
+FORMATS: Mapping[str, Mapping[Any, Any]] = {
+    "as_memory_format": {1: torch.contiguous_format, 2: torch.channels_last, 4: torch.preserve_format},
+    "as_layout": {7: torch.strided},
+}
 TRAINING = {"train", "training", "use_input_stats"}
+RUNNING = "running_mean"  # of a norm; without it, statistics of each image are its use, not a mode
 
 
 def read_program(path: Path) -> Program:
@@ -66,7 +74,7 @@ def read_program(path: Path) -> Program:
         archive = open_archive(path)
         with archive.file:
             return _program(archive)
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, BadZipFile) as error:
         raise ProgramError(f"{path}: {str(error)[:500]}") from error
 
 
@@ -85,7 +93,7 @@ def _program(archive: Archive) -> Program:
     outputs = tuple(_outputs(signature))
     known = {*names, image}
     for call in calls:
-        _check_refs((call.arguments, *call.options.values()), known, call.target)
+        _check_refs((call.arguments, *call.options.values()), known | {DEVICE}, call.target)
         known.update(flat(call.results))
     _check_refs(tuple(Ref(name) for name in outputs), known, "the result")
     batch, *shape = _sides(graph.sub("tensor_values").sub(image))
@@ -138,19 +146,30 @@ def _outputs(signature: Fields) -> Iterator[str]:
 def _call(node: Fields) -> Call:
     target = node.text("target")
     operation = _operation(target)
-    arguments, options = [], {}
+    arguments, options, tracked = [], {}, "norm" not in target
     for given in node.subs("inputs", MAX_ARGUMENTS):
         name, value = given.text("name"), _argument(given.sub("arg"))
-        if name in TRAINING and value is not False:
+        tracked = tracked or (name == RUNNING and value is not None)
+        if tracked and name in TRAINING and value is not False:
             raise ValueError(f"{target[:80]} runs in training mode; call model.eval() before the model is exported")
         if given.value.get("kind") == 2:  # by keyword
             options[name] = value
         else:
             arguments.append(value)
+    if target in MAKING:
+        options["device"] = Ref(DEVICE)
     results = tuple(_result(result) for result in node.subs("outputs", MAX_ARGUMENTS))
     if target == "torch.ops.aten.permute.default" and arguments[1:] == [[1, 0]] and not options:
         operation, arguments = torch.ops.aten.t.default, arguments[:1]  # a Linear's weight: `convert` knows it as such
-    return Call(target, operation, tuple(arguments), options, results)
+    return Call(target, operation, tuple(arguments), options, results, _module(node))
+
+
+def _module(node: Fields) -> str:
+    """The path of the module that a call is part of, as the exporter noted it; only a path, since it is shown."""
+    noted = node.value.get("metadata")
+    stack = noted.get("nn_module_stack") if isinstance(noted, dict) else None
+    path = stack.rpartition(";")[2].split(",")[1:2] if isinstance(stack, str) else []
+    return path[0] if path and NAME.fullmatch(path[0]) else ""
 
 
 def _operation(target: str) -> Callable[..., Any]:
@@ -159,7 +178,8 @@ def _operation(target: str) -> Callable[..., Any]:
     found = TARGET.fullmatch(target)
     name = found[1] if found else ""
     if found is None or not {name, name.removesuffix("_")} & KNOWN or "out" in found[2]:
-        raise ValueError(f"{MODEL} calls {target[:80]!r}; layers of PyTorch's own (torch.ops.aten) are allowed")
+        why = refusal(name) if name and name not in KNOWN else "layers of PyTorch's own (torch.ops.aten) are allowed"
+        raise ValueError(f"{MODEL} calls {target[:80]!r}; {why}")
     return getattr(getattr(torch.ops.aten, name), found[2])
 
 
@@ -192,8 +212,10 @@ def _argument(given: Fields) -> Any:
             return given.text(kind, MODES)
         case "as_scalar_type":
             return read_dtype(given, kind)
-        case "as_memory_format" if value in FORMATS:
-            return FORMATS[value]
+        case "as_memory_format" | "as_layout" if value in FORMATS[kind]:
+            return FORMATS[kind][value]
+        case "as_device":
+            return Ref(DEVICE)
     raise ValueError(f"{given.where} is given as {kind[:80]}; tensors and numbers are allowed")
 
 

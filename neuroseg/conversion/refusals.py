@@ -8,7 +8,6 @@ PRODUCT = (
 )
 CURVED = "is no piecewise linear function, so no sum of ReLUs is the same; train with ReLU, LeakyReLU, ReLU6 or PReLU"
 GATE = "is followed by more of the model: a curved function inside. At the end of a model it is left out by itself"
-STATISTICS = "computes statistics of each image while it runs"
 
 REASONS = {
     **dict.fromkeys(("elu", "gelu", "silu", "mish", "celu", "selu", "softplus", "hardswish", "glu"), CURVED),
@@ -17,7 +16,7 @@ REASONS = {
     **dict.fromkeys(
         ("pow", "sqrt", "rsqrt", "reciprocal", "norm", "linalg_vector_norm", "var", "var_mean", "std"), CURVED
     ),
-    **dict.fromkeys(("bmm", "baddbmm", "dot"), PRODUCT),
+    **dict.fromkeys(("bmm", "baddbmm", "dot", "einsum"), PRODUCT),
     **dict.fromkeys(
         (
             "_scaled_dot_product_flash_attention_for_cpu",
@@ -27,6 +26,10 @@ REASONS = {
         f"is attention: it {PRODUCT}",
     ),
     **dict.fromkeys(("argmax", "gt", "ge", "lt", "le", "eq"), "decides; end with the logits"),
+    **dict.fromkeys(
+        ("max_unpool2d", "gather", "scatter", "where", "topk", "sort"),
+        "moves values to where others say: a choice that each image makes anew",
+    ),
     **dict.fromkeys(
         ("rand", "randn", "rand_like", "randn_like", "normal"),
         "draws at random; a network has to be the same at every run",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -76,6 +76,12 @@ def module_now() -> str:
     return str((torch.fx.traceback.current_meta.get("custom") or {}).get(MODULE, "") or "the model")
 
 
+def noting(path: str) -> AbstractContextManager[None]:
+    """Operations in it are of the module at this path."""
+    note: AbstractContextManager[None] = torch.fx.traceback.annotate({MODULE: path})
+    return note
+
+
 @contextmanager
 def _noting_modules(model: nn.Module) -> Iterator[None]:
     """Every operation of a module notes its path."""
@@ -83,7 +89,7 @@ def _noting_modules(model: nn.Module) -> Iterator[None]:
 
     def enter(path: str) -> Any:
         def hook(*_: Any) -> None:
-            note = torch.fx.traceback.annotate({MODULE: path})
+            note = noting(path)
             note.__enter__()
             entered.append(note)
 

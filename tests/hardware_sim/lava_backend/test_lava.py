@@ -37,7 +37,15 @@ EXCITED = replace(
     PLAIN, size=(9, 11), widths=(5, 5), kernel=(5, 5), down="strided", timesteps=12, u0=0.5, drive="excited", rate=1.0
 )
 EVERYTHING = replace(
-    EXCITED, size=(8, 12), down="average", up="nearest", biased=True, norm="after", residual=True, classifier=True, rate=0.4
+    EXCITED,
+    size=(8, 12),
+    down="average",
+    up="nearest",
+    biased=True,
+    norm="after",
+    residual=True,
+    classifier=True,
+    rate=0.4,
 )
 
 
