@@ -84,8 +84,8 @@ PLAIN = Case(
 
 
 @st.composite
-def cases(draw, max_side: int = 13) -> Case:
-    depth = draw(st.integers(1, 3))
+def cases(draw, max_side: int = 13, max_depth: int = 3) -> Case:
+    depth = draw(st.integers(1, max_depth))
     down = draw(st.sampled_from(sorted(DOWN)))
     factor = 1 if down == "strided" else 2**depth
     low = -(-(2 ** (depth + 1)) // factor)

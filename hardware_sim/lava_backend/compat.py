@@ -47,6 +47,7 @@ def mend() -> None:
     allow_dataclass_defaults()
     reshape_by_position(importlib.import_module("lava.magma.core.process.ports.ports"))
     convolve_with_wide_integers(import_without_signal("lava.proc.conv.utils"))
+    remember_models(importlib.import_module("lava.magma.compiler.compiler_graphs"))
 
 
 def import_without_signal(name: str) -> ModuleType:
@@ -124,3 +125,20 @@ def convolve_with_wide_integers(utils: ModuleType) -> None:
         return conv(input_, weight, *geometry, int(groups))
 
     vars(utils)["conv"] = with_integers
+
+
+def remember_models(graphs: ModuleType) -> None:
+    """lava/magma/compiler/compiler_graphs.py: `_find_proc_models` runs every module beside a process's own again.
+
+    It does so for each process, though what it finds is the same for all of a class: half of the time in which a small
+    network is built.
+    """
+    find, found = graphs.ProcGroupDiGraphs._find_proc_models, {}
+
+    @functools.wraps(find)
+    def remembered(proc: Any) -> list[type]:
+        if type(proc) not in found:
+            found[type(proc)] = find(proc)
+        return list(found[type(proc)])
+
+    graphs.ProcGroupDiGraphs._find_proc_models = staticmethod(remembered)

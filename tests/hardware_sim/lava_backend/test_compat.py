@@ -45,6 +45,22 @@ def test_what_stock_convolutions_need_is_imported_when_it_is_asked_for():
     assert deferred.returncode == 0, deferred.stderr
 
 
+def test_models_are_those_that_lava_finds():
+    """Once for a class, and the same: by name, since Lava loads every module anew."""
+    done = python(
+        "from hardware_sim.lava_backend import compat\n"
+        "compat.allow_dataclass_defaults()\n"
+        "from lava.magma.compiler.compiler_graphs import ProcGroupDiGraphs as graphs\n"
+        "from lava.proc.lif.process import LIF\n"
+        "first = graphs._find_proc_models(LIF(shape=(1,)))\n"
+        "compat.mend()\n"
+        "found = [graphs._find_proc_models(LIF(shape=(n,))) for n in (1, 2)]\n"
+        "assert [model.__qualname__ for model in first] == [model.__qualname__ for model in found[0]] != []\n"
+        "assert found[0] == found[1] and found[0] is not found[1]"
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_reshaping():
     port = ReshapePort(new_shape=(6,), old_shape=(2, 3))
     there = port.get_transform_func_fwd()(np.arange(6).reshape(2, 3))

@@ -67,7 +67,7 @@ def assert_equal_runs(
 
 
 @pytest.mark.parametrize("fidelity", FIDELITIES)
-@given(case=cases())
+@given(case=cases(max_side=8, max_depth=2))
 @example(case=EXCITED)
 @example(case=replace(EVERYTHING, drive="balanced"))
 @examples(25)
