@@ -30,7 +30,7 @@ from torch import nn
 import hardware_sim
 from benchmarks import zoo_models
 from benchmarks.zoo_models import MODELS, Model
-from export.graph import Graph
+from export.graph import Graph, GraphError
 from hardware_sim.comparison.compare import compare
 from neuroseg.conversion.balance import agreement_over_time, balance
 from neuroseg.conversion.convert import Conversion, ConversionError, explain
@@ -94,7 +94,11 @@ def measure(model: Model) -> Row:
     network, synapses = done.network, sum(row.synapses for row in done.rows)
     neurons = sum(math.prod(population.shape) for population in network.populations)
     row = Row(model.library, model.name, how, "", len(network.populations), neurons, synapses, frozen=done.frozen)
-    return Row(**{**asdict(row), **_run(network, given, synapses), "seconds": round(time.perf_counter() - start, 1)})
+    try:
+        found = _run(network, given, synapses)
+    except GraphError as error:  # beyond the limits of the chip
+        found = {"why": f"not exported: {error}"}
+    return Row(**{**asdict(row), **found, "seconds": round(time.perf_counter() - start, 1)})
 
 
 def _converted(made: nn.Module, model: Model, given: torch.Tensor) -> tuple[str, Conversion]:

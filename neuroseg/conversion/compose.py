@@ -11,6 +11,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,10 @@ def convolution(f: Map, source: Shape, target: Shape) -> Convolution | None:
 
 def after(second: Convolution, first: Convolution, f: Map, source: Shape, target: Shape) -> Convolution | None:
     """f = second(first(x)) as one convolution, from both kernels; None where it is none, or not so simple."""
-    if isinstance(second, ConvT) or (isinstance(first, ConvT) and second.stride != (1, 1)):
+    if isinstance(second, ConvT):
+        enlarged = _pointwise_then(first, second)
+        return enlarged if enlarged and _equal(enlarged, _flat_batch(f, source, target), source, target) else None
+    if isinstance(first, ConvT) and second.stride != (1, 1):
         return None
     if any(op.groups > 1 and not _depthwise(op) for op in (first, second)):
         return None
@@ -66,6 +70,16 @@ def after(second: Convolution, first: Convolution, f: Map, source: Shape, target
     groups = first.groups if _depthwise(first) and _depthwise(second) else 1
     op = _fitted(type(first), kernel, low, strides, source, target, groups)
     return op if _equal(op, _flat_batch(f, source, target), source, target) else None
+
+
+def _pointwise_then(first: Convolution, second: ConvT) -> ConvT | None:
+    """A 1 x 1 convolution, then a transposed one of each channel: enlarging what was mixed is mixing the enlarged."""
+    if isinstance(first, ConvT) or first.weight.shape[2:] != (1, 1) or not _depthwise(second):
+        return None
+    if (*first.stride, *first.padding, first.groups) != (1, 1, 0, 0, 1):
+        return None
+    mixing = first.weight.astype(np.float64).swapaxes(0, 1)  # Cin, Cout, 1, 1
+    return replace(second, weight=mixing * second.weight[None, :, 0], groups=1)
 
 
 def _depthwise(op: Convolution) -> bool:
@@ -113,15 +127,17 @@ def _undilated(op: Convolution) -> np.ndarray:
     return kernel
 
 
-def sparse(f: Map, source: Shape, target: Shape) -> Sparse | None:
-    """f as single synapses; None where finding them takes too long, or they are too many."""
+def sparse(
+    f: Map, source: Shape, target: Shape, *, work: int = WORK, synapses_max: int = SYNAPSES_MAX
+) -> Sparse | None:
+    """f as single synapses; None where finding them takes too long (numbers computed), or they are too many."""
     f = _flat_batch(f, source, target)
     rows, columns = math.prod(target), math.prod(source)
     if source[0] == target[0] > 1:
-        found = _sparse_depthwise(f, source, target)
+        found = _sparse_depthwise(f, source, target, work, synapses_max)
         if found is not None:
             return found
-    if rows * columns > WORK:
+    if rows * columns > work:
         return None
     by_row = rows < columns
     shape = target if by_row else source
@@ -132,7 +148,7 @@ def sparse(f: Map, source: Shape, target: Shape) -> Sparse | None:
     for start, block in blocks:
         i, j = block.numpy().nonzero()
         count += len(i)
-        if count > SYNAPSES_MAX:
+        if count > synapses_max:
             return None
         ends.append((block.numpy()[i, j], i + start, j))
     weight, one, other = (np.concatenate([end[k] for end in ends]) for k in range(3))
@@ -303,11 +319,11 @@ def _equal(op: Convolution, f: Map, source: Shape, target: Shape) -> bool:
     return bool((y - expected).abs().max() <= EXACT * expected.abs().max())
 
 
-def _sparse_depthwise(f: Map, source: Shape, target: Shape) -> Sparse | None:
+def _sparse_depthwise(f: Map, source: Shape, target: Shape, work: int, synapses_max: int) -> Sparse | None:
     """A spatial map for each channel, found by probing all of them together."""
     channels, height, width = source
     places = height * width
-    if places * math.prod(target) > WORK:
+    if places * math.prod(target) > work:
         return None
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for start, block in _blocks(torch.eye(places, dtype=torch.float64), max(math.prod(source), math.prod(target))):
@@ -315,7 +331,7 @@ def _sparse_depthwise(f: Map, source: Shape, target: Shape) -> Sparse | None:
         n, channel, place = y.nonzero()
         to, from_ = channel * math.prod(target[1:]) + place, channel * places + start + n
         found.append((y[n, channel, place], to, from_))
-        if sum(len(each[0]) for each in found) > SYNAPSES_MAX:
+        if sum(len(each[0]) for each in found) > synapses_max:
             return None
     weight, to, from_ = (np.concatenate([each[k] for each in found]) for k in range(3))
     op = Sparse(weight, to, from_, target)

@@ -11,6 +11,7 @@ from neuroseg.conversion.linear import Convolution, Map, Term, Value, identity, 
 from neuroseg.conversion.rectify import signed
 from neuroseg.conversion.tracing import ConversionError
 
+WORK, SYNAPSES = 2**27, 2**21  # of single synapses, where neurons in between may do
 EMPTY = 1 / 8  # of a kernel's taps that are not 0: with fewer it is single synapses
 
 
@@ -66,7 +67,7 @@ class Draft:
         return self.add(Population(self.unique(name), shape, edges, neuron))
 
     def operator(self, term: Term, shape: Shape) -> Convolution | Sparse | None:
-        """The synapse that a term is, onto neurons of a shape; None where there are too many, or none."""
+        """The synapse that a term is, onto neurons of a shape; None where it is none, or takes long to be found out."""
         source = self.shapes[term.source]
         if term.op is not None:
             return term.op
@@ -75,7 +76,7 @@ class Draft:
         found = convolution(term.f, source, shape)
         if found is not None and _filled(found, shape) > EMPTY:
             return found
-        return sparse(term.f, source, shape) or found
+        return sparse(term.f, source, shape, work=WORK, synapses_max=SYNAPSES) or found
 
     def unique(self, name: str) -> str:
         """The name, numbered where it is taken."""
@@ -85,11 +86,16 @@ class Draft:
         return candidate
 
     def _edges(self, term: Term, shape: Shape, name: str) -> list[Edge]:
-        """The synapses that a term is; none where it is 0."""
+        """The synapses that a term is; none where it is 0. Raises ConversionError where they are too many."""
         op = self.operator(term, shape)
-        if op is not None:
-            return [Edge(self._readable(term.source, op), op)] if op.weight.size else []
-        return [edge for part in self._apart(term, name) for edge in self._edges(part, shape, name)]
+        if op is None:
+            parts = self._apart(term, name)
+            if parts:
+                return [edge for part in parts for edge in self._edges(part, shape, name)]
+            op = sparse(term.f, self.shapes[term.source], shape)
+        if op is None:
+            raise ConversionError(f"{name}: its neurons take more synapses than can be found out")
+        return [Edge(self._readable(term.source, op), op)] if op.weight.size else []
 
     def _apart(self, term: Term, name: str) -> tuple[Term, ...]:
         """The same with neurons after the last map before this whose synapse can be found, or as the sum that it is."""
@@ -105,7 +111,7 @@ class Draft:
             if known.scale is None and self.operator(known, layer_shape(here)) is not None:
                 return tuple(_through(part, since) for part in signed(Value(name, here, (known,)), self.fire).terms)
             earlier = known.before
-        raise ConversionError(f"{name}: its neurons take more synapses than can be found out")
+        return ()
 
     def _readable(self, source: str, op: Convolution | Sparse) -> str:
         """A transposed convolution takes no pool in (`passes.fold_pool`), so it reads neurons that do."""
