@@ -50,11 +50,8 @@ def run(
         compat.check()
     except compat.LavaError as error:
         raise SimulationError(f"backend {backend!r}: {error}") from None
-    if len(spikes) > 1 and any(e.target_delay is not None for p in graph.populations for e in p.edges):
-        raise SimulationError(
-            f"{len(spikes)} samples of a network with delays by target neuron; run them one by one in Lava, where "
-            "spikes still under way would reach the next sample"
-        )
+    if fidelity == "stock":
+        _check_late(graph, len(spikes))
     from hardware_sim.lava_backend.launch import run_lava  # noqa: PLC0415 - Lava is loaded for it alone
 
     trace = run_lava(
@@ -67,6 +64,27 @@ def run(
         on_step=on_step,
     )
     return replace(trace, stimulus=pack(spikes))
+
+
+def _check_late(graph: Graph, samples: int) -> None:
+    """Raise SimulationError where what is still under way by stock delays of target neurons would be another run's."""
+    early: set[str] = set()  # neurons that may fire without input, and so before a sample begins: they, or a source
+    for population in graph.populations:
+        neuron, late = population.neuron, [edge for edge in population.edges if edge.target_delay is not None]
+        for edge in late:
+            if samples > 1:
+                raise SimulationError(
+                    f"{samples} samples of a network with delays by target neuron ({population.name}): in stock "
+                    "processes spikes still under way reach the next sample; run them one by one, or use fidelity fused"
+                )
+            if edge.source in early:
+                raise SimulationError(
+                    f"{population.name} has delays by target neuron from {edge.source}, which fires before a sample "
+                    "begins, by a bias or its start potential: in stock processes that reaches it; use fidelity fused"
+                )
+        driven = (neuron.bias is not None and neuron.bias.max() > 0) or neuron.u0 > 0
+        if driven or any(edge.source in early for edge in population.edges):
+            early.add(population.name)
 
 
 def check_spikes(graph: Graph, spikes: np.ndarray) -> np.ndarray:

@@ -50,12 +50,15 @@ def _neuron(draw, rng: np.random.Generator, shape: Shape, *, driven: bool) -> Ne
 
 
 @st.composite
-def graphs(draw, most: int = 4) -> tuple[Graph, np.ndarray]:
-    """A graph whose populations read any nodes before them, aligned, and input spikes uint8 (samples, T, C, H, W)."""
+def graphs(draw, most: int = 4, stock: bool = False) -> tuple[Graph, np.ndarray]:
+    """A graph whose populations read any nodes before them, aligned, and input spikes uint8 (samples, T, C, H, W).
+
+    stock: only what stock processes of Lava run.
+    """
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
     nodes: list[Node] = [Input("input", draw(SHAPES))]
     count = draw(st.integers(2, most))
-    late = draw(st.sampled_from([False, False, True]))  # delays by channel; Lava's neurons fire before a sample, too
+    late = draw(st.sampled_from([False, False, True]))  # delays by channel
     for k in range(count):
         shape = draw(st.one_of(SHAPES, st.just(nodes[-1].shape)))
         read = [nodes[-1], *draw(st.lists(st.sampled_from(nodes), max_size=2))]
@@ -66,10 +69,10 @@ def graphs(draw, most: int = 4) -> tuple[Graph, np.ndarray]:
                 np.broadcast_to(rng.integers(0, 4, (shape[0], 1, 1)), shape) if late and draw(st.booleans()) else None
             )
             edges.append(Edge(source.name, _operator(rng, kind, source.shape, shape), target_delay=waits))
-        neuron = _neuron(draw, rng, shape, driven=not late) if k < count - 1 else Neuron(None)
+        neuron = _neuron(draw, rng, shape, driven=not (late and stock)) if k < count - 1 else Neuron(None)
         nodes.append(Population(f"p{k}", shape, tuple(edges), neuron))
     meta = Meta(timesteps=draw(st.integers(1, 8)))
     graph = align_delays(Graph(tuple(nodes), integer=True, meta=meta))
-    samples = 1 if late else draw(st.integers(1, 3))  # in Lava one by one
+    samples = 1 if late and stock else draw(st.integers(1, 3))
     spikes = rng.random((samples, meta.timesteps, *graph.input.shape)) < draw(st.floats(0.1, 1))
     return graph, spikes.astype(np.uint8)

@@ -96,10 +96,10 @@ def test_a_network_with_skips_in_lava(fidelity):
 
 
 @pytest.mark.parametrize("fidelity", ["fused", "stock"])
-@given(drawn=graphs(most=3))
+@given(data=st.data())
 @examples(4)
-def test_single_synapses_in_lava(fidelity, drawn):
-    graph, spikes = drawn
+def test_single_synapses_in_lava(fidelity, data):
+    graph, spikes = data.draw(graphs(most=3, stock=fidelity == "stock"))
     placement = place(graph, small(LOIHI2, max(2, largest(graph) // 2)))
     assume(max(len(population.edges) for population in partition(graph, placement).populations) <= 2 * LAVA_INPUTS)
     in_lava(graph, spikes, placement, fidelity)

@@ -64,13 +64,24 @@ class FusedLayer(PyLoihiProcessModel):
         if place is None or place[1] == 0:
             self.v[:] = int(self.population.neuron.u0)
             self.current[:] = 0
-        self._fire()
+        if place is None:  # neurons that need no input wait for their sample, too
+            self.total[:] = 0
+            self.fired[:] = 0
+        else:
+            self._fire()
         self.s_out.send(self.fired)
         if place is not None:
             self._record(place[1])
+        self._gather()
+
+    def _gather(self) -> None:
+        """Take in the spikes of this step. What is late of a sample does not reach the next."""
+        following = self.window.place(self.time_step + 1)
         for k, taps in enumerate(self.taps):
             arrived, later = self._receive(k), self.later[k]
             if later is not None:
+                if following is not None and following[1] == 0:
+                    later.forget()
                 later.step(arrived, taps, self.total)
             elif arrived is not None:
                 kernels.scatter(arrived, taps, self.total)
@@ -128,6 +139,9 @@ class _Later:
         self.neurons = np.arange(self.steps.size)
         self.ring = np.zeros((int(self.steps.max()) + 1, self.steps.size), np.int16)
         self.now = 0
+
+    def forget(self) -> None:
+        self.ring[:] = 0
 
     def step(self, arrived: np.ndarray | None, taps: kernels.Taps | kernels.Columns, total: np.ndarray) -> None:
         if arrived is not None:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import example, given
+from hypothesis import strategies as st
 
 import hardware_sim
 from export import netx
@@ -77,10 +78,26 @@ def test_random_networks_do_the_same_in_lava(case, fidelity):
 
 
 @pytest.mark.parametrize("fidelity", FIDELITIES)
-@given(drawn=graphs())
+@given(data=st.data())
 @examples(25)
-def test_single_synapses_do_the_same_in_lava(drawn, fidelity):
-    assert_equal_runs(*drawn, fidelity)
+def test_single_synapses_do_the_same_in_lava(data, fidelity):
+    assert_equal_runs(*data.draw(graphs(stock=fidelity == "stock")), fidelity)
+
+
+def test_what_is_late_is_refused_in_stock_processes():
+    """Spikes of another sample, or of a bias before the first: fused layers keep both apart."""
+    late = Edge("a", Dense(np.array([[2]])), target_delay=np.full((1, 1, 1), 2))
+    fires = Population("a", (1, 1, 1), (Edge("input", Dense(np.array([[2]]))),), Neuron(1, bias=np.full((1, 1, 1), 64)))
+    head = Population("head", (1, 1, 1), (late,), Neuron(None))
+    graph = Graph((Input("input", (1, 1, 1)), fires, head), integer=True, meta=Meta(timesteps=4))
+    spikes = np.ones((3, 4, 1, 1, 1), np.uint8)
+    assert_equal_runs(graph, spikes, "fused")
+    with pytest.raises(hardware_sim.SimulationError, match=r"3 samples .* \(head\).*one by one, or use fidelity fused"):
+        hardware_sim.run(graph, spikes, backend="lava", fidelity="stock")
+    with pytest.raises(
+        hardware_sim.SimulationError, match="head has delays by target neuron from a, which fires before"
+    ):
+        hardware_sim.run(graph, spikes[:1], backend="lava", fidelity="stock")
 
 
 @pytest.mark.parametrize("fidelity", FIDELITIES)
