@@ -132,8 +132,8 @@ def _balanced(network: SpikingNetwork, given: torch.Tensor) -> tuple[SpikingNetw
     """With integer scales, and its graph. Thresholds of the higher percentile where those of the lower do not fit."""
     for percentile in PERCENTILES:
         balanced = balance(network, given, method="activation", percentiles=(percentile,))
-        balanced = balanced.with_scales(integer_scales(balanced))
         try:
+            balanced = balanced.with_scales(integer_scales(balanced))
             return balanced, export(balanced)
         except GraphError:
             if percentile == PERCENTILES[-1]:
