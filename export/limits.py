@@ -28,6 +28,7 @@ from export.graph import (
 
 WEIGHT_MIN, WEIGHT_MAX = -256, 254  # signed 8-bit mantissa, mixed sign mode: lava/utils/weightutils.py
 WEIGHT_STEP = 2  # mixed mode keeps the sign in the lowest bit, so weights are even
+ONE_SIGN_MAX = 255  # of weights that are all excitatory or all inhibitory, whose sign is the synapse's: no bit is lost
 THRESHOLD_MIN, THRESHOLD_MAX = 1, 2**17 - 1  # 17-bit mantissa: lava/proc/lif/models.py, PyLifModelBitAcc.vth
 POTENTIAL_SHIFT = 6  # threshold and activation are aligned << 6: AbstractPyLifModelFixed.vth_shift, act_shift
 POTENTIAL_MAX = 2**23 - 1  # 24-bit state, clipped at both ends: AbstractPyLifModelFixed.uv_bitwidth
@@ -153,12 +154,26 @@ def _check_weights(population: Population, edge: Edge) -> None:
     what = f"weight from {edge.source}"
     if not np.isfinite(weight).all():
         raise GraphError(f"{population.name}: {what} holds NaN or infinity")
-    if (weight != np.round(weight)).any() or (weight % WEIGHT_STEP).any():
-        odd = float(weight[(weight % WEIGHT_STEP) != 0].flat[0])
-        raise GraphError(f"{population.name}: {what} holds {odd:g}; even integers are allowed")
-    if weight.size:
-        _within(population, what, float(weight.min()), WEIGHT_MIN, WEIGHT_MAX)
-        _within(population, what, float(weight.max()), WEIGHT_MIN, WEIGHT_MAX)
+    if (weight != np.round(weight)).any():
+        fraction = float(weight[weight != np.round(weight)].flat[0])
+        raise GraphError(f"{population.name}: {what} holds {fraction:g}; even integers are allowed")
+    if not weight.size or one_signed(weight):
+        return
+    odd = weight[(weight % WEIGHT_STEP) != 0]
+    if odd.size and weight.min() < 0 < weight.max():
+        raise GraphError(
+            f"{population.name}: {what} holds {float(odd.flat[0]):g}; even integers are allowed, or, where all have "
+            f"one sign, integers up to {ONE_SIGN_MAX}"
+        )
+    low, high = (-ONE_SIGN_MAX, ONE_SIGN_MAX) if odd.size else (WEIGHT_MIN, WEIGHT_MAX)
+    _within(population, what, float(weight.min()), low, high)
+    _within(population, what, float(weight.max()), low, high)
+
+
+def one_signed(weight: np.ndarray) -> bool:
+    """Whether integers are such that a synapse with one sign for all of them holds them, odd ones too."""
+    low, high = weight.min(), weight.max()
+    return bool((low >= 0 or high <= 0) and max(-low, high) <= ONE_SIGN_MAX)
 
 
 def _check_delay(population: Population, edge: Edge) -> None:

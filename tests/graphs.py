@@ -16,21 +16,28 @@ SHAPES = st.one_of(
 )
 
 
+def weights(rng: np.random.Generator, halves: tuple[int, int], shape: tuple[int, ...]) -> np.ndarray:
+    """Even ones of both signs, or now and then any of one sign, which a synapse may have odd and up to 255."""
+    if rng.random() < 0.8:
+        return 2 * rng.integers(*halves, shape)
+    return rng.choice([-1, 1, 1]) * rng.integers(0, rng.choice([2 * halves[1], 256]), shape)
+
+
 def single(rng: np.random.Generator, source: Shape, target: Shape, share: float = 0.3) -> Sparse:
     """Single synapses between a share of all pairs of neurons, in any order; some of weight 0."""
     pairs = math.prod(source) * math.prod(target)
     chosen = rng.choice(pairs, int(share * pairs), replace=False)
-    return Sparse(2 * rng.integers(-12, 20, len(chosen)), *np.divmod(chosen, math.prod(source)), target)
+    return Sparse(weights(rng, (-12, 20), (len(chosen),)), *np.divmod(chosen, math.prod(source)), target)
 
 
 def _operator(rng: np.random.Generator, kind: str, source: Shape, target: Shape) -> Operator:
     """One of the kind where it fits the shapes, else single synapses."""
     if kind == "dense" and target[1:] == (1, 1):
-        return Dense(2 * rng.integers(-6, 9, (target[0], math.prod(source))))
+        return Dense(weights(rng, (-6, 9), (target[0], math.prod(source))))
     if kind == "conv" and source[1:] == target[1:]:
-        return Conv(2 * rng.integers(-6, 9, (target[0], source[0], 3, 3)), padding=(1, 1))
+        return Conv(weights(rng, (-6, 9), (target[0], source[0], 3, 3)), padding=(1, 1))
     if kind == "convT" and source[1:] == target[1:]:
-        return ConvT(2 * rng.integers(-6, 9, (source[0], target[0], 3, 3)), padding=(1, 1))
+        return ConvT(weights(rng, (-6, 9), (source[0], target[0], 3, 3)), padding=(1, 1))
     return single(rng, source, target, float(rng.choice([0.0, 0.1, 0.5, 1.0])))
 
 

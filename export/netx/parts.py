@@ -133,10 +133,19 @@ def neuron(fields: Fields, shape: Shape) -> Neuron:
         threshold=threshold,
         reset=reset,
         u0=fields.integer("u0", -(2**31), 2**31 - 1, default=0),
-        current_decay=fields.integer("iDecay", 0, 4096),
-        voltage_decay=fields.integer("vDecay", 0, 4096),
+        current_decay=_decay(fields, "iDecay", shape),
+        voltage_decay=_decay(fields, "vDecay", shape),
         bias=_bias(fields, shape) if "bias" in fields else None,
     )
+
+
+def _decay(fields: Fields, field: str, shape: Shape) -> int:
+    """One for all neurons; SLAYER writes it a channel or a neuron where they do not share it."""
+    found = set(fields.integers(field, 0, 4096, counts=(1, shape[0], math.prod(shape))))
+    if len(found) > 1:
+        some = ", ".join(map(str, sorted(found)[:4]))
+        raise fields.error(field, f"{len(found)} values ({some}, ...) for {shape[0]} channels", "the same for all")
+    return found.pop()
 
 
 def _bias(fields: Fields, shape: Shape) -> np.ndarray:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from export import hdf5
-from export.graph import Edge, Graph, GraphError, Input, Meta, Neuron, Node, Operator, Population, Shape, Sparse
+from export.graph import Conv, Edge, Graph, GraphError, Input, Meta, Neuron, Node, Operator, Population, Shape, Sparse
 from export.guard import guarded
 from export.limits import BIAS_MANTISSA_MAX, DELAY_MAX, INPUT_MAX
 from export.netx import checksum, parts
@@ -47,28 +48,31 @@ class _Stream:
     edges: tuple[Edge, ...] = ()
 
 
-def read(path: Path | str, *, trusted: bool = False) -> Graph:
+def read(path: Path | str, *, input_shape: Shape | None = None, trusted: bool = False) -> Graph:
     """Read a NetX file as an integer graph. Raises GraphError for anything it does not understand, and for damage.
 
-    trusted: it was written by this program a moment ago, so libhdf5 need not be guarded against it.
+    input_shape: (C, H, W) of the spikes that come in, for a file without an input layer whose first layer does not say
+    it: a convolution with a stride, a pool. trusted: the file was written by this program a moment ago, so libhdf5 need
+    not be guarded against it.
     """
     path = Path(path)
     if not path.is_file():
         raise GraphError(f"{path}: no such file")
-    return _open(path) if trusted else guarded(_open, path)
+    open_it = partial(_open, input_shape=input_shape)
+    return open_it(path) if trusted else guarded(open_it, path)
 
 
-def _open(path: Path) -> Graph:
+def _open(path: Path, *, input_shape: Shape | None) -> Graph:
     try:
         with hdf5.opened(path) as file:
-            return _read(file)
+            return _read(file, input_shape)
     except GraphError as error:
         raise GraphError(f"{path}: {error}") from None
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError) as error:
         raise GraphError(f"{path}: cannot be read as NetX HDF5 ({error})") from error
 
 
-def _read(file: h5py.File) -> Graph:
+def _read(file: h5py.File, input_shape: Shape | None) -> Graph:
     root = Fields(file, "", "the file", hdf5.Reading())
     if "layer" not in root:
         raise GraphError("no group 'layer'; a NetX file has one")
@@ -76,7 +80,7 @@ def _read(file: h5py.File) -> Graph:
     count = len(layers.group)
     if not 0 < count <= MAX_LAYERS:
         raise GraphError(f"{count} layers; 1 to {MAX_LAYERS} are allowed")
-    reader = _Reader()
+    reader = _Reader(input_shape)
     for k in range(count):
         if str(k) not in layers:
             raise GraphError(f"layer {k} is missing; {count} layers must be numbered from 0")
@@ -91,8 +95,18 @@ def _read(file: h5py.File) -> Graph:
     return graph
 
 
+def _source_of(op: Conv, target: Shape) -> Shape | None:
+    """What a convolution reads, where its stride of 1 leaves one answer."""
+    if op.stride != (1, 1):
+        return None
+    reach = [op.dilation[k] * (op.weight.shape[2 + k] - 1) - 2 * op.padding[k] for k in range(2)]
+    return op.weight.shape[1] * op.groups, target[1] + reach[0], target[2] + reach[1]
+
+
 class _Reader:
-    def __init__(self) -> None:
+    def __init__(self, input_shape: Shape | None) -> None:
+        self.input_shape = input_shape
+        self.outside: _Stream | None = None  # what comes in, of a file without an input layer
         self.nodes: list[Node] = []
         self.shapes: dict[str, Shape] = {}
         self.edges = self.synapses = 0
@@ -111,6 +125,8 @@ class _Reader:
         }
         if kind not in readers and kind not in SYNAPSES:
             raise fields.error("type", repr(kind[:40]), ", ".join(("input", *SYNAPSES, *list(readers)[1:])))
+        if not self.streams and kind in SYNAPSES:
+            self._begin(fields, kind)
         if self.notes:
             raise GraphError(f"{fields.where}: follows an average, which must be the last layer")
         self.streams.append(self._synapse(fields, SYNAPSES[kind]) if kind in SYNAPSES else readers[kind](fields))
@@ -119,10 +135,26 @@ class _Reader:
         if self.streams:
             raise GraphError(f"{fields.where}: a second input; one, as layer 0, is allowed")
         shape, name = fields.shape(), self._name(fields, "input")
+        if self.input_shape not in (None, shape):
+            raise fields.error("shape", str(shape), f"{self.input_shape}, which was given,")
         if "neuron" not in fields:
             return self._node(Input(name, shape))
         gain, offset = fields.number("weight", INPUT_GAIN, INPUT_MAX), fields.number("bias", 0.0, INPUT_MAX)
         return self._node(Input(name, shape, parts.neuron(fields.sub("neuron"), shape), gain, offset))
+
+    def _begin(self, fields: Fields, kind: str) -> None:
+        """The input of a file that begins with a synapse, as lava-dl writes networks that others feed."""
+        shape = self.input_shape
+        if shape is None and kind == "dense":
+            shape = (parts.dense(fields, (1, 1, 1)).weight.shape[1], 1, 1)
+        elif shape is None and kind == "conv":
+            shape = _source_of(parts.conv(fields, (1, 1, 1)), fields.shape())
+        if shape is None:
+            raise GraphError(
+                f"{fields.where}: the file has no input layer, and this one ({kind}) does not say what comes in; give "
+                "it, (C, H, W): netx.read(path, input_shape=...)"
+            )
+        self.outside = self._node(Input("input", shape))
 
     def _synapse(self, fields: Fields, build: Callable[[Fields, Shape], Operator]) -> _Stream:
         source = self._previous(fields)
@@ -218,9 +250,11 @@ class _Reader:
         return _Stream(((node.name, 0),), node.shape)
 
     def _previous(self, fields: Fields) -> _Stream:
-        if not self.streams:
-            raise GraphError(f"{fields.where}: nothing comes before it; layer 0 must be the input")
-        return self.streams[-1]
+        if self.streams:
+            return self.streams[-1]
+        if self.outside is None:
+            raise GraphError(f"{fields.where}: nothing comes before it; layer 0 must be the input, or have synapses")
+        return self.outside
 
     @staticmethod
     def _name(fields: Fields, default: str) -> str:

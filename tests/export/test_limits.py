@@ -97,13 +97,15 @@ def conv_edge(value: float = 8, delay: int = 0, **geometry) -> tuple[Edge, ...]:
 
 LIMITS = {
     "odd weight": (
-        lambda: chain(np.full((2, 1, 3, 3), 7)),
-        "hidden: weight from input holds 7; even integers",
+        lambda: chain(np.resize([-8, 7], (2, 1, 3, 3))),
+        "hidden: weight from input holds 7; even integers are allowed, or, where all have one sign, integers up to 255",
     ),
     "heavy weight": (
         lambda: chain(np.full((2, 1, 3, 3), 256)),
         "hidden: weight from input is 256; -256 to 254",
     ),
+    "heavy odd weight": (lambda: chain(np.full((2, 1, 3, 3), 257)), "hidden: weight from input is 257; -255 to 255"),
+    "light odd weight": (lambda: chain(np.full((2, 1, 3, 3), -257)), "hidden: weight from input is -257; -255 to 255"),
     "light weight": (lambda: chain(np.full((2, 1, 3, 3), -258)), "hidden: weight from input is -258"),
     "fraction": (lambda: chain(np.full((2, 1, 3, 3), 1.5)), "holds 1.5"),
     "NaN": (lambda: chain(np.full((2, 1, 3, 3), np.nan)), "holds NaN"),

@@ -22,7 +22,7 @@ from lava.utils.weightutils import SignMode
 from scipy import sparse
 
 from export.graph import Conv, Edge, GraphError, Neuron, Population, Shape
-from export.limits import BIAS_EXPONENT_MAX, BIAS_MANTISSA_MAX, THRESHOLD_MAX
+from export.limits import BIAS_EXPONENT_MAX, BIAS_MANTISSA_MAX, THRESHOLD_MAX, WEIGHT_STEP
 from hardware_sim.lava_backend.layout import Window, whc
 from hardware_sim.lava_backend.parts.processes import IF, LAYERS, Layer
 from hardware_sim.lava_backend.synapses import to_sparse
@@ -61,12 +61,13 @@ class StockLayer(AbstractSubProcessModel):
         else:
             weights = to_sparse(edge.op, source, target)
             if edge.target_delay is None:
-                synapse = Sparse(weights=weights, sign_mode=SignMode.MIXED)
+                synapse = Sparse(weights=weights, sign_mode=sign_mode(edge.op.weight))
             else:
                 steps = np.repeat(edge.target_delay.T.reshape(-1), np.diff(weights.indptr))  # a row is a target
                 waits = sparse.csr_matrix((steps.astype(int), weights.indices, weights.indptr), weights.shape)
                 longest = int(edge.target_delay.max())
-                synapse = DelaySparse(weights=weights, delays=waits, max_delay=longest, sign_mode=SignMode.MIXED)
+                mode = sign_mode(edge.op.weight)
+                synapse = DelaySparse(weights=weights, delays=waits, max_delay=longest, sign_mode=mode)
             spikes.flatten().connect(synapse.s_in)
             activation = synapse.a_out.reshape(whc(target))
         self._own(synapse)
@@ -102,6 +103,13 @@ def _model(inputs: int, process: type[Layer]) -> type[StockLayer]:
 
 # Lava looks for them among the names of the module.
 globals().update({f"StockLayer{inputs}": _model(inputs, process) for inputs, process in LAYERS.items()})
+
+
+def sign_mode(weight: np.ndarray) -> SignMode:
+    """Mixed, in which Lava cuts off the lowest bit, wherever that is 0."""
+    if not (weight % WEIGHT_STEP).any():
+        return SignMode.MIXED
+    return SignMode.EXCITATORY if weight.min() >= 0 else SignMode.INHIBITORY
 
 
 def make_neurons(population: Population, window: Window) -> LIFReset:

@@ -118,6 +118,36 @@ def test_conv_pool_transposed_and_dense_fire_as_slayer_does(neuron, delay, tmp_p
     assert any(edge.target_delay is not None for p in graph.populations for edge in p.edges) == delay
 
 
+def test_a_file_without_an_input_layer_says_what_comes_in(tmp_path):
+    """As lava-dl's tutorials export networks that are fed from outside: dense, or a convolution of stride 1."""
+    dense = drawn([cuba.Dense(LEAKY, 30, 12), cuba.Dense(LEAKY, 12, 5)])
+    graph = agree(dense, spikes_for((30, 1, 1)), tmp_path / "dense.net")
+    assert graph.input.shape == (30, 1, 1) and same(netx.read(netx.write(graph, tmp_path / "again.net")), graph)
+    convolution = drawn([cuba.Conv(LEAKY, 2, 4, (3, 5), padding=(1, 0))])
+    assert agree(convolution, spikes_for((2, 8, 8)), tmp_path / "conv.net").input.shape == (2, 8, 8)
+    strided = drawn([cuba.Conv(LEAKY, 2, 4, 3, stride=2), cuba.Flatten(), cuba.Dense(LEAKY, 4 * 3 * 3, 5)])
+    forward(strided, spikes_for((2, 8, 8)))
+    file = export(strided, tmp_path / "strided.net")
+    with pytest.raises(GraphError, match=r"layer 0: .*no input layer.*\(conv\).*netx.read\(path, input_shape"):
+        netx.read(file)
+    assert netx.read(file, input_shape=(2, 8, 8)).input.shape == (2, 8, 8)
+    with pytest.raises(GraphError, match=r"weight"):
+        netx.read(file, input_shape=(3, 8, 8))
+
+
+def test_decays_that_are_written_for_each_channel(tmp_path):
+    """As SLAYER does with shared_param=False: read where they are equal."""
+    blocks, path = drawn([cuba.Dense(LEAKY, 20, 8), cuba.Dense(LEAKY, 8, 4)]), tmp_path / "own.net"
+    whole = agree(blocks, spikes_for((20, 1, 1)), path)
+    with h5py.File(path, "r+") as file:
+        neuron = file["layer/0/neuron"]
+        for field in ("iDecay", "vDecay"):
+            one = neuron[field][()]
+            del neuron[field]
+            neuron[field] = np.full(8, one)
+    assert same(with_timesteps(netx.read(path), T), whole)
+
+
 @pytest.mark.parametrize("fidelity", ["fused", "stock"])
 @pytest.mark.parametrize("delay", [False, True], ids=["prompt", "delayed"])
 def test_lava_runs_them_alike(delay, fidelity, tmp_path):
@@ -237,7 +267,10 @@ def test_at_the_threshold_slayer_fires_only_where_float32_loses_its_hundredth(ma
     [
         (cuba.Recurrent(LEAKY, 96, 4), "layer 2: type is 'dense_rec'; input, conv"),
         (cuba.KWTA({**LEAKY}, 96, 4, 2), "layer 2: field 'type' is missing"),
-        (cuba.Dense({**LEAKY, "shared_param": False}, 96, 4), "layer 2: neuron: iDecay is 4 numbers; 1 to 1"),
+        (
+            cuba.Dense({**LEAKY, "shared_param": False}, 96, 4),
+            r"layer 2: neuron: iDecay is . values \(.*\) for 4 channels; the same for all",
+        ),
         (slayer.block.rf.Dense({"threshold": 1, "period": 9, "decay": 0.1}, 96, 4), "weight is a group; a dataset"),
     ],
     ids=["recurrent", "winners", "decays by neuron", "resonator"],
