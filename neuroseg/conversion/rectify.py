@@ -56,7 +56,12 @@ def minimum(a: Value, b: Value, fire: Fire) -> Value:
 
 
 def max_pool(value: Value, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, sides: Pair, fire: Fire) -> Value:
-    """Largest of every window of (1, C, H, W), along rows, then along columns: one population for each further tap."""
+    """Largest of every window of (1, C, H, W), along rows, then along columns: one population for each further tap.
+
+    What is no spikes yet becomes them first: else each of those populations had the synapses of all that came before.
+    """
+    if not value.is_spikes:
+        value = signed(value, fire)
     for axis in (1, 0):
         windows = _windows(value, 2 + axis, kernel[axis], stride[axis], padding[axis], dilation[axis], sides[axis])
         value = largest(value, 2 + axis, windows, fire)
