@@ -138,7 +138,7 @@ def test_what_does_not_go_together_is_said(run, tmp_path):
     model, folder, images = run / "model.pt2", run / "run", run / "images.npy"
     assert "it needs --calibrate IMAGES and --out RUN" in call("convert", model, code=2)
     assert "belong to MODEL.pt2" in call("convert", folder, "--calibrate", images, code=2)
-    assert "give --images" in call("convert", folder, code=2)
+    assert "came by file: neuroseg convert model.pt2" in call("convert", folder, code=2)
     assert "give --images" in call("validate", folder, code=2)
     assert "go together" in call("finetune", folder, "--images", images, code=2)
     network = folder / "network.net"

@@ -138,6 +138,9 @@ def convert(
                 f"{source} is no model; --calibrate, --out and --freeze-norms belong to MODEL.pt2 or MODEL.onnx"
             )
         run = Run(source)
+        if run.is_imported:
+            came = run.load_imported().program
+            raise ValueError(f"{source} came by file: neuroseg convert {came} --calibrate IMAGES --out {source}")
         training, _ = run_subjects(run.load_settings(), data)
         with console.status(f"balancing on {slices} training slices ({method.value})"):
             network = convert_run(run, training, conversion)
