@@ -102,6 +102,7 @@ def explain(
     kept = [] if freeze_norms is None else statistics(model, freeze_norms)
     graph = trace(model, input_shape, norms=Frozen(kept) if kept else Refusing())
     builder, rows = Builder(graph, parameter_names(model)), []
+    builder.refuse()
     for node in graph.graph.nodes:
         before = len(builder.draft.nodes)
         try:

@@ -7,7 +7,7 @@ those that mix channels, where neurons between may be cheaper than one large syn
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import replace
 from typing import Any
 
@@ -108,6 +108,19 @@ class Builder:
         self.ends: list[list[Callable[[torch.Tensor], torch.Tensor]]] = []  # what was left out after each output
         self.draft = Draft()
 
+    def refuse(self) -> None:
+        """Raise ConversionError for the first operation that has no rule, before any is converted, which takes long."""
+        constant: set[fx.Node] = set()
+        for node in self.graph.graph.nodes:
+            if node.op == "get_attr":
+                self.constants[node] = getattr(self.graph, str(node.target))
+                constant.add(node)
+            elif node.op == "call_function":
+                if self._is_constant(node, constant):
+                    constant.add(node)
+                elif node.target is not operator.getitem and self._rule(_kind(node)) is None:
+                    raise self._refusal(node)
+
     def visit(self, node: fx.Node) -> None:
         match node.op:
             case "placeholder":
@@ -123,9 +136,7 @@ class Builder:
                 self._operation(node)
 
     def _operation(self, node: fx.Node) -> None:
-        kind: Any = getattr(node.target, "overloadpacket", node.target)
-        read = node.all_input_nodes
-        if all(n in self.constants for n in read) and kind is not aten.bernoulli and kind not in EMPTY:
+        if self._is_constant(node, self.constants):
             self.constants[node] = node.target(*self._filled(node.args), **self._filled(node.kwargs))  # type: ignore
             return
         arguments: Any = node.args
@@ -133,10 +144,20 @@ class Builder:
             source = self.values.get(arguments[0])
             self.values[node] = source[arguments[1]] if isinstance(source, tuple) else None
             return
-        rule = self._rule(kind)
+        rule = self._rule(_kind(node))
         if rule is None:
-            raise ConversionError(f"{self.place(node)}: {refusal(getattr(kind, '__name__', str(kind)))}")
+            raise self._refusal(node)
         self.values[node] = rule(node, *arguments)
+
+    @staticmethod
+    def _is_constant(node: fx.Node, constants: Container[fx.Node]) -> bool:
+        """Whether it reads constants alone, and draws nothing."""
+        drawn = _kind(node) is aten.bernoulli or _kind(node) in EMPTY
+        return not drawn and all(n in constants for n in node.all_input_nodes)
+
+    def _refusal(self, node: fx.Node) -> ConversionError:
+        kind = _kind(node)
+        return ConversionError(f"{self.place(node)}: {refusal(getattr(kind, '__name__', str(kind)))}")
 
     def _rule(self, kind: Any) -> Callable[..., Any] | None:
         rules: dict[Any, Callable[..., Any]] = {  # an operation's node, and its arguments
@@ -189,7 +210,7 @@ class Builder:
         if self.values.get(x, x) is None:  # dropout's
             return None
         value = self._value(x, node)
-        kind: Any = getattr(node.target, "overloadpacket", node.target)
+        kind = _kind(node)
         if kind in CUTTING and shape_of(node) == value.shape:
             return value
         if any(n not in self.constants for n in node.all_input_nodes if n is not x):
@@ -527,6 +548,11 @@ class Builder:
             return f"{module} ({node.name})"
         before = [self.names[id(c)] for c in self.constants.values() if id(c) in self.names]
         return f"{node.name} (after {before[-1]})" if before else str(node.name)
+
+
+def _kind(node: fx.Node) -> Any:
+    """An operation whatever its overload."""
+    return getattr(node.target, "overloadpacket", node.target)
 
 
 def _depthwise(kind: Any, value: Value, shape: tuple[int, ...], rest: Any) -> Conv | ConvT | None:
