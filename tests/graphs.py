@@ -16,29 +16,30 @@ SHAPES = st.one_of(
 )
 
 
-def weights(rng: np.random.Generator, halves: tuple[int, int], shape: tuple[int, ...]) -> np.ndarray:
-    """Even ones of both signs, or now and then any of one sign, which a synapse may have odd and up to 255."""
-    if rng.random() < 0.8:
+def weights(rng: np.random.Generator, halves: tuple[int, int], shape: tuple[int, ...], *, odd: bool) -> np.ndarray:
+    """Even ones of both signs; or odd ones, too, and up to 255, which a synapse may have where all are of one sign."""
+    if not odd:
         return 2 * rng.integers(*halves, shape)
     return rng.choice([-1, 1, 1]) * rng.integers(0, rng.choice([2 * halves[1], 256]), shape)
 
 
-def single(rng: np.random.Generator, source: Shape, target: Shape, share: float = 0.3) -> Sparse:
+def single(rng: np.random.Generator, source: Shape, target: Shape, share: float = 0.3, *, odd: bool = False) -> Sparse:
     """Single synapses between a share of all pairs of neurons, in any order; some of weight 0."""
     pairs = math.prod(source) * math.prod(target)
     chosen = rng.choice(pairs, int(share * pairs), replace=False)
-    return Sparse(weights(rng, (-12, 20), (len(chosen),)), *np.divmod(chosen, math.prod(source)), target)
+    return Sparse(weights(rng, (-12, 20), (len(chosen),), odd=odd), *np.divmod(chosen, math.prod(source)), target)
 
 
 def _operator(rng: np.random.Generator, kind: str, source: Shape, target: Shape) -> Operator:
     """One of the kind where it fits the shapes, else single synapses."""
+    odd = rng.random() < 0.2
     if kind == "dense" and target[1:] == (1, 1):
-        return Dense(weights(rng, (-6, 9), (target[0], math.prod(source))))
+        return Dense(weights(rng, (-6, 9), (target[0], math.prod(source)), odd=odd))
     if kind == "conv" and source[1:] == target[1:]:
-        return Conv(weights(rng, (-6, 9), (target[0], source[0], 3, 3)), padding=(1, 1))
+        return Conv(weights(rng, (-6, 9), (target[0], source[0], 3, 3), odd=odd), padding=(1, 1))
     if kind == "convT" and source[1:] == target[1:]:
-        return ConvT(weights(rng, (-6, 9), (source[0], target[0], 3, 3)), padding=(1, 1))
-    return single(rng, source, target, float(rng.choice([0.0, 0.1, 0.5, 1.0])))
+        return ConvT(weights(rng, (-6, 9), (source[0], target[0], 3, 3), odd=odd), padding=(1, 1))
+    return single(rng, source, target, float(rng.choice([0.0, 0.1, 0.5, 1.0])), odd=odd)
 
 
 def _neuron(draw, rng: np.random.Generator, shape: Shape, *, driven: bool) -> Neuron:

@@ -62,7 +62,7 @@ def read(path: Path | str, *, input_shape: Shape | None = None, trusted: bool = 
     return open_it(path) if trusted else guarded(open_it, path)
 
 
-def _open(path: Path, *, input_shape: Shape | None) -> Graph:
+def _open(path: Path, *, input_shape: Shape | None = None) -> Graph:
     try:
         with hdf5.opened(path) as file:
             return _read(file, input_shape)

@@ -47,7 +47,6 @@ def mend() -> None:
     allow_dataclass_defaults()
     reshape_by_position(importlib.import_module("lava.magma.core.process.ports.ports"))
     convolve_with_wide_integers(import_without_signal("lava.proc.conv.utils"))
-    remember_models(importlib.import_module("lava.magma.compiler.compiler_graphs"))
 
 
 def import_without_signal(name: str) -> ModuleType:
@@ -127,13 +126,15 @@ def convolve_with_wide_integers(utils: ModuleType) -> None:
     vars(utils)["conv"] = with_integers
 
 
-def remember_models(graphs: ModuleType) -> None:
+def remember_models() -> None:
     """lava/magma/compiler/compiler_graphs.py: `_find_proc_models` runs every module beside a process's own again.
 
     It does so for each process, though what it finds is the same for all of a class: half of the time in which a small
-    network is built.
+    network is built. Not a part of `mend`: that module sets multiprocessing's start method for the whole program.
     """
-    find, found = graphs.ProcGroupDiGraphs._find_proc_models, {}
+    graphs = importlib.import_module("lava.magma.compiler.compiler_graphs")
+    find: Callable[[Any], list[type]] = graphs.ProcGroupDiGraphs._find_proc_models
+    found: dict[type, list[type]] = {}
 
     @functools.wraps(find)
     def remembered(proc: Any) -> list[type]:

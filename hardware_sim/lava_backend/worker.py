@@ -39,6 +39,8 @@ from hardware_sim.lava_backend.parts.fast_models import FAST_MODELS
 from hardware_sim.lava_backend.parts.fused_layers import FUSED_MODELS, IDLE_MODELS
 from hardware_sim.lava_backend.parts.processes import PotentialRecorder, SpikeRecorder
 
+compat.remember_models()
+
 POLL_SECONDS = 0.01
 LAST_WORDS_SECONDS = 2.0
 

@@ -52,16 +52,23 @@ def through(draft: Draft, value: Value, g: Map, op: Convolution | None, *, posit
 def _composed(draft: Draft, value: Value, g: Map, op: Convolution | None) -> Value:
     made = mapped(value, g)
     target = layer_shape(made.shape)
-    pairs = zip(value.terms, made.terms, strict=True)
-    return replace(made, terms=tuple(replace(new, op=_operator(draft, old, new, op, target)) for old, new in pairs))
+    here, pairs = layer_shape(value.shape), zip(value.terms, made.terms, strict=True)
+    terms = tuple(replace(new, op=_operator(draft, old, new, op, here, target)) for old, new in pairs)
+    return replace(made, terms=terms)
 
 
-def _operator(draft: Draft, old: Term, new: Term, op: Convolution | None, target: Shape) -> Convolution | None:
-    if op is None or old.scale is None:
-        source = draft.shapes[old.source]
-        together = after(op, old.op, new.f, source, target) if op is not None and old.op is not None else None
-        return together or convolution(new.f, source, target)
-    return times(op, old.scale)
+def _operator(
+    draft: Draft, old: Term, new: Term, op: Convolution | None, here: Shape, target: Shape
+) -> Convolution | None:
+    """The synapse that a term becomes; from both kernels where they are known, which is quick."""
+    source = draft.shapes[old.source]
+    if op is None:
+        return convolution(new.f, source, target)
+    if old.scale is not None:
+        return times(op, old.scale)
+    before = old.op or convolution(old.f, source, here, mixing=False)
+    together = after(op, before, new.f, source, target) if before is not None else None
+    return together or convolution(new.f, source, target)
 
 
 def _cost(draft: Draft, made: Value) -> int:

@@ -29,10 +29,11 @@ EXACT = 1e-9  # of the largest, in float64
 SYNAPSES_MAX = 2**26
 
 
-def convolution(f: Map, source: Shape, target: Shape) -> Convolution | None:
+def convolution(f: Map, source: Shape, target: Shape, *, mixing: bool = True) -> Convolution | None:
     """f, from (1, *source) to anything of the target's size, as a convolution; None where it is none.
 
-    Exact to float64 rounding, borders included. Depthwise where no channel reads another.
+    Exact to float64 rounding, borders included. Depthwise where no channel reads another. mixing: look for others, too,
+    which takes long.
     """
     f = _flat_batch(f, source, target)
     shrinks = target[1] <= source[1] and target[2] <= source[2]
@@ -40,6 +41,8 @@ def convolution(f: Map, source: Shape, target: Shape) -> Convolution | None:
     for depthwise in (True, False):
         if depthwise and source[0] != target[0]:
             continue
+        if not depthwise and not mixing:
+            return None
         if not depthwise and PLACES * min(source[0], target[0]) * max(math.prod(source), math.prod(target)) > PROBING:
             return None
         found = _forward(f, source, target, depthwise) if shrinks else None

@@ -53,7 +53,7 @@ def test_models_are_those_that_lava_finds():
         "from lava.magma.compiler.compiler_graphs import ProcGroupDiGraphs as graphs\n"
         "from lava.proc.lif.process import LIF\n"
         "first = graphs._find_proc_models(LIF(shape=(1,)))\n"
-        "compat.mend()\n"
+        "compat.remember_models()\n"
         "found = [graphs._find_proc_models(LIF(shape=(n,))) for n in (1, 2)]\n"
         "assert [model.__qualname__ for model in first] == [model.__qualname__ for model in found[0]] != []\n"
         "assert found[0] == found[1] and found[0] is not found[1]"
