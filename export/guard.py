@@ -32,7 +32,8 @@ if sys.platform == "linux":
 SECONDS = 4  # of computing, for a small file; more by its size
 MORE_SECONDS = 8  # at most, for a megabyte each: a file of a thousand layers is many small datasets
 BYTES_A_SECOND = 2**24
-MEMORY_BYTES = 2**30  # above what the process has at the start
+MEMORY_BYTES = 2**30  # above what the process has at the start, for a small file; more by its size
+MEMORY_PER_BYTE = 32  # twice as much as may be read
 PATIENCE = 15  # times as many seconds of waiting: the machine may be busy, the file far away
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGXCPU)
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -114,7 +115,8 @@ def _child(read: Callable[[Path], Graph], path: Path, seconds: int, sender: Conn
         _close_all_but(sender.fileno())
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         _limit(resource.RLIMIT_CPU, seconds)
-        memory = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + MEMORY_BYTES
+        memory = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        memory += MEMORY_BYTES + MEMORY_PER_BYTE * path.stat().st_size
         _limit(resource.RLIMIT_AS, memory)
         sender.send(_outcome(read, path))
     finally:

@@ -20,7 +20,8 @@ import numpy as np
 
 from export.graph import GraphError
 
-MAX_BYTES = 2**28  # all that is read of a file, in memory as int32 or as it is stored
+MAX_BYTES = 2**28  # all that is read of a small file, in memory as int32 or as it is stored
+FACTOR, MOST_BYTES = 16, 2**33  # of a larger one, as many times its size, and at most
 MAX_OBJECTS = 2**16  # groups and datasets; a network of 1000 layers has half as many
 MAX_DEPTH = 32  # groups in groups
 MAX_ELEMENTS = 2**26  # neurons of one layer; more is a broken file, not a network
@@ -35,13 +36,21 @@ FILTERS = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLE
 class Reading:
     """How far a file has been read.
 
-    left: bytes that still may be. texts: whether a dataset may be of many strings, of any length. found: what datasets
-    hold, by path, where a reader keeps it.
+    most: bytes that may be, left: that still may be. texts: whether a dataset may be of many strings, of any length.
+    found: what datasets hold, by path, where a reader keeps it.
     """
 
-    left: int = MAX_BYTES
+    most: int = MAX_BYTES
     texts: bool = False
     found: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.left = self.most
+
+
+def budget(path: Path) -> int:
+    """Bytes that may be read of a file: HDF5 lets a small one claim any size."""
+    return max(MAX_BYTES, min(FACTOR * path.stat().st_size, MOST_BYTES))
 
 
 class _Whole(io.FileIO):
@@ -97,7 +106,7 @@ def afford(dataset: h5py.Dataset, where: str, name: str, reading: Reading) -> No
     cost = max(size, math.prod(chunk)) * (TEXT_COST if texts else max(dtype.itemsize, 4))
     cost += math.prod(-(-n // max(c, 1)) for n, c in zip(dataset.shape, chunk, strict=True)) * CHUNK_COST
     if cost > reading.left or (filters and dataset.id.get_storage_size() > cost):
-        raise error(where, name, f"{dataset.shape} of {dtype}", f"in a file what takes {MAX_BYTES >> 20} MiB")
+        raise error(where, name, f"{dataset.shape} of {dtype}", f"in a file what takes {reading.most >> 20} MiB")
     reading.left -= cost
 
 
@@ -110,7 +119,7 @@ def read(dataset: h5py.Dataset, where: str, name: str, reading: Reading) -> np.n
         found[place] = dataset[place]
         reading.left -= len(found[place])
         if reading.left < 0:
-            raise error(where, name, "more text than that", f"in a file what takes {MAX_BYTES >> 20} MiB")
+            raise error(where, name, "more text than that", f"in a file what takes {reading.most >> 20} MiB")
     return found
 
 

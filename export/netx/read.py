@@ -65,15 +65,15 @@ def read(path: Path | str, *, input_shape: Shape | None = None, trusted: bool = 
 def _open(path: Path, *, input_shape: Shape | None = None) -> Graph:
     try:
         with hdf5.opened(path) as file:
-            return _read(file, input_shape)
+            return _read(file, input_shape, hdf5.Reading(hdf5.budget(path)))
     except GraphError as error:
         raise GraphError(f"{path}: {error}") from None
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError) as error:
         raise GraphError(f"{path}: cannot be read as NetX HDF5 ({error})") from error
 
 
-def _read(file: h5py.File, input_shape: Shape | None) -> Graph:
-    root = Fields(file, "", "the file", hdf5.Reading())
+def _read(file: h5py.File, input_shape: Shape | None, reading: hdf5.Reading) -> Graph:
+    root = Fields(file, "", "the file", reading)
     if "layer" not in root:
         raise GraphError("no group 'layer'; a NetX file has one")
     layers = root.sub("layer")

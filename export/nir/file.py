@@ -19,12 +19,15 @@ ROOT = "node"
 Links = list[tuple[str, str]]
 
 
-def parsed(file: h5py.File) -> Any:
-    """The graph of an open file. Raises GraphError naming the group, the field, what was found and what is allowed."""
+def parsed(file: h5py.File, most: int) -> Any:
+    """The graph of an open file, of which `most` bytes may be read.
+
+    Raises GraphError naming the group, the field, what was found and what is allowed.
+    """
     group = hdf5.item(file, ROOT, "the file")
     if not isinstance(group, h5py.Group):
         raise GraphError(f"no group {ROOT!r}; a NIR file has one")
-    reading = hdf5.Reading(texts=True)
+    reading = hdf5.Reading(most, texts=True)
     found: dict[str, Any] = {}
     for path, dataset in hdf5.walk(group, ROOT, reading).items():
         *groups, name = path.split("/")[1:]

@@ -105,7 +105,7 @@ class _Options:
 def _open(path: Path, *, options: _Options) -> Graph:
     try:
         with np.errstate(all="ignore"), hdf5.opened(path) as file:  # numpy's warnings come before a refusal
-            return _graph(parsed(file), options)
+            return _graph(parsed(file, hdf5.budget(path)), options)
     except GraphError as error:
         raise GraphError(f"{path}: {error}") from None
     except (

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from export import netx
+from export import hdf5, netx
 from export.graph import Conv, ConvT, Dense, Edge, Graph, GraphError, Input, Meta, Neuron, Population, same
 from export.netx.read import _open
 from export.passes import align_delays
@@ -257,3 +257,19 @@ def test_each_flipped_byte_is_refused_or_changes_nothing(tmp_path):
         except GraphError:
             told += 1
     assert told > len(inside) / 2
+
+
+def test_a_large_file_is_read_as_far_as_it_is_large(tmp_path, monkeypatch):
+    """What a file may claim grows with what it holds: 75 million weights were written, and not read back."""
+    monkeypatch.setattr(hdf5, "MAX_BYTES", 2**20)
+    weight = 2 * np.random.default_rng(0).integers(-100, 100, (600, 1000))
+    nodes = (Input("input", (1000, 1, 1)), Population("a", (600, 1, 1), (Edge("input", Dense(weight)),), Neuron(None)))
+    graph = Graph(nodes, integer=True, meta=Meta(timesteps=4))
+    path = netx.write(graph, tmp_path / "large.net")
+    assert same(netx.read(path), graph)
+    with h5py.File(path, "r+") as file:  # a claim beyond that
+        del file["layer/1/weight"]
+        file.create_dataset("layer/1/weight", (600, 2**15), "f4", chunks=(600, 2**15), compression="gzip")
+    claimed = r"layer 1: weight is \(600, 32768\) of float32; in a file what takes .* MiB is allowed"
+    with pytest.raises(GraphError, match=claimed):
+        netx.read(path)
