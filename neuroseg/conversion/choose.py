@@ -66,7 +66,7 @@ def _operator(
         return convolution(new.f, source, target)
     if old.scale is not None:
         return times(op, old.scale)
-    before = old.op or convolution(old.f, source, here, mixing=False)
+    before = old.op or convolution(old.f, source, here, work=0)
     together = after(op, before, new.f, source, target) if before is not None else None
     return together or convolution(new.f, source, target)
 

@@ -24,16 +24,16 @@ from neuroseg.conversion.linear import Convolution, Map
 
 ROOM = 2**25  # numbers held at once while probing
 WORK = 2**30  # numbers computed at most for a sparse map
-PLACES, PROBING = 9, 2**25  # probed of a convolution, and numbers computed at most for that
+PLACES, PROBING = 9, 2**25  # probed of a convolution, and numbers computed for that, unless nothing else is left
 EXACT = 1e-9  # of the largest, in float64
 SYNAPSES_MAX = 2**26
 
 
-def convolution(f: Map, source: Shape, target: Shape, *, mixing: bool = True) -> Convolution | None:
+def convolution(f: Map, source: Shape, target: Shape, *, work: int = PROBING) -> Convolution | None:
     """f, from (1, *source) to anything of the target's size, as a convolution; None where it is none.
 
-    Exact to float64 rounding, borders included. Depthwise where no channel reads another. mixing: look for others, too,
-    which takes long.
+    Exact to float64 rounding, borders included. Depthwise where no channel reads another. work: numbers computed at
+    most to find one that mixes channels.
     """
     f = _flat_batch(f, source, target)
     shrinks = target[1] <= source[1] and target[2] <= source[2]
@@ -41,9 +41,7 @@ def convolution(f: Map, source: Shape, target: Shape, *, mixing: bool = True) ->
     for depthwise in (True, False):
         if depthwise and source[0] != target[0]:
             continue
-        if not depthwise and not mixing:
-            return None
-        if not depthwise and PLACES * min(source[0], target[0]) * max(math.prod(source), math.prod(target)) > PROBING:
+        if not depthwise and PLACES * min(source[0], target[0]) * max(math.prod(source), math.prod(target)) > work:
             return None
         found = _forward(f, source, target, depthwise) if shrinks else None
         found = found or (_transposed(f, source, target, depthwise) if enlarges else None)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 from export.graph import Concat, ConvT, Dropout, Edge, Neuron, Node, Pool, Population, Shape, Sparse, sources
-from neuroseg.conversion.compose import convolution, sparse
+from neuroseg.conversion.compose import PROBING, convolution, sparse
 from neuroseg.conversion.linear import Convolution, Map, Term, Value, identity, layer_shape, spikes
 from neuroseg.conversion.rectify import signed
 from neuroseg.conversion.tracing import ConversionError
 
 WORK, SYNAPSES = 2**27, 2**21  # of single synapses, where neurons in between may do
+PATIENT = 2**29  # of a convolution's probing, where nothing else is left
 EMPTY = 1 / 8  # of a kernel's taps that are not 0: with fewer it is single synapses
 
 
@@ -66,16 +69,21 @@ class Draft:
         neuron = Neuron(threshold=1.0 if fires else None, bias=bias)
         return self.add(Population(self.unique(name), shape, edges, neuron))
 
-    def operator(self, term: Term, shape: Shape) -> Convolution | Sparse | None:
-        """The synapse that a term is, onto neurons of a shape; None where it is none, or takes long to be found out."""
+    def operator(self, term: Term, shape: Shape, *, patient: bool = False) -> Convolution | Sparse | None:
+        """The synapse that a term is, onto neurons of a shape; None where it is none, or takes long to be found out.
+
+        patient: however long that takes, within what a machine has.
+        """
         source = self.shapes[term.source]
         if term.op is not None:
             return term.op
         if term.scale is not None and source == shape:
             return identity(shape[0], term.scale)
-        found = convolution(term.f, source, shape)
+        found = convolution(term.f, source, shape, work=PATIENT if patient else PROBING)
         if found is not None and _filled(found, shape) > EMPTY:
             return found
+        if patient:
+            return sparse(term.f, source, shape) or found
         return sparse(term.f, source, shape, work=WORK, synapses_max=SYNAPSES) or found
 
     def unique(self, name: str) -> str:
@@ -92,7 +100,7 @@ class Draft:
             parts = self._apart(term, name)
             if parts:
                 return [edge for part in parts for edge in self._edges(part, shape, name)]
-            op = sparse(term.f, self.shapes[term.source], shape)
+            op = self.operator(term, shape, patient=True)
         if op is None:
             raise ConversionError(f"{name}: its neurons take more synapses than can be found out")
         return [Edge(self._readable(term.source, op), op)] if op.weight.size else []
@@ -108,7 +116,9 @@ class Draft:
             if known.several:
                 return tuple(_through(part, since) for part in known.several)
             here = tuple(known.f(torch.zeros(1, *self.shapes[term.source], dtype=torch.float64)).shape)
-            if known.scale is None and self.operator(known, layer_shape(here)) is not None:
+            op = None if known.scale is not None else self.operator(known, layer_shape(here), patient=True)
+            if op is not None:
+                known = known if isinstance(op, Sparse) else replace(known, op=op)
                 return tuple(_through(part, since) for part in signed(Value(name, here, (known,)), self.fire).terms)
             earlier = known.before
         return ()
