@@ -9,8 +9,17 @@ import torch
 
 from export.graph import Concat, ConvT, Dropout, Edge, Neuron, Node, Pool, Population, Shape, Sparse, sources
 from neuroseg.conversion.compose import PROBING, convolution, sparse
-from neuroseg.conversion.linear import Convolution, Map, Term, Value, identity, layer_shape, spikes
-from neuroseg.conversion.rectify import signed
+from neuroseg.conversion.linear import (
+    Convolution,
+    Map,
+    Term,
+    Value,
+    added,
+    identity,
+    layer_shape,
+    scaled,
+    spikes,
+)
 from neuroseg.conversion.tracing import ConversionError
 
 WORK, SYNAPSES = 2**27, 2**21  # of single synapses, where neurons in between may do
@@ -117,11 +126,19 @@ class Draft:
                 return tuple(_through(part, since) for part in known.several)
             here = tuple(known.f(torch.zeros(1, *self.shapes[term.source], dtype=torch.float64)).shape)
             op = None if known.scale is not None else self.operator(known, layer_shape(here), patient=True)
-            if op is not None:
-                known = known if isinstance(op, Sparse) else replace(known, op=op)
-                return tuple(_through(part, since) for part in signed(Value(name, here, (known,)), self.fire).terms)
+            if op is not None and op.weight.size:
+                return tuple(_through(part, since) for part in self._carried(known.source, op, here, name).terms)
             earlier = known.before
         return ()
+
+    def _carried(self, source: str, op: Convolution | Sparse, shape: Shape, name: str) -> Value:
+        """What a synapse yields, as spikes of two populations: what is above 0 and what is below (`rectify.signed`)."""
+        halves = []
+        for sign in (1, -1):
+            edge = Edge(self._readable(source, op), replace(op, weight=sign * op.weight))
+            layer = self.add(Population(self.unique(name), layer_shape(shape), (edge,), Neuron(1.0)))
+            halves.append(scaled(spikes(layer, self.shapes[layer], shape), sign))
+        return added(halves)
 
     def _readable(self, source: str, op: Convolution | Sparse) -> str:
         """A transposed convolution takes no pool in (`passes.fold_pool`), so it reads neurons that do."""

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 import hardware_sim
+from neuroseg.conversion import draft
 from neuroseg.conversion.balance import balance
 from neuroseg.conversion.convert import convert
 from neuroseg.conversion.lower import export, integer_scales
@@ -215,3 +216,14 @@ def test_it_becomes_the_same_network_of_relus_and_of_integers(name, images):
     for population in network.populations:
         expected = activity.potentials[population.name].transpose(0, 1).numpy() * 2**6
         assert (trace.potentials[population.name] == expected).all(), population.name
+
+
+@pytest.mark.parametrize("name", ["bicubic", "bilinear, corners aligned, at the end", "paddings", "a pyramid"])
+def test_neurons_come_between_where_one_synapse_would_be_too_large(name, monkeypatch):
+    """The same network of ReLUs, which conversion has checked, when nothing may be looked for in one piece."""
+    model = prepared(PLAIN[name])
+    whole = convert(model, SHAPE)
+    for limit in ("WORK", "SYNAPSES", "PROBING"):
+        monkeypatch.setattr(draft, limit, 0)
+    apart = convert(model, SHAPE)
+    assert len(apart.populations) >= len(whole.populations)
