@@ -110,9 +110,11 @@ def test_sigma_delta_networks_are_refused(name):
         netx.read(FILES / "gts" / "pilotnet_sdnn" / f"{name}.net")
 
 
-def test_delays_by_neuron_run_one_sample_at_a_time_in_lava():
+def test_what_is_late_does_not_reach_the_next_sample():
+    """Delays by neuron: fused layers keep samples apart, stock processes would not."""
     case = ntidigits()
     graph, spikes = with_timesteps(case.graph, 20), case.spikes[:, :40].reshape(2, 20, *case.graph.input.shape)
-    assert hardware_sim.run(graph, spikes).samples == 2
+    ours = hardware_sim.run(graph, spikes)
+    assert ours.samples == 2 and compare(ours, hardware_sim.run(graph, spikes, backend="lava")).equal
     with pytest.raises(hardware_sim.SimulationError, match="2 samples of a network with delays by target neuron"):
-        hardware_sim.run(graph, spikes, backend="lava")
+        hardware_sim.run(graph, spikes, backend="lava", fidelity="stock")
