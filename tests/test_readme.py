@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import ablation
+from benchmarks import ablation, zoo
 from neuroseg.experiments.tables import check_folds, load_folds, markdown, summary
 from neuroseg.pretrained import FOLDER as PRETRAINED
 from neuroseg.training.finetune import FinetuneConfig
@@ -132,6 +132,13 @@ def test_a_fold_in_lava():
         if fidelity == "fused":
             assert f"{spikes['total']:,} spikes, {spikes['mismatched']} mismatched" in README.replace("\n", " ")
             assert f"3D Dice {100 * dice['hardware']['3d']:.2f}" in FOLDS.replace("\n", " ")
+
+
+def test_the_page_of_public_models():
+    rows = [zoo.Row(**row) for row in json.loads((RESULTS / "zoo.json").read_text())]
+    assert zoo.table(rows) in (ROOT / "docs" / "zoo.md").read_text()
+    assert not any(row.reference is False or row.lava is False for row in rows)
+    assert f"Of {len(rows)} public models {sum(bool(row.converts) for row in rows)} convert unedited" in README
 
 
 def test_the_headlines_of_the_readme(folds):
