@@ -13,9 +13,8 @@ from neuroseg.conversion.draft import Draft
 from neuroseg.conversion.linear import Convolution, Map, Term, Value, layer_shape, mapped, times
 from neuroseg.conversion.rectify import signed
 
-NEURON = (
-    16  # synapses that a neuron is worth: a core has room for a thousand neurons, or for some ten thousand synapses
-)
+# Synapses that a neuron is worth: a core has room for a thousand neurons, or for some ten thousand synapses.
+NEURON = 16
 GUESS = 4  # synapses to a neuron of a map that is not known yet: of an interpolation
 
 

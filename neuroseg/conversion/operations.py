@@ -217,9 +217,8 @@ class Builder:
             raise ConversionError(f"{self.place(node)}: {kind.__name__} of more than one activation")
         given, rest = self._filled(node.kwargs), self._filled(rest)
         if kind in BLENDING and not value.is_spikes and not self._is_last(node):
-            value = rectify.signed(
-                value, self.draft.fire
-            )  # composed with what mixes channels it were synapses by millions
+            # Composed with what mixes channels it were synapses by millions.
+            value = rectify.signed(value, self.draft.fire)
 
         def g(x: torch.Tensor) -> torch.Tensor:
             return node.target(x, *rest, **given)  # type: ignore[operator]
