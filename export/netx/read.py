@@ -58,14 +58,16 @@ def read(path: Path | str, *, input_shape: Shape | None = None, trusted: bool = 
     path = Path(path)
     if not path.is_file():
         raise GraphError(f"{path}: no such file")
-    open_it = partial(_open, input_shape=input_shape)
-    return open_it(path) if trusted else guarded(open_it, path)
+    if trusted:
+        return _open(path, input_shape=input_shape, most=hdf5.MOST_BYTES)
+    return guarded(partial(_open, input_shape=input_shape, most=hdf5.budget(path)), path)
 
 
-def _open(path: Path, *, input_shape: Shape | None = None) -> Graph:
+def _open(path: Path, *, input_shape: Shape | None = None, most: int = hdf5.MAX_BYTES) -> Graph:
+    """most: bytes that may be read."""
     try:
         with hdf5.opened(path) as file:
-            return _read(file, input_shape, hdf5.Reading(hdf5.budget(path)))
+            return _read(file, input_shape, hdf5.Reading(most))
     except GraphError as error:
         raise GraphError(f"{path}: {error}") from None
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError) as error:
