@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from export.graph import Graph
-from export.limits import check
+from export.limits import POTENTIAL_SHIFT, check
 from hardware_sim.lava_backend import compat
 from hardware_sim.record import Progress, Record, SimulationError
 from hardware_sim.trace import Trace, pack
@@ -82,8 +82,9 @@ def _check_late(graph: Graph, samples: int) -> None:
                     f"{population.name} has delays by target neuron from {edge.source}, which fires before a sample "
                     "begins, by a bias or its start potential: in stock processes that reaches it; use fidelity fused"
                 )
-        driven = (neuron.bias is not None and neuron.bias.max() > 0) or neuron.u0 > 0
-        if driven or any(edge.source in early for edge in population.edges):
+        driven = neuron.bias is not None and neuron.bias.max() > 0
+        over = neuron.threshold is not None and neuron.u0 > int(neuron.threshold) << POTENTIAL_SHIFT
+        if driven or over or any(edge.source in early for edge in population.edges):
             early.add(population.name)
 
 

@@ -129,8 +129,8 @@ def convolve_with_wide_integers(utils: ModuleType) -> None:
 def remember_models() -> None:
     """lava/magma/compiler/compiler_graphs.py: `_find_proc_models` runs every module beside a process's own again.
 
-    It does so for each process, though what it finds is the same for all of a class: half of the time in which a small
-    network is built. Not a part of `mend`: that module sets multiprocessing's start method for the whole program.
+    It does so for each process, though what it finds is the same for all of a class: a third of the time in which a
+    small network is built. Not a part of `mend`: that module sets multiprocessing's start method for the whole program.
     """
     graphs = importlib.import_module("lava.magma.compiler.compiler_graphs")
     find: Callable[[Any], list[type]] = graphs.ProcGroupDiGraphs._find_proc_models

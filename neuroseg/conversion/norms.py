@@ -31,7 +31,9 @@ NAMES = {
 class _Call:
     """A norm as it was called.
 
-    groups: how its channels are grouped, or axes: over which it takes statistics."""
+    groups: how its channels are grouped, or axes: over which it takes statistics. several: whether it returns
+    those, too.
+    """
 
     kind: str
     x: torch.Tensor

@@ -98,6 +98,8 @@ def test_what_is_late_is_refused_in_stock_processes():
         hardware_sim.SimulationError, match="head has delays by target neuron from a, which fires before"
     ):
         hardware_sim.run(graph, spikes[:1], backend="lava", fidelity="stock")
+    waits = replace(fires, neuron=Neuron(1, u0=64))  # at its threshold, and so driven by input alone
+    assert_equal_runs(replace(graph, nodes=(graph.input, waits, head)), spikes[:1], "stock")
 
 
 @pytest.mark.parametrize("fidelity", FIDELITIES)
