@@ -9,6 +9,7 @@ import numpy as np
 from export.graph import Graph
 from export.limits import POTENTIAL_SHIFT, check
 from hardware_sim.lava_backend import compat
+from hardware_sim.lava_backend.process import LavaWorker
 from hardware_sim.record import Progress, Record, SimulationError
 from hardware_sim.trace import Trace, pack
 
@@ -25,6 +26,7 @@ def run(
     record: Record = Record(),
     stall_timeout: float = 120.0,
     on_step: Progress | None = None,
+    worker: LavaWorker | None = None,
 ) -> Trace:
     """Run an integer graph on input spikes, uint8 (samples, T, C, H, W) of 0 and 1.
 
@@ -32,7 +34,8 @@ def run(
     same processes on hardware; untried, no chip was at hand). fidelity, of `lava`: `fused` runs a layer as one
     event-driven model, `stock` as Lava's own processes. Both do the same, spike for spike.
     stall_timeout: seconds without a step after which a Lava run is ended. on_step: called with steps done and
-    steps in all. Raises GraphError for a graph that does not fit Loihi, SimulationError for a run that fails.
+    steps in all. worker: an open LavaWorker, for many small runs; by default Lava is imported for this one alone.
+    Raises GraphError for a graph that does not fit Loihi, SimulationError for a run that fails.
     """
     check(graph, stock=backend == "loihi" or (backend == "lava" and fidelity == "stock"))
     spikes = check_spikes(graph, spikes)
@@ -62,6 +65,7 @@ def run(
         record=record,
         stall_timeout=stall_timeout,
         on_step=on_step,
+        worker=worker,
     )
     return replace(trace, stimulus=pack(spikes))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 
 import hardware_sim
 from export.graph import Graph
-from hardware_sim import npz
+from hardware_sim import LavaWorker, npz
 from hardware_sim.record import Progress, Record, SimulationError
 from hardware_sim.reference import input_spikes
 from hardware_sim.trace import Trace, unpack
@@ -27,6 +29,16 @@ class Engine:
     backend: str = "reference"
     fidelity: str = "fused"
     stall_timeout: float = STALL_TIMEOUT
+    worker: LavaWorker | None = None
+
+    @contextmanager
+    def warm(self) -> Iterator[Engine]:
+        """This engine for many runs: Lava is imported once for all of them, and not for each."""
+        if self.backend == "reference" or self.worker:
+            yield self
+            return
+        with LavaWorker() as worker:
+            yield replace(self, worker=worker)
 
     def run(
         self, graph: Graph, spikes: torch.Tensor, *, record: Record = Record(), on_step: Progress | None = None
@@ -40,6 +52,7 @@ class Engine:
             record=record,
             stall_timeout=self.stall_timeout,
             on_step=on_step,
+            worker=self.worker,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # tests start many Pythons, each of which would compile our modules
@@ -15,6 +16,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+
+from hardware_sim import LavaWorker
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -97,3 +100,10 @@ def write_nifti(tmp_path: Path):
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def worker() -> Iterator[LavaWorker]:
+    """One import of Lava for all tests that make many small runs."""
+    with LavaWorker() as opened:
+        yield opened

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 from hypothesis import strategies as st
@@ -14,6 +16,14 @@ SHAPES = st.one_of(
     st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 5)),
     st.integers(1, 6).map(lambda n: (n, 1, 1)),
 )
+
+
+def tiny(name: str = "a", notes: Mapping[str, str] = MappingProxyType({})) -> Graph:
+    """Two populations in a row, of 16 neurons each."""
+    one = np.full((1, 1, 1, 1), 8)
+    hidden = Population(name, (1, 4, 4), (Edge("input", Conv(one)),), Neuron(2))
+    end = Population("end", (1, 4, 4), (Edge(name, Conv(one)),), Neuron(None))
+    return Graph((Input("input", (1, 4, 4)), hidden, end), integer=True, meta=Meta(timesteps=4, notes=notes))
 
 
 def weights(rng: np.random.Generator, halves: tuple[int, int], shape: tuple[int, ...], *, odd: bool) -> np.ndarray:

@@ -1,8 +1,10 @@
-"""Where the process of a Lava run begins: `python -P entry.py FOLDER LAUNCHER_PID ROOT ERROR_FD`. Needs no package.
+"""Where the process of Lava runs begins: `python -P entry.py FOLDER LAUNCHER_PID ROOT ERROR_FD ORDER_FD`. Needs no package.
 
-What has to hold whatever happens later is set up before anything else is imported: every process of the run dies with
-its parent, its shared memory can be told by its name, its temporary files lie in its folder, and what goes wrong is
+What has to hold whatever happens later is set up before anything else is imported: every process of the runs dies with
+its parent, their shared memory can be told by its name, their temporary files lie in the folder, and what goes wrong is
 said to the launcher. `-P` keeps the working directory out of sys.path, where a user's random.py may lie.
+
+Lava is imported once. Then each run that the launcher orders is done by a fork, so that none finds what another left.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Callable
@@ -33,39 +36,58 @@ def unlink_memory(prefix: str) -> None:
         segment.unlink(missing_ok=True)
 
 
-def main(folder: Path, launcher: int, root: str, error_fd: int) -> None:
-    """Run the job in a folder; its results are array files there."""
+def main(folder: Path, launcher: int, root: str, error_fd: int, order_fd: int) -> None:
+    """Run the jobs whose subfolders of `folder` are ordered, a line each; answer with an exit code, a line each."""
     prefix = memory_prefix(folder, launcher)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])  # the launcher starts us with its signals blocked
-    _end_with_parent(folder, launcher, prefix)
+    running = [0]  # the fork that does a run
+    _end_with_parent(folder, launcher, prefix, running)
     _bind_children()
     _name_memory(prefix)
+    orders = socket.socket(fileno=order_fd)
     try:
         _import_from(root)
-        from hardware_sim.lava_backend.worker import run  # noqa: PLC0415 - after all of the above
+        from hardware_sim.lava_backend.worker import get_ready, run  # noqa: PLC0415 - after all of the above
 
-        run(folder, prefix)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)  # all is written, and to take a thousand modules down takes most of a second
+        for line in orders.makefile():  # until the launcher closes its end
+            job = folder / line.rstrip("\n")
+            get_ready(job)
+            running[0] = os.fork()
+            if not running[0]:
+                orders.close()
+                run(job, prefix)
+                _leave(0)
+            code = os.waitstatus_to_exitcode(os.waitpid(running[0], 0)[1])
+            running[0] = 0
+            orders.sendall(f"{code}\n".encode())
+        _leave(0)
     except BaseException as error:
         reason = str(error) if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
         os.write(error_fd, reason.encode(errors="replace")[:60_000])  # less than a pipe holds
         traceback.print_exc()
-        sys.stderr.flush()
-        unlink_memory(prefix)
-        os._exit(1)
+        _leave(1)
 
 
-def _end_with_parent(folder: Path, launcher: int, prefix: str) -> None:
+def _leave(code: int) -> None:
+    """End without taking down a thousand modules, which takes most of a second."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _end_with_parent(folder: Path, launcher: int, prefix: str, running: list[int]) -> None:
     """Leave at once on SIGTERM, and when the launcher dies; the children follow, see `_bind_children`.
 
     The launcher's death comes as SIGUSR1: getppid does not tell, as long as another thread of the launcher still ends.
+    running: the pid of the fork that makes shared memory, which has to be gone before that is freed.
     """
     owner = os.getpid()
 
     def leave(number: int, _frame: object) -> None:
         if os.getpid() == owner:  # not a child, which inherited the handler
+            if running[0]:
+                os.kill(running[0], signal.SIGKILL)
+                os.waitpid(running[0], 0)
             unlink_memory(prefix)
             if number == signal.SIGUSR1:  # nobody else is left to do it
                 rmtree(folder, ignore_errors=True)
@@ -115,4 +137,4 @@ def _import_from(root: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))

@@ -1,4 +1,4 @@
-"""What the process of a Lava run does, once `entry` has set it up: build the network, run it, record it.
+"""What the process of Lava runs does, once `entry` has set it up: build the network, run it, record it.
 
 It never loads torch, whose threads do not survive Lava's forks.
 """
@@ -45,6 +45,12 @@ POLL_SECONDS = 0.01
 LAST_WORDS_SECONDS = 2.0
 
 
+def get_ready(folder: Path) -> None:
+    """Import what the job in a folder needs, before the process forks for it."""
+    if Job.load(folder).fidelity in ("stock", FAST):
+        importlib.import_module(compat.SIGNAL)  # see `compat.import_without_signal`
+
+
 def run(folder: Path, memory: str) -> None:
     """Run the job in a folder; its results are array files there. memory: prefix of its shared memory's names."""
     files, job = Files(folder), Job.load(folder)
@@ -52,7 +58,6 @@ def run(folder: Path, memory: str) -> None:
     config = _run_config(job)
     graph = netx.read(files.network, trusted=True)
     if job.fidelity in ("stock", FAST):
-        importlib.import_module(compat.SIGNAL)  # see `compat.import_without_signal`
         source = ring_buffer(graph, np.load(files.input, mmap_mode="r"))
         network = build(graph, source, samples=job.samples, timesteps=job.timesteps, files={})
         _attach_recorders(network, job, files, output=graph.output.name)

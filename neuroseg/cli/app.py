@@ -1,84 +1,88 @@
-"""What every command shares: the application, its options, its exit codes."""
+"""The application: its commands by name, its options, its exit codes.
+
+A command's module is loaded when it is called, so that help and completion wait for nothing, and a command on a file
+does without torch.
+"""
 
 from __future__ import annotations
 
 import errno
+import importlib
 import logging
 import signal
 import sys
 import threading
-from enum import StrEnum
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
+import typer.main
 from rich.logging import RichHandler
 from rich.markup import escape
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-import hardware_sim
-from export.graph import GraphError
-from hardware_sim.trace import TraceError
+from hardware_sim.record import SimulationError
 from neuroseg import EXIT_FAILED
 from neuroseg.cli.console import errors
-from neuroseg.conversion.convert import ConversionError
-from neuroseg.data import ScanError
-from neuroseg.runs import RunError
 from neuroseg.training.memory import keep_freed_memory
 
 EXIT_DIFFERENT, EXIT_BAD_INPUT = 1, 2
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
-ORDER = ("demo", "data", "train", "convert", "finetune", "export", "validate", "segment")
-
-KNOWN_ERRORS = (
-    ScanError,
-    RunError,
-    ConversionError,
-    GraphError,
-    TraceError,
-    hardware_sim.SimulationError,
-    ValueError,
-    OSError,
-)
+KNOWN_ERRORS = (ValueError, OSError, SimulationError)  # our own are ValueErrors
 
 
-class Loss(StrEnum):
-    dice, bce, bce_dice = "dice", "bce", "bce-dice"
+@dataclass(frozen=True)
+class Entry:
+    """A command: the module of this folder that has it, and its line in the list of commands."""
+
+    module: str
+    line: str
 
 
-class Balance(StrEnum):
-    rate, activation, threshold, best = "rate", "activation", "threshold", "best"
+COMMANDS = {  # the road first, then what looks at its files, then the rest
+    "demo": Entry("demo", "Segment the MNI152 template in PyTorch and in Lava, and compare every spike. Offline."),
+    "data": Entry("data", "Fetch and check scans."),
+    "train": Entry("training", "Train the ANN U-Net; goes on where it stopped if it was killed."),
+    "convert": Entry("training", "Turn an ANN into integrate-and-fire neurons and balance their thresholds."),
+    "finetune": Entry("training", "Fine-tune the spiking network by spike-based backpropagation; resumes."),
+    "export": Entry("deployment", "Write the integer network as NetX HDF5, checked against Loihi's limits."),
+    "validate": Entry("validation", "Run PyTorch and an engine on the same spikes, compare every spike, and report."),
+    "segment": Entry("segmentation", "Segment the hippocampus in scans; masks lie in the scans' own grids."),
+    "inspect": Entry("inspection", "List the layers of a network file, or draw them."),
+    "simulate": Entry("deployment", "Run a network file on scans, images or spikes; keep spikes, logits or decisions."),
+    "compare": Entry("inspection", "Compare two traces spike by spike, and say why they differ."),
+    "map": Entry("mapping", "Lay a network out on a chip's cores: how many it takes, and which limit decides."),
+    "metrics": Entry("mapping", "NeuroBench's metrics of a network: footprint, sparsity, operations, updates."),
+    "nir": Entry("nir", "Networks from and to NIR, which snnTorch, Norse and others speak."),
+    "lava": Entry("lava", "Install Lava, whose own metadata forbids current Pythons."),
+    "crossval": Entry("training", "Cross-validate the whole road: ANN, conversions, fine-tuned networks."),
+    "pretrained": Entry("training", "Make a run folder of the network that ships with neuroseg."),
+    "bench": Entry("deployment", "Measure a claim: ratios taken side by side in one run, some minutes each."),
+}
 
 
-class Reset(StrEnum):
-    subtract, zero = "subtract", "zero"
-
-
-class Encoder(StrEnum):
-    rate, poisson = "rate", "poisson"
-
-
-class Backend(StrEnum):
-    reference, lava, loihi = "reference", "lava", "loihi"
-
-
-class Fidelity(StrEnum):
-    stock, fused = "stock", "fused"
+def load_command(name: str) -> Any:
+    """The command of a name in COMMANDS, or its group of commands, as typer's parser has them."""
+    module = importlib.import_module(f"neuroseg.cli.{COMMANDS[name].module}")
+    found = typer.main.get_command(module.commands)
+    inside = found.commands if isinstance(found, TyperGroup) else {}
+    return inside.get(name, found)
 
 
 class _Commands(TyperGroup):
-    """Lists the commands in the order of the road; turns a known error into one line and exit code 2."""
+    """Loads the command that is called; turns a known error into one line and exit code 2."""
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        names = super().list_commands(ctx)
-        return sorted(names, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] in COMMANDS:
+            self.commands[args[0]] = load_command(args[0])
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (TyperException, typer.Exit, typer.Abort):  # wrong usage, and ends that are meant
+        except (TyperException, typer.Exit, typer.Abort, BrokenPipeError):  # wrong usage, ends that are meant, | head
             raise
         except Exception as error:
             if ctx.params.get("debug"):
@@ -108,31 +112,12 @@ app = typer.Typer(
 )
 
 
-RunFolder = Annotated[Path, typer.Argument(help="Run folder, as `neuroseg train --out` made it.")]
+def _not_loaded() -> None:
+    """Stands in the list of commands until the command itself is loaded."""
 
 
-Data = Annotated[
-    str,
-    typer.Option(help="Scans with masks (Decathlon, nnU-Net, BIDS, images/ and masks/), template[:N] or mni152."),
-]
-
-
-OtherData = Annotated[
-    str | None, typer.Option(help="Another data set than the run's; same forms as in `neuroseg train`.")
-]
-
-
-IMAGES_HELP = "a .npy (N, C, H, W) or (N, H, W), uint8 or floats in [0, 1], or a folder of .png, .jpg, .tif, .npy"
-ImagesToRun = Annotated[Path | None, typer.Option(help=f"Images for a network that came by file: {IMAGES_HELP}.")]
-
-
-LabelsOfImages = Annotated[
-    Path | None,
-    typer.Option(help="What the images show: a .npy (N) or (N, H, W) of whole numbers, or a folder of label images."),
-]
-
-
-StallTimeout = Annotated[float, typer.Option(min=1, help="Seconds without a step after which a Lava run is ended.")]
+for _name, _entry in COMMANDS.items():
+    app.command(_name, help=_entry.line)(_not_loaded)
 
 
 @app.callback()

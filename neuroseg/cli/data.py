@@ -15,10 +15,10 @@ from neuroseg.data.labels import parse_labels
 
 EXIT_REJECTS = 1
 
-data_app = typer.Typer(no_args_is_help=True, help="Fetch and check scans.")
+commands = typer.Typer(add_completion=False, no_args_is_help=True, help="Fetch and check scans.")
 
 
-@data_app.command()
+@commands.command()
 def fetch(
     name: Annotated[str, typer.Argument(help="Data set; `msd` is the one there is.")],
     to: Annotated[Path, typer.Option(help="Folder to put it in.")] = Path("data"),
@@ -36,7 +36,7 @@ def fetch(
     console.print(f"[green]ready:[/green] {escape(str(folder))}")
 
 
-@data_app.command()
+@commands.command()
 def check(
     directory: Annotated[str, typer.Argument(help="Folder of scans.")],
     labels: Annotated[

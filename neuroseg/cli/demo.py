@@ -8,12 +8,7 @@ from typing import Annotated
 
 import typer
 
-from neuroseg.cli.app import (
-    app,
-)
-from neuroseg.cli.console import (
-    console,
-)
+from neuroseg.cli.console import console
 from neuroseg.cli.deployment import export
 from neuroseg.cli.training import convert, finetune, train
 from neuroseg.cli.validation import validate
@@ -21,10 +16,12 @@ from neuroseg.pretrained import FOLDER as PRETRAINED
 from neuroseg.pretrained import copy_pretrained
 from neuroseg.runs import Run, RunError
 
+commands = typer.Typer(add_completion=False)
+
 DEMO_DATA, DEMO_DICE = "template:32", 0.8
 
 
-@app.command()
+@commands.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Run folder; what is in it is made anew.")] = Path("runs/demo"),
     whole: Annotated[bool, typer.Option("--train", help="Train a network first: the whole road.")] = False,

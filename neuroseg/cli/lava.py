@@ -9,10 +9,12 @@ from hardware_sim.lava_backend.install import install as install_lava
 from hardware_sim.lava_backend.install import try_out
 from neuroseg.cli.console import console
 
-lava_app = typer.Typer(no_args_is_help=True, help="Install Lava, whose own metadata forbids current Pythons.")
+commands = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Install Lava, whose own metadata forbids current Pythons."
+)
 
 
-@lava_app.command()
+@commands.command()
 def install() -> None:
     """Install lava-nc 0.10.0 into this environment, and try it out with a run of ten steps.
 
@@ -26,7 +28,7 @@ def install() -> None:
     _say_that_it_runs()
 
 
-@lava_app.command()
+@commands.command()
 def check() -> None:
     """Run a small network for ten steps in Lava, stock and fused, and compare with the reference.
 

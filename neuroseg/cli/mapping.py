@@ -20,15 +20,12 @@ from export.mapping.cost import Cost
 from export.mapping.energies import STATIC
 from export.mapping.place import Placement
 from export.mapping.summary import summary
-from hardware_sim.reporting.chip import draw_chip
 from hardware_sim.reporting.deployment import deploy
 from hardware_sim.reporting.metrics import Metrics, as_json, trace_metrics
 from hardware_sim.trace import Trace
-from neuroseg.cli.app import app
 from neuroseg.cli.console import console, make_console, steps_bar
-from neuroseg.cli.subjects import usable_subjects
-from neuroseg.data import ScanError, stack_slices
-from neuroseg.runs import Run
+
+commands = typer.Typer(add_completion=False)
 
 TABLE_WIDTH = 120  # columns that the tables need
 COUNTED = {
@@ -48,7 +45,7 @@ class ChipName(StrEnum):
     loihi1, loihi2 = "loihi1", "loihi2"
 
 
-@app.command("map")
+@commands.command("map")
 def map_network(
     file: Annotated[Path, typer.Argument(help="Exported network, FILE.net.")],
     chip: Annotated[ChipName, typer.Option(help="Chip to lay it out on.")] = ChipName.loihi2,
@@ -76,11 +73,13 @@ def map_network(
         files.write_json(summary(placement, costs), json)
         console.print(escape(str(json)))
     if draw:
+        from hardware_sim.reporting.chip import draw_chip  # noqa: PLC0415 - matplotlib
+
         draw_chip(placement, draw)
         console.print(escape(str(draw)))
 
 
-@app.command()
+@commands.command()
 def metrics(
     file: Annotated[Path, typer.Argument(help="Exported network, FILE.net.")],
     trace: TraceFile = None,
@@ -104,6 +103,7 @@ def metrics(
     found = {"SNN": trace_metrics(graph, done)}
     if ann and data:
         from neuroseg.report import metrics_of_ann  # noqa: PLC0415 - torch, which a trace alone does without
+        from neuroseg.runs import Run  # noqa: PLC0415
 
         found = {"ANN": metrics_of_ann(Run(ann), _slices(graph, data, subjects)), **found}
     _show_metrics(found)
@@ -129,6 +129,9 @@ def _run(graph: Graph, trace: Path | None, data: str | None, subjects: int) -> T
 
 def _slices(graph: Graph, data: str, subjects: int) -> Any:
     """Images (B, C, H, W) of the first subjects, as a tensor."""
+    from neuroseg.cli.subjects import usable_subjects  # noqa: PLC0415 - torch, which a map alone does without
+    from neuroseg.data import ScanError, stack_slices  # noqa: PLC0415
+
     images, _ = stack_slices(usable_subjects(data, 0)[:subjects])
     if tuple(images.shape[1:]) != graph.input.shape:
         raise ScanError(f"slices of {data} are {tuple(images.shape[1:])}; the network takes {graph.input.shape}")

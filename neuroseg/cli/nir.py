@@ -11,13 +11,15 @@ from rich.markup import escape
 from export import netx, nir
 from export.limits import check
 from export.quantize import quantize
-from neuroseg.cli.app import Encoder, Reset
 from neuroseg.cli.console import console
+from neuroseg.cli.options import Encoder, Reset
 
-nir_app = typer.Typer(no_args_is_help=True, help="Networks from and to NIR, which snnTorch, Norse and others speak.")
+commands = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Networks from and to NIR, which snnTorch, Norse and others speak."
+)
 
 
-@nir_app.command("import")
+@commands.command("import")
 def import_nir(
     file: Annotated[Path, typer.Argument(help="NIR file, FILE.nir.")],
     out: Annotated[Path, typer.Argument(help="NetX file to write, FILE.net.")],
@@ -52,7 +54,7 @@ def import_nir(
     console.print(f"{len(graph.populations)} populations, 8-bit weights; {escape(str(out))}")
 
 
-@nir_app.command("export")
+@commands.command("export")
 def export_nir(
     file: Annotated[Path, typer.Argument(help="Network in NetX HDF5, FILE.net.")],
     out: Annotated[Path, typer.Argument(help="NIR file to write, FILE.nir.")],

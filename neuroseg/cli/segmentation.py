@@ -11,12 +11,15 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from neuroseg.cli.app import EXIT_BAD_INPUT, Backend, Fidelity, StallTimeout, app
+from neuroseg.cli.app import EXIT_BAD_INPUT
 from neuroseg.cli.console import console, errors, steps_bar
+from neuroseg.cli.options import Backend, Fidelity, StallTimeout
 from neuroseg.data.labels import parse_labels
 from neuroseg.data.scan import ScanError
 from neuroseg.engine import STALL_TIMEOUT, Engine
 from neuroseg.segment import LABELS, batch, network
+
+commands = typer.Typer(add_completion=False)
 
 
 class Side(StrEnum):
@@ -26,7 +29,7 @@ class Side(StrEnum):
 SIDE_OF: dict[Side, Literal["right", "left"] | None] = {Side.both: None, Side.right: "right", Side.left: "left"}
 
 
-@app.command()
+@commands.command()
 def segment(
     net: Annotated[
         str, typer.Argument(metavar="NETWORK", help="Run folder, FILE.net, or `pretrained`, the network that ships.")
@@ -72,17 +75,18 @@ def segment(
     graph = network.load(net)
     _, *sides = graph.input.shape
     engine = Engine(backend.value, fidelity.value, stall_timeout)
-    if table is None:
-        with steps_bar(f"{backend.value}, {jobs[0].scan.name}") as show:
-            found = batch.segment_file(
-                jobs[0], batch.predictor(graph, engine, show), (sides[0], sides[1]), search, strict=strict
-            )
-        outcomes = [batch.outcome(jobs[0], found)]
-    else:
-        with steps_bar(backend.value, unit="scans") as show:
-            predict = batch.predictor(graph, engine)
-            outcomes = batch.segment_files(jobs, predict, (sides[0], sides[1]), search, strict=strict, on_done=show)
-        batch.write_table(outcomes, table)
+    with engine.warm() as warm:
+        if table is None:
+            with steps_bar(f"{backend.value}, {jobs[0].scan.name}") as show:
+                found = batch.segment_file(
+                    jobs[0], batch.predictor(graph, warm, show), (sides[0], sides[1]), search, strict=strict
+                )
+            outcomes = [batch.outcome(jobs[0], found)]
+        else:
+            with steps_bar(backend.value, unit="scans") as show:
+                predict = batch.predictor(graph, warm)
+                outcomes = batch.segment_files(jobs, predict, (sides[0], sides[1]), search, strict=strict, on_done=show)
+            batch.write_table(outcomes, table)
     _show(outcomes, table)
     if any(outcome.error for outcome in outcomes):
         raise typer.Exit(EXIT_BAD_INPUT)

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from neuroseg.cli.app import (
+from neuroseg.cli.console import console, training_bar
+from neuroseg.cli.options import (
     IMAGES_HELP,
     Balance,
     Data,
@@ -20,16 +21,8 @@ from neuroseg.cli.app import (
     OtherData,
     Reset,
     RunFolder,
-    app,
 )
-from neuroseg.cli.console import (
-    console,
-    conversion_table,
-    crossval_tables,
-    rates_table,
-    show_agreement,
-    training_bar,
-)
+from neuroseg.cli.results import conversion_table, crossval_tables, rates_table, show_agreement
 from neuroseg.cli.subjects import parse_box, place, run_subjects, usable_subjects
 from neuroseg.conversion.model_file import ONNX, PT2
 from neuroseg.data.images import read_images, read_labels
@@ -45,8 +38,10 @@ from neuroseg.training.finetune import FinetuneConfig
 from neuroseg.training.train import TrainConfig, split
 from neuroseg.training.unet import UNetConfig
 
+commands = typer.Typer(add_completion=False)
 
-@app.command()
+
+@commands.command()
 def train(
     data: Data,
     out: Annotated[Path, typer.Option(help="Run folder to make.")],
@@ -94,7 +89,7 @@ def train(
     console.print(f"best validation 3D Dice {max(row.validation_dice for row in history):.4f}; {escape(str(run.ann))}")
 
 
-@app.command()
+@commands.command()
 def convert(
     source: Annotated[
         Path,
@@ -159,7 +154,7 @@ def convert(
     )
 
 
-@app.command()
+@commands.command()
 def finetune(
     run_folder: RunFolder,
     epochs: Annotated[int, typer.Option(min=1)] = FinetuneConfig.epochs,
@@ -208,7 +203,7 @@ def finetune(
     console.print(f"best validation {reached} {best:.4f}; {escape(str(run.snn))}")
 
 
-@app.command()
+@commands.command()
 def crossval(
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for the folds, their networks and the table.")],
@@ -247,7 +242,7 @@ def crossval(
     console.print(escape(str(out / "table.md")))
 
 
-@app.command()
+@commands.command()
 def pretrained(out: Annotated[Path, typer.Argument(help="Run folder to make.")]) -> None:
     """Make a run folder of the network that ships with neuroseg, ready for export and validate.
 

@@ -9,27 +9,22 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from neuroseg.cli.app import (
-    EXIT_DIFFERENT,
-    Backend,
-    Fidelity,
-    ImagesToRun,
-    LabelsOfImages,
-    OtherData,
-    RunFolder,
-    StallTimeout,
-    app,
-)
-from neuroseg.cli.console import console, show_diagnosis, show_report, steps_bar, subjects_bar
+from neuroseg.cli.app import EXIT_DIFFERENT
+from neuroseg.cli.console import console, steps_bar, subjects_bar
+from neuroseg.cli.options import Backend, Fidelity, ImagesToRun, LabelsOfImages, OtherData, RunFolder, StallTimeout
+from neuroseg.cli.results import show_report
 from neuroseg.cli.subjects import settings_subjects
+from neuroseg.cli.tables import show_diagnosis
 from neuroseg.data.images import read_labels
 from neuroseg.engine import STALL_TIMEOUT, Engine
 from neuroseg.imported import ann_of, images_for, validate_run_images
 from neuroseg.runs import Run
 from neuroseg.steps import held_out, validate_run
 
+commands = typer.Typer(add_completion=False)
 
-@app.command()
+
+@commands.command()
 def validate(
     run_folder: RunFolder,
     data: OtherData = None,

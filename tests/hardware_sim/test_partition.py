@@ -19,6 +19,7 @@ from export.mapping.chips import LOIHI1, LOIHI2, Chip
 from export.mapping.geometry import cut, whole
 from export.mapping.place import Placement, place
 from export.partition import assemble, cut_operator, partition, piece_name
+from hardware_sim import LavaWorker
 from hardware_sim.lava_backend.synapses import to_sparse
 from hardware_sim.record import Record
 from hardware_sim.reference import input_spikes, run_reference
@@ -79,35 +80,35 @@ def test_single_synapses(chip, drawn, parts):
     assert_whole(graph, placement, whole_run, cut_run)
 
 
-def in_lava(graph: Graph, spikes: np.ndarray, placement: Placement, fidelity: str) -> None:
+def in_lava(graph: Graph, spikes: np.ndarray, placement: Placement, fidelity: str, worker: LavaWorker) -> None:
     pieces = partition(graph, placement)
-    lavas = hardware_sim.run(pieces, spikes, backend="lava", fidelity=fidelity, record=EVERYTHING)
+    lavas = hardware_sim.run(pieces, spikes, backend="lava", fidelity=fidelity, record=EVERYTHING, worker=worker)
     assert_whole(graph, placement, hardware_sim.run(graph, spikes, record=EVERYTHING), lavas)
 
 
 @pytest.mark.parametrize("fidelity", ["fused", "stock"])
-def test_a_network_with_skips_in_lava(fidelity):
+def test_a_network_with_skips_in_lava(fidelity, worker):
     """Both kinds of convolution, skips with delays; every layer wide enough is on two cores."""
     case = dataclasses.replace(PLAIN, widths=(2, 4), drive="balanced", timesteps=5, reset="zero", rate=0.4)
     _, graph, spikes = build(case)
     placement = place(graph, small(LOIHI2, 64))
     assert max(len(layer.cores) for layer in placement.layers) == 2
-    in_lava(graph, spikes, placement, fidelity)
+    in_lava(graph, spikes, placement, fidelity, worker)
 
 
 @pytest.mark.parametrize("fidelity", ["fused", "stock"])
 @given(data=st.data())
 @examples(4)
-def test_single_synapses_in_lava(fidelity, data):
+def test_single_synapses_in_lava(fidelity, data, worker):
     graph, spikes = data.draw(graphs(most=3, stock=fidelity == "stock"))
     placement = place(graph, small(LOIHI2, max(2, largest(graph) // 2)))
     assume(max(len(population.edges) for population in partition(graph, placement).populations) <= 2 * LAVA_INPUTS)
-    in_lava(graph, spikes, placement, fidelity)
+    in_lava(graph, spikes, placement, fidelity, worker)
 
 
 @given(case=cases(max_side=8))
 @examples(2)
-def test_random_networks_in_lava(case):
+def test_random_networks_in_lava(case, worker):
     _, graph, spikes = build(case)
     placement = place(graph, small(LOIHI2, max(16, largest(graph) // 2)))
     pieces = partition(graph, placement)
@@ -117,7 +118,7 @@ def test_random_networks_in_lava(case):
         check(pieces)  # whose bound counts every cut edge by itself
     except GraphError:
         assume(False)
-    in_lava(graph, spikes, placement, "fused")
+    in_lava(graph, spikes, placement, "fused", worker)
 
 
 def test_the_shipped_network():

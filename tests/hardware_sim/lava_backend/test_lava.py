@@ -23,7 +23,7 @@ import hardware_sim
 from export import netx
 from export.graph import Conv, Dense, Edge, Graph, Input, Meta, Neuron, Population
 from export.passes import align_delays
-from hardware_sim import Record, SimulationError
+from hardware_sim import LavaWorker, Record, SimulationError
 from hardware_sim.comparison.compare import compare
 from hardware_sim.lava_backend import launch
 from neuroseg.spiking.network import SpikingNetwork
@@ -51,12 +51,12 @@ EVERYTHING = replace(
 
 
 def assert_equal_runs(
-    graph: Graph, spikes: np.ndarray, fidelity: str, network: SpikingNetwork | None = None
+    graph: Graph, spikes: np.ndarray, fidelity: str, worker: LavaWorker, network: SpikingNetwork | None = None
 ) -> hardware_sim.Trace:
     """Reference = Lava in spikes, potentials and outputs; and PyTorch, where the network is given."""
     everything = Record(potentials="all")
     ours = hardware_sim.run(graph, spikes, record=everything)
-    lavas = hardware_sim.run(graph, spikes, backend="lava", fidelity=fidelity, record=everything)
+    lavas = hardware_sim.run(graph, spikes, backend="lava", fidelity=fidelity, record=everything, worker=worker)
     comparison = compare(ours, lavas)
     assert comparison.equal, comparison.cause
     if network is not None:
@@ -72,26 +72,26 @@ def assert_equal_runs(
 @example(case=EXCITED)
 @example(case=replace(EVERYTHING, drive="balanced"))
 @examples(25)
-def test_random_networks_do_the_same_in_lava(case, fidelity):
+def test_random_networks_do_the_same_in_lava(case, fidelity, worker):
     network, graph, spikes = build(case)
-    assert_equal_runs(graph, spikes, fidelity, network)
+    assert_equal_runs(graph, spikes, fidelity, worker, network)
 
 
 @pytest.mark.parametrize("fidelity", FIDELITIES)
 @given(data=st.data())
 @examples(25)
-def test_single_synapses_do_the_same_in_lava(data, fidelity):
-    assert_equal_runs(*data.draw(graphs(stock=fidelity == "stock")), fidelity)
+def test_single_synapses_do_the_same_in_lava(data, fidelity, worker):
+    assert_equal_runs(*data.draw(graphs(stock=fidelity == "stock")), fidelity, worker)
 
 
-def test_what_is_late_is_refused_in_stock_processes():
+def test_what_is_late_is_refused_in_stock_processes(worker):
     """Spikes of another sample, or of a bias before the first: fused layers keep both apart."""
     late = Edge("a", Dense(np.array([[2]])), target_delay=np.full((1, 1, 1), 2))
     fires = Population("a", (1, 1, 1), (Edge("input", Dense(np.array([[2]]))),), Neuron(1, bias=np.full((1, 1, 1), 64)))
     head = Population("head", (1, 1, 1), (late,), Neuron(None))
     graph = Graph((Input("input", (1, 1, 1)), fires, head), integer=True, meta=Meta(timesteps=4))
     spikes = np.ones((3, 4, 1, 1, 1), np.uint8)
-    assert_equal_runs(graph, spikes, "fused")
+    assert_equal_runs(graph, spikes, "fused", worker)
     with pytest.raises(hardware_sim.SimulationError, match=r"3 samples .* \(head\).*one by one, or use fidelity fused"):
         hardware_sim.run(graph, spikes, backend="lava", fidelity="stock")
     with pytest.raises(
@@ -99,22 +99,22 @@ def test_what_is_late_is_refused_in_stock_processes():
     ):
         hardware_sim.run(graph, spikes[:1], backend="lava", fidelity="stock")
     waits = replace(fires, neuron=Neuron(1, u0=64))  # at its threshold, and so driven by input alone
-    assert_equal_runs(replace(graph, nodes=(graph.input, waits, head)), spikes[:1], "stock")
+    assert_equal_runs(replace(graph, nodes=(graph.input, waits, head)), spikes[:1], "stock", worker)
 
 
 @pytest.mark.parametrize("fidelity", FIDELITIES)
-def test_clipped_potentials_are_the_same_in_lava(fidelity):
+def test_clipped_potentials_are_the_same_in_lava(fidelity, worker):
     weight = np.array([[254] * 100, [-256] * 100])
     dense = Population("a", (2, 1, 1), (Edge("input", Dense(weight)),), Neuron(1))
     head = Population("head", (1, 1, 1), (Edge("a", Dense(np.array([[2, 2]]))),), Neuron(None))
     graph = Graph((Input("input", (100, 1, 1)), dense, head), integer=True, meta=Meta(timesteps=12))
-    trace = assert_equal_runs(graph, np.ones((2, 12, 100, 1, 1), np.uint8), fidelity)
+    trace = assert_equal_runs(graph, np.ones((2, 12, 100, 1, 1), np.uint8), fidelity, worker)
     assert trace.potentials["a"].max() == 2**23 - 1 - 64 and trace.potentials["a"].min() == 1 - 2**23
 
 
 @pytest.mark.parametrize("fidelity", FIDELITIES)
 @pytest.mark.parametrize("reset", ["zero", "subtract"])
-def test_leak_bias_and_several_outputs_of_one_node(fidelity, reset):
+def test_leak_bias_and_several_outputs_of_one_node(fidelity, reset, worker):
     """CUBA parameters, a bias, groups, and one population read with three different delays."""
     rng = np.random.default_rng(0)
 
@@ -139,7 +139,7 @@ def test_leak_bias_and_several_outputs_of_one_node(fidelity, reset):
     )
     graph = align_delays(Graph(nodes, integer=True, meta=Meta(timesteps=6)))
     spikes = (rng.random((3, 6, 2, 5, 4)) < 0.4).astype(np.uint8)
-    trace = assert_equal_runs(graph, spikes, fidelity)
+    trace = assert_equal_runs(graph, spikes, fidelity, worker)
     assert all(trace.total(name) for name in trace.packed)
 
 
@@ -302,7 +302,7 @@ def when_running(act) -> threading.Thread:
     def wait() -> None:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
-            progress = list(Path(tempfile.gettempdir()).glob("neuroseg-*/progress.npy"))
+            progress = list(Path(tempfile.gettempdir()).glob("neuroseg-*/run-*/progress.npy"))
             if any(np.load(p).max() > 10 for p in progress if p.stat().st_size > 128):
                 act(process_that_writes("spikes_0.bin"))
                 return

@@ -87,12 +87,12 @@ def mnist() -> Recording:
 
 @pytest.mark.parametrize("fidelity", ["fused", "stock"])
 @pytest.mark.parametrize("recording", [tiny, pilotnet, ntidigits, mnist], ids=lambda make: make.__name__)
-def test_lava_does_the_same(recording, fidelity):
+def test_lava_does_the_same(recording, fidelity, worker):
     case = recording()
     steps = min(case.graph.meta.timesteps, 300)  # of 3000: DelaySparse takes a minute for all
     graph, spikes = with_timesteps(case.graph, steps), case.spikes[:, :steps]
     ours = hardware_sim.run(graph, spikes)
-    lavas = hardware_sim.run(graph, spikes, backend="lava", fidelity=fidelity)
+    lavas = hardware_sim.run(graph, spikes, backend="lava", fidelity=fidelity, worker=worker)
     comparison = compare(ours, lavas)
     assert comparison.equal and comparison.total > 1000, comparison.cause
     assert (ours.output == lavas.output).all()

@@ -115,14 +115,14 @@ def own_spikes(model: nn.Sequential, spikes: np.ndarray) -> dict[str, np.ndarray
         (synaptic, "zero", False),
     ],
 )
-def test_a_network_of_snntorch_does_the_same_in_lava(neurons, reset, exact, tmp_path):
+def test_a_network_of_snntorch_does_the_same_in_lava(neurons, reset, exact, tmp_path, worker):
     timesteps = 6 if exact else 12
     model = network(neurons, 0.5 if exact else 0.9, reset, exact=exact)
     graph = imported(model, tmp_path, reset=reset, timesteps=timesteps)
     spikes = (np.random.default_rng(0).random((SAMPLES, timesteps, 1, 8, 8)) < 0.4).astype(np.uint8)
     everything = Record(potentials="all")
     ours = hardware_sim.run(graph, spikes, record=everything)
-    lavas = hardware_sim.run(graph, spikes, backend="lava", record=everything)
+    lavas = hardware_sim.run(graph, spikes, backend="lava", record=everything, worker=worker)
     comparison = compare(ours, lavas)
     assert comparison.equal, comparison.cause
     for name, potentials in ours.potentials.items():

@@ -150,12 +150,13 @@ def test_decays_that_are_written_for_each_channel(tmp_path):
 
 @pytest.mark.parametrize("fidelity", ["fused", "stock"])
 @pytest.mark.parametrize("delay", [False, True], ids=["prompt", "delayed"])
-def test_lava_runs_them_alike(delay, fidelity, tmp_path):
+def test_lava_runs_them_alike(delay, fidelity, tmp_path, worker):
     blocks, spikes = unet(LEAKY, delay=delay), spikes_for((2, 8, 6))
     forward(blocks, spikes)  # which is where SLAYER learns its shapes
     graph = with_timesteps(netx.read(export(blocks, tmp_path / "slayer.net")), T)
     comparison = compare(
-        hardware_sim.run(graph, spikes), hardware_sim.run(graph, spikes, backend="lava", fidelity=fidelity)
+        hardware_sim.run(graph, spikes),
+        hardware_sim.run(graph, spikes, backend="lava", fidelity=fidelity, worker=worker),
     )
     assert comparison.equal and comparison.total > 500, comparison.cause
 

@@ -11,26 +11,18 @@ import time
 import xml.dom.minidom
 from pathlib import Path
 
-import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from export import netx
-from export.graph import Conv, Edge, Graph, Input, Meta, Neuron, Population
 from export.text import printable
 from neuroseg.cli import app
-from neuroseg.cli import deployment as commands
+from neuroseg.cli import inspection as commands
 from tests.commands import call
+from tests.graphs import tiny
 
 ROOT = Path(__file__).resolve().parents[3]
 EVIL = "a\x1b]0;owned\x07\x1b[2Jb\x9d\u202ec"
-
-
-def tiny(name: str = "a") -> Graph:
-    one = np.full((1, 1, 1, 1), 8)
-    hidden = Population(name, (1, 4, 4), (Edge("input", Conv(one)),), Neuron(2))
-    end = Population("end", (1, 4, 4), (Edge(name, Conv(one)),), Neuron(None))
-    return Graph((Input("input", (1, 4, 4)), hidden, end), integer=True, meta=Meta(timesteps=4, notes={EVIL: EVIL}))
 
 
 @pytest.mark.parametrize(
@@ -62,7 +54,7 @@ def test_what_fails_at_import_is_no_difference(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_signals_end_a_run_in_order(number, tmp_path):
-    netx.write(tiny(), tmp_path / "n.net")
+    netx.write(tiny(notes={EVIL: EVIL}), tmp_path / "n.net")
     code = (
         "import signal, sys, numpy as np, hardware_sim\n"
         "from neuroseg.cli import app, main\n"

@@ -1,0 +1,55 @@
+"""Options that several commands share, and their choices."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Loss(StrEnum):
+    dice, bce, bce_dice = "dice", "bce", "bce-dice"
+
+
+class Balance(StrEnum):
+    rate, activation, threshold, best = "rate", "activation", "threshold", "best"
+
+
+class Reset(StrEnum):
+    subtract, zero = "subtract", "zero"
+
+
+class Encoder(StrEnum):
+    rate, poisson = "rate", "poisson"
+
+
+class Backend(StrEnum):
+    reference, lava, loihi = "reference", "lava", "loihi"
+
+
+class Fidelity(StrEnum):
+    stock, fused = "stock", "fused"
+
+
+RunFolder = Annotated[Path, typer.Argument(help="Run folder, as `neuroseg train --out` made it.")]
+
+Data = Annotated[
+    str,
+    typer.Option(help="Scans with masks (Decathlon, nnU-Net, BIDS, images/ and masks/), template[:N] or mni152."),
+]
+
+OtherData = Annotated[
+    str | None, typer.Option(help="Another data set than the run's; same forms as in `neuroseg train`.")
+]
+
+IMAGES_HELP = "a .npy (N, C, H, W) or (N, H, W), uint8 or floats in [0, 1], or a folder of .png, .jpg, .tif, .npy"
+ImagesToRun = Annotated[Path | None, typer.Option(help=f"Images for a network that came by file: {IMAGES_HELP}.")]
+
+LabelsOfImages = Annotated[
+    Path | None,
+    typer.Option(help="What the images show: a .npy (N) or (N, H, W) of whole numbers, or a folder of label images."),
+]
+
+StallTimeout = Annotated[float, typer.Option(min=1, help="Seconds without a step after which a Lava run is ended.")]
