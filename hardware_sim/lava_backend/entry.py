@@ -1,10 +1,10 @@
-"""Where the process of Lava runs begins: `python -P entry.py FOLDER LAUNCHER_PID ROOT ERROR_FD ORDER_FD`. Needs no package.
+"""Where the process of Lava runs begins: `python -P entry.py FOLDER LAUNCHER_PID ROOT ERROR_FD ORDER_FD`.
 
-What has to hold whatever happens later is set up before anything else is imported: every process of the runs dies with
-its parent, their shared memory can be told by its name, their temporary files lie in the folder, and what goes wrong is
-said to the launcher. `-P` keeps the working directory out of sys.path, where a user's random.py may lie.
-
-Lava is imported once. Then each run that the launcher orders is done by a fork, so that none finds what another left.
+It needs no package. What has to hold whatever happens later is set up before anything else is imported: every process
+of the runs dies with its parent, their shared memory can be told by its name, their temporary files lie in the folder,
+and what goes wrong is said to the launcher. `-P` keeps the working directory out of sys.path, where a user's random.py
+may lie. Lava is imported once. Then each run that the launcher orders is done by a fork, so that none finds what
+another left.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing import shared_memory
 from pathlib import Path
 from shutil import rmtree
@@ -65,6 +66,7 @@ def main(folder: Path, launcher: int, root: str, error_fd: int, order_fd: int) -
         reason = str(error) if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
         os.write(error_fd, reason.encode(errors="replace")[:60_000])  # less than a pipe holds
         traceback.print_exc()
+        unlink_memory(prefix)
         _leave(1)
 
 
@@ -86,8 +88,9 @@ def _end_with_parent(folder: Path, launcher: int, prefix: str, running: list[int
     def leave(number: int, _frame: object) -> None:
         if os.getpid() == owner:  # not a child, which inherited the handler
             if running[0]:
-                os.kill(running[0], signal.SIGKILL)
-                os.waitpid(running[0], 0)
+                with suppress(OSError):  # it has ended meanwhile
+                    os.kill(running[0], signal.SIGKILL)
+                    os.waitpid(running[0], 0)
             unlink_memory(prefix)
             if number == signal.SIGUSR1:  # nobody else is left to do it
                 rmtree(folder, ignore_errors=True)
