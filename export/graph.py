@@ -33,6 +33,9 @@ CURRENT_DECAY_NONE, VOLTAGE_DECAY_NONE = (
 )  # of 4096: the current lasts one step, the potential for ever
 
 
+Decay = int | np.ndarray
+
+
 @dataclass(frozen=True, eq=False)
 class Edge:
     """A synapse from a named node into the population that holds it; delay in steps beyond the usual one.
@@ -53,16 +56,26 @@ class Neuron:
 
     threshold: None for an output, which only integrates. In an integer graph a 17-bit mantissa, compared at << 6.
     reset: `subtract` or `zero`. u0: start potential; in an integer graph a 24-bit potential (already << 6).
-    current_decay, voltage_decay: of 4096. bias: per neuron, broadcast to its population's shape, already
-    shifted; None for none.
+    current_decay, voltage_decay: of 4096; one for all, or an array that is broadcast to the population's shape.
+    bias: per neuron, broadcast likewise, already shifted; None for none.
     """
 
     threshold: float | None
     reset: str = "subtract"
     u0: float = 0
-    current_decay: int = CURRENT_DECAY_NONE
-    voltage_decay: int = VOLTAGE_DECAY_NONE
+    current_decay: Decay = CURRENT_DECAY_NONE
+    voltage_decay: Decay = VOLTAGE_DECAY_NONE
     bias: np.ndarray | None = None
+
+    @property
+    def gathers(self) -> bool:
+        """Whether a current lasts longer than its step."""
+        return bool(np.any(self.current_decay != CURRENT_DECAY_NONE))
+
+    @property
+    def leaks(self) -> bool:
+        """Whether it does more than to sum its input: current or potential decays by Loihi's parameters."""
+        return self.gathers or bool(np.any(self.voltage_decay != VOLTAGE_DECAY_NONE))
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +139,7 @@ class Dropout:
 Node = Input | Population | Pool | Concat | Dropout
 
 ENCODERS = ("rate", "poisson")
+STEPS_UNKNOWN = "timesteps"  # the note of a network whose file does not say its time steps
 
 
 @dataclass(frozen=True)
@@ -198,7 +212,8 @@ def sources(node: Node) -> tuple[str, ...]:
 
 def with_timesteps(graph: Graph, timesteps: int) -> Graph:
     """The same network, run for another number of steps a sample."""
-    return replace(graph, meta=replace(graph.meta, timesteps=timesteps))
+    notes = {key: note for key, note in graph.meta.notes.items() if key != STEPS_UNKNOWN}
+    return replace(graph, meta=replace(graph.meta, timesteps=timesteps, notes=notes))
 
 
 def with_encoder(graph: Graph, encoder: str) -> Graph:

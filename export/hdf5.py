@@ -29,6 +29,7 @@ GEOMETRY_MAX = 2**15  # more is no stride, padding, dilation, kernel or number o
 CHUNK_COST = 4096  # bytes of the budget, and about those of memory, for each chunk that libhdf5 looks up
 TEXT_COST = 1024  # and about as long as to read a KiB it takes to look up a string
 PLAIN = (h5py.h5d.COMPACT, h5py.h5d.CONTIGUOUS, h5py.h5d.CHUNKED)
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 FILTERS = (h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32)
 
 
@@ -70,8 +71,12 @@ def opened(path: Path) -> Iterator[h5py.File]:
     """A file to read.
 
     libhdf5 is given the open file instead of its name: so it takes no lock, which it would share with a child that
-    another thread forks, and does not mistake the file for one that this process's parent had open. Raises OSError.
+    another thread forks, and does not mistake the file for one that this process's parent had open. Raises OSError,
+    and GraphError for a pointer of Git LFS.
     """
+    with open(path, "rb") as start:
+        if start.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise GraphError("is a pointer of Git LFS, not the file itself; `git lfs pull` fetches that")
     with _Whole(path) as raw, h5py.File(raw, "r") as file:
         yield file
 

@@ -205,8 +205,9 @@ def _check_neuron(population: Population) -> None:
         raise GraphError(f"{population.name}: u0 is {neuron.u0}; integers are allowed")
     if neuron.u0 and neuron.reset == "zero":
         raise GraphError(f"{population.name}: u0 is {neuron.u0} with reset zero; 0 is all that stock LIF knows")
-    _within(population, "current decay", neuron.current_decay, 0, DECAY_MAX)
-    _within(population, "voltage decay", neuron.voltage_decay, 0, DECAY_MAX)
+    for what, decay in (("current decay", neuron.current_decay), ("voltage decay", neuron.voltage_decay)):
+        for value in {int(np.min(decay)), int(np.max(decay))}:
+            _within(population, what, value, 0, DECAY_MAX)
     if neuron.bias is not None:
         _within(population, "bias", float(np.abs(neuron.bias).max()), 0, BIAS_MAX)
 

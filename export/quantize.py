@@ -100,7 +100,7 @@ def _excess(population: Population, timesteps: int, scale: float) -> float:
     bias = 0.0 if given is None else np.abs(integer_bias(population.name, given, scale)).max() / 2**POTENTIAL_SHIFT
     if population.neuron.threshold is None:
         return max(worst / INPUT_MAX, (worst + bias) * timesteps / THRESHOLD_MAX)
-    decay = population.neuron.current_decay
+    decay = int(np.min(population.neuron.current_decay))
     steps = min(timesteps, DECAY_MAX / decay) if decay else timesteps  # that a current gathers; beyond 24 bits it wraps
     return max(worst / INPUT_MAX, worst * steps * 2**POTENTIAL_SHIFT / POTENTIAL_MAX)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from export.graph import Graph
+from export.graph import STEPS_UNKNOWN, Graph
 from export.limits import POTENTIAL_SHIFT, check
 from hardware_sim.lava_backend import compat
 from hardware_sim.lava_backend.process import LavaWorker
@@ -97,6 +97,11 @@ def check_spikes(graph: Graph, spikes: np.ndarray) -> np.ndarray:
     expected = ("samples", graph.meta.timesteps, *graph.input.shape)
     if spikes.ndim != len(expected) or spikes.shape[2:] != graph.input.shape or not len(spikes):
         raise SimulationError(f"spikes have shape {spikes.shape}; {expected} is needed")
+    if spikes.shape[1] != graph.meta.timesteps and STEPS_UNKNOWN in graph.meta.notes:
+        raise SimulationError(
+            f"spikes have {spikes.shape[1]} time steps, and the network's file does not say its own; give them: "
+            "with_timesteps(graph, T), or simulate --timesteps T"
+        )
     if spikes.shape[1] != graph.meta.timesteps:
         raise SimulationError(
             f"spikes have {spikes.shape[1]} time steps; the network was made for {graph.meta.timesteps}"

@@ -17,10 +17,9 @@ import torch
 import torch.nn.functional as F
 
 from export.graph import (
-    CURRENT_DECAY_NONE,
-    VOLTAGE_DECAY_NONE,
     Concat,
     Conv,
+    Decay,
     Dense,
     Dropout,
     Edge,
@@ -174,7 +173,7 @@ def integer_scan(currents: torch.Tensor, neuron: Neuron) -> tuple[torch.Tensor, 
 
     currents: weighted input (T, ...), in weight units. Returns spikes and potentials after reset, of the same shape.
     """
-    leaky = neuron.current_decay != CURRENT_DECAY_NONE or neuron.voltage_decay != VOLTAGE_DECAY_NONE
+    leaky = neuron.leaks
     dtype = torch.int64 if leaky else torch.int32  # a decay multiplies 24 bits by 12
     inputs = currents.to(dtype) << POTENTIAL_SHIFT
     current = torch.zeros_like(inputs[0])
@@ -210,19 +209,26 @@ def _wrap(current: torch.Tensor) -> torch.Tensor:
     return torch.where(current <= -top, current + 2 * top, current)
 
 
-def _decay(state: torch.Tensor, decay: int) -> torch.Tensor:
-    return state.sign() * ((state.abs() * (DECAY_MAX - decay)) >> 12)
+def _decay(state: torch.Tensor, decay: Decay) -> torch.Tensor:
+    left = DECAY_MAX - decay if isinstance(decay, int) else torch.from_numpy(DECAY_MAX - decay.astype(np.int64))
+    return state.sign() * ((state.abs() * left) >> 12)
 
 
 def _float_scan(currents: torch.Tensor, neuron: Neuron) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same neuron in floats, without leak, bias or clip: for float graphs."""
+    """The same neuron in floats, without rounding or clip: for float graphs."""
     potential = torch.full_like(currents[0], neuron.u0)
+    kept, left = (
+        torch.from_numpy(np.asarray(1 - decay / DECAY_MAX)) for decay in (neuron.current_decay, neuron.voltage_decay)
+    )
+    current = torch.zeros_like(potential)
+    bias = 0.0 if neuron.bias is None else torch.from_numpy(neuron.bias.astype(np.float64))
     spikes, after = torch.zeros_like(currents), torch.empty_like(currents)
     for t, weighted in enumerate(currents):
-        potential = potential + weighted
+        current = kept * current + weighted
+        potential = left * potential + current + bias
         if neuron.threshold is not None:
             spikes[t] = potential > neuron.threshold
-            left = potential - neuron.threshold if neuron.reset == "subtract" else torch.zeros_like(potential)
-            potential = torch.where(spikes[t] > 0, left, potential)
+            reset = potential - neuron.threshold if neuron.reset == "subtract" else torch.zeros_like(potential)
+            potential = torch.where(spikes[t] > 0, reset, potential)
         after[t] = potential
     return spikes, after

@@ -9,7 +9,22 @@ from types import MappingProxyType
 import numpy as np
 from hypothesis import strategies as st
 
-from export.graph import Conv, ConvT, Dense, Edge, Graph, Input, Meta, Neuron, Node, Operator, Population, Shape, Sparse
+from export.graph import (
+    Conv,
+    ConvT,
+    Decay,
+    Dense,
+    Edge,
+    Graph,
+    Input,
+    Meta,
+    Neuron,
+    Node,
+    Operator,
+    Population,
+    Shape,
+    Sparse,
+)
 from export.passes import align_delays
 
 SHAPES = st.one_of(
@@ -52,6 +67,13 @@ def _operator(rng: np.random.Generator, kind: str, source: Shape, target: Shape)
     return single(rng, source, target, float(rng.choice([0.0, 0.1, 0.5, 1.0])), odd=odd)
 
 
+def _decay(draw, rng: np.random.Generator, shape: Shape) -> Decay:
+    """One for all, one a channel, or one a neuron, as a file would have it."""
+    each = draw(st.sampled_from([None, (shape[0], 1, 1), shape]))
+    drawn = rng.integers(0, 4097, each or (1, 1, 1), dtype=np.int32)
+    return drawn if (drawn != drawn.flat[0]).any() else int(drawn.flat[0])
+
+
 def _neuron(draw, rng: np.random.Generator, shape: Shape, *, driven: bool) -> Neuron:
     """driven: whether it may fire without input."""
     reset = draw(st.sampled_from(["subtract", "zero"]))
@@ -61,8 +83,8 @@ def _neuron(draw, rng: np.random.Generator, shape: Shape, *, driven: bool) -> Ne
         threshold=draw(st.integers(5, 60)),
         reset=reset,
         u0=64 * draw(st.integers(0, 9)) if reset == "subtract" and driven else 0,
-        current_decay=draw(st.integers(0, 4096)) if leaky else 4096,
-        voltage_decay=draw(st.integers(0, 4096)) if leaky else 0,
+        current_decay=_decay(draw, rng, shape) if leaky else 4096,
+        voltage_decay=_decay(draw, rng, shape) if leaky else 0,
         bias=None if each is None else 64 * rng.integers(-5, 9, each, np.int32),
     )
 

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import h5py
 import numpy as np
 
 from export import hdf5
 from export.graph import GraphError, Pair, Shape
+
+
+def _counts(counts: Sequence[int]) -> str:
+    """1, 1 or 3, 1 to 9."""
+    counts = sorted(set(counts))
+    whole = len(counts) > 2 and counts == list(range(counts[0], counts[-1] + 1))
+    return f"{counts[0]} to {counts[-1]}" if whole else " or ".join(map(str, counts))
 
 
 class Fields:
@@ -55,7 +63,7 @@ class Fields:
     def integers(self, field: str, low: int, high: int, counts: tuple[int, ...] = (1,)) -> tuple[int, ...]:
         value = self.numbers(field).ravel()
         if value.size not in counts:
-            raise self.error(field, f"{value.size} numbers", f"{min(counts)} to {max(counts)}")
+            raise self.error(field, f"{value.size} numbers", f"{_counts(counts)} of them")
         if (value != np.round(value)).any() or (value < low).any() or (value > high).any():
             raise self.error(field, str(value[:8].tolist()), f"integers from {low} to {high}")
         return tuple(int(v) for v in value)

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import h5py
 import numpy as np
 
-from export.graph import ENCODERS, Conv, ConvT, Dense, GraphError, Meta, Neuron, Pair, Shape, Sparse
+from export.graph import (
+    ENCODERS,
+    STEPS_UNKNOWN,
+    Conv,
+    ConvT,
+    Decay,
+    Dense,
+    GraphError,
+    Meta,
+    Neuron,
+    Pair,
+    Shape,
+    Sparse,
+)
 from export.hdf5 import GEOMETRY_MAX
 from export.limits import BIAS_MAX
 from export.netx.fields import Fields
@@ -139,13 +153,12 @@ def neuron(fields: Fields, shape: Shape) -> Neuron:
     )
 
 
-def _decay(fields: Fields, field: str, shape: Shape) -> int:
-    """One for all neurons; SLAYER writes it a channel or a neuron where they do not share it."""
-    found = set(fields.integers(field, 0, 4096, counts=(1, shape[0], math.prod(shape))))
-    if len(found) > 1:
-        some = ", ".join(map(str, sorted(found)[:4]))
-        raise fields.error(field, f"{len(found)} values ({some}, ...) for {shape[0]} channels", "the same for all")
-    return found.pop()
+def _decay(fields: Fields, field: str, shape: Shape) -> Decay:
+    """One for all neurons, or one a channel or a neuron, as SLAYER writes it where they do not share it."""
+    found = fields.integers(field, 0, 4096, counts=(1, shape[0], math.prod(shape)))
+    if len(set(found)) == 1:
+        return found[0]
+    return np.array(found, np.int32).reshape(shape if len(found) == math.prod(shape) else (-1, 1, 1))
 
 
 def _bias(fields: Fields, shape: Shape) -> np.ndarray:
@@ -157,11 +170,11 @@ def _bias(fields: Fields, shape: Shape) -> np.ndarray:
     return bias.astype(np.int32)
 
 
-def sample_steps(file: Fields) -> int:
-    """Steps a sample in a file of lava-dl, which SLAYER calls tSample; 8 where nothing says."""
-    if "simulation" not in file or "tSample" not in (simulation := file.sub("simulation")):
-        return Meta().timesteps
-    return simulation.integer("tSample", 1, TIMESTEPS_MAX)
+def foreign_meta(file: Fields, notes: Mapping[str, str]) -> Meta:
+    """Of a file of lava-dl. SLAYER calls the steps of a sample tSample; where nothing says, a note does."""
+    if "simulation" in file and "tSample" in (simulation := file.sub("simulation")):
+        return Meta(timesteps=simulation.integer("tSample", 1, TIMESTEPS_MAX), notes=notes)
+    return Meta(notes={**notes, STEPS_UNKNOWN: f"the file does not say; {Meta().timesteps} unless another is given"})
 
 
 def meta(file: Fields) -> Meta:

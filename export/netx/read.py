@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from export import hdf5
-from export.graph import Conv, Edge, Graph, GraphError, Input, Meta, Neuron, Node, Operator, Population, Shape, Sparse
+from export.graph import Conv, Edge, Graph, GraphError, Input, Neuron, Node, Operator, Population, Shape, Sparse
 from export.guard import guarded
 from export.limits import BIAS_MANTISSA_MAX, DELAY_MAX, INPUT_MAX
 from export.netx import checksum, parts
@@ -89,7 +89,7 @@ def _read(file: h5py.File, input_shape: Shape | None, reading: hdf5.Reading) -> 
         reader.layer(layers.sub(str(k), where=f"layer {k}"))
     ours = "meta" in root
     reader.finish(ours=ours)
-    meta = parts.meta(root) if ours else Meta(timesteps=parts.sample_steps(root), notes=reader.notes)
+    meta = parts.meta(root) if ours else parts.foreign_meta(root, reader.notes)
     graph = Graph(tuple(reader.nodes), integer=True, meta=meta)
     if not graph.populations:
         raise GraphError("no layer with neurons; at least one is needed")

@@ -24,6 +24,7 @@ from export import files
 from export.graph import (
     Conv,
     ConvT,
+    Decay,
     Dense,
     Edge,
     Graph,
@@ -32,6 +33,7 @@ from export.graph import (
     Neuron,
     Operator,
     Population,
+    Shape,
     Sparse,
 )
 from export.limits import BIAS_MANTISSA_MAX, THRESHOLD_MAX
@@ -72,7 +74,7 @@ class _Writer:
                     layer = self.layer("input", node.shape)
                     layer["name"] = node.name
                     if node.neuron is not None:
-                        _write_neuron(layer.create_group("neuron"), node.neuron)
+                        _write_neuron(layer.create_group("neuron"), node.neuron, node.shape)
                         layer["weight"], layer["bias"] = node.gain, node.offset
                 case Population():
                     layer = self.population(node)
@@ -109,7 +111,7 @@ class _Writer:
                 parts.append(len(self.group) - 1)
             layer = self.layer("add", population.shape)
             layer["inputs"] = np.array(parts, np.int64)
-        _write_neuron(layer.create_group("neuron"), population.neuron, with_bias=bias is None)
+        _write_neuron(layer.create_group("neuron"), population.neuron, population.shape, with_bias=bias is None)
         if bias is not None:
             layer["bias"] = bias
         layer["name"] = population.name
@@ -211,10 +213,18 @@ def _stock_bias(population: Population) -> np.ndarray | None:
     return mantissa.astype(np.int32)
 
 
-def _write_neuron(group: h5py.Group, neuron: Neuron, *, with_bias: bool = True) -> None:
+def _decay(decay: Decay, shape: Shape) -> Decay:
+    """One for all, one a channel, or one a neuron in (C, H, W) order."""
+    if isinstance(decay, int):
+        return decay
+    whole = np.broadcast_to(decay, shape).reshape(shape[0], -1).astype(np.int32)
+    return whole[:, 0] if (whole == whole[:, :1]).all() else whole.ravel()
+
+
+def _write_neuron(group: h5py.Group, neuron: Neuron, shape: Shape, *, with_bias: bool = True) -> None:
     group["type"] = (HARD_RESET if neuron.reset == "zero" else SOFT_RESET).encode("ascii")
-    group["iDecay"] = neuron.current_decay
-    group["vDecay"] = neuron.voltage_decay
+    group["iDecay"] = _decay(neuron.current_decay, shape)
+    group["vDecay"] = _decay(neuron.voltage_decay, shape)
     group["vThMant"] = THRESHOLD_MAX if neuron.threshold is None else int(neuron.threshold)
     group["refDelay"] = 1
     group["gradedSpike"] = False

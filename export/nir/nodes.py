@@ -10,8 +10,9 @@ LIFBox do. With x the sum of the in-edges, in one step
              v += dt / tau_mem * (r i - v)           voltage decay dt / tau_mem
 
 and I, LI, CubaLI are the same without spikes. Decays are rounded to Loihi's 4096ths; the factor of x goes into weights
-and biases. A neuron fires where v > v_threshold, strictly. v starts at 0; v_leak and v_reset must be 0, and all neurons
-of a node alike.
+and biases. A neuron fires where v > v_threshold, strictly. v starts at 0; v_reset must be 0. v_leak is a bias of v,
+dt / tau_mem * v_leak a step. An endless tau, as snnTorch writes beta = 1, is no leak. Time constants and thresholds may
+differ from neuron to neuron, as long as what drives a channel of a convolution gets one factor.
 
 What NIR cannot say is in the metadata of our nodes: `reset` and `u0` of a `Neuron`, and `scale` of a `Population`.
 """
@@ -30,6 +31,7 @@ from export.graph import (
     CURRENT_DECAY_NONE,
     VOLTAGE_DECAY_NONE,
     Conv,
+    Decay,
     Dense,
     GraphError,
     Neuron,
@@ -40,6 +42,8 @@ from export.graph import (
 )
 from export.hdf5 import GEOMETRY_MAX, MAX_ELEMENTS
 from export.limits import DECAY_MAX, POTENTIAL_SHIFT, RESETS
+
+Each = float | np.ndarray  # one number for all neurons of a node, or one for each: (C, H, W)
 
 DT = 1e-4  # seconds a step: the dt of snnTorch and SpikingJelly where they read and write NIR
 SPIKING, SILENT = ("IF", "LIF", "CubaLIF"), ("I", "LI", "CubaLI")
@@ -54,81 +58,113 @@ def load_nir() -> ModuleType:
         raise GraphError(f"NIR files need the package nir ({error}): pip install nir") from None
 
 
-def numbers(name: str, node: Any, field: str) -> np.ndarray:
-    """A field of a NIR node as float64. Raises GraphError naming node and field unless it is finite numbers."""
+def numbers(name: str, node: Any, field: str, *, endless: bool = False) -> np.ndarray:
+    """A field of a NIR node as float64. Raises GraphError naming node and field unless it is numbers, all finite.
+
+    endless: whether infinity may be among them.
+    """
     value = np.asarray(getattr(node, field))
-    if value.dtype.kind not in "biuf" or not value.size or not np.isfinite(value).all():
+    fine = value.dtype.kind in "biuf" and value.size and not np.isnan(value).any()
+    if not fine or not (endless or np.isfinite(value).all()):
         raise GraphError(f"{name}: {field} is {value.dtype} and holds {value.ravel()[:4]}; finite numbers are allowed")
     return value.astype(np.float64)
 
 
-def from_nir(name: str, node: Any, shape: Shape, *, dt: float, reset: str) -> tuple[Neuron, float]:
+def from_nir(name: str, node: Any, shape: Shape, *, dt: float, reset: str) -> tuple[Neuron, Each]:
     """The neurons of a NIR node that stand in `shape` (C, H, W), and the factor of what drives them.
 
-    dt in seconds; reset for nodes whose metadata say nothing. Raises GraphError naming node, field, what was found and
-    what is allowed.
+    What differs between neurons comes as an array (C, H, W). dt in seconds; reset for nodes whose metadata say nothing.
+    Raises GraphError naming node, field, what was found and what is allowed.
     """
     kind = type(node).__name__
 
-    def value(field: str) -> float:
-        return _uniform(name, node, field, shape)
+    def value(field: str, *, endless: bool = False) -> Each:
+        return _each(name, node, field, shape, endless=endless)
 
-    def decay(field: str) -> int:
-        share = dt / value(field) if value(field) else np.inf
-        if not 0 <= share <= 1 + NOISE:
-            raise GraphError(f"{name}: {field} is {value(field):g}; at least dt = {dt:g} is allowed")
-        return min(round(share * DECAY_MAX), DECAY_MAX)
+    def share(field: str) -> Each:
+        """dt / tau: of a state, what decays in a step. An endless tau is none."""
+        tau = value(field, endless=True)
+        found = dt / np.where(tau == 0, np.nan, tau)
+        if not ((found >= 0) & (found <= 1 + NOISE)).all():
+            raise GraphError(
+                f"{name}: {field} is {_shown(tau)}; at least dt = {dt:g} is allowed (Norse writes its time constants "
+                "times 1e-3: dt 1e-6 is for its files)"
+            )
+        return found if found.ndim else float(found)
 
-    for field in ("v_leak", "v_reset"):
-        if hasattr(node, field) and value(field):
-            raise GraphError(f"{name}: {field} is {value(field):g}; 0 is allowed")
-    current, voltage, factor = CURRENT_DECAY_NONE, VOLTAGE_DECAY_NONE, value("r")
+    def driven(resistance: Each, part: Each, field: str) -> Each:
+        """r * dt / tau; 1 where both are endless, as snnTorch writes beta = 1."""
+        endless = np.isinf(resistance) & np.isinf(value(field, endless=True))
+        if np.isinf(np.where(endless, 0, resistance)).any():
+            raise GraphError(f"{name}: r is infinite and {field} is not; finite numbers are allowed")
+        found = np.where(endless, 1.0, np.where(endless, 0, resistance) * part)
+        return found if found.ndim else float(found)
+
+    if hasattr(node, "v_reset") and np.any(value("v_reset")):
+        raise GraphError(f"{name}: v_reset is {_shown(value('v_reset'))}; 0 is allowed")
+    current: Decay = CURRENT_DECAY_NONE
+    voltage: Decay = VOLTAGE_DECAY_NONE
+    factor = value("r", endless=kind in ("LIF", "LI", "CubaLIF", "CubaLI"))
+    leak: Each = 0.0
     match kind:
         case "LIF" | "LI":
-            voltage, factor = decay("tau"), factor * dt / value("tau")
+            voltage, leak = _decay(share("tau")), share("tau") * value("v_leak")
+            factor = driven(factor, share("tau"), "tau")
         case "CubaLIF" | "CubaLI":
-            current, voltage = decay("tau_syn"), decay("tau_mem")
-            factor *= value("w_in") * dt**2 / (value("tau_syn") * value("tau_mem"))
-        case _ if np.isclose(factor * dt, 1, rtol=NOISE):
+            current, voltage = _decay(share("tau_syn")), _decay(share("tau_mem"))
+            leak = share("tau_mem") * value("v_leak")
+            factor = driven(factor, share("tau_mem"), "tau_mem") * driven(value("w_in"), share("tau_syn"), "tau_syn")
+        case _ if np.isclose(factor * dt, 1, rtol=NOISE).all():
             factor = 1.0
-        case _ if not np.isclose(factor, 1, rtol=NOISE):
-            raise GraphError(f"{name}: r is {factor:g}; 1 and 1 / dt = {1 / dt:g} are allowed for an {kind}")
+        case _ if not np.isclose(factor, 1, rtol=NOISE).all():
+            raise GraphError(f"{name}: r is {_shown(factor)}; 1 and 1 / dt = {1 / dt:g} are allowed for an {kind}")
     threshold = value("v_threshold") if kind in SPIKING else None
-    if threshold is not None and threshold <= 0:
-        raise GraphError(f"{name}: v_threshold is {threshold:g}; a positive number is allowed")
-    neuron = Neuron(threshold, _reset(name, node, reset), note(name, node, "u0") or 0.0, current, voltage)
-    return neuron, 1.0 if np.isclose(factor, 1, rtol=NOISE) else factor
+    if threshold is not None and np.any(threshold <= 0):
+        raise GraphError(f"{name}: v_threshold is {_shown(threshold)}; a positive number is allowed")
+    if isinstance(threshold, np.ndarray):  # potentials are counted in thresholds instead
+        threshold, factor, leak = 1.0, factor / threshold, leak / threshold
+    bias = np.asarray(leak) if np.any(leak) else None
+    neuron = Neuron(threshold, _reset(name, node, reset), note(name, node, "u0") or 0.0, current, voltage, bias)
+    return neuron, 1.0 if np.isclose(factor, 1, rtol=NOISE).all() else factor
 
 
-def _uniform(name: str, node: Any, field: str, shape: Shape) -> float:
-    found = numbers(name, node, field)
-    if found.size not in (1, np.prod(shape)) or (found != found.flat[0]).any():
-        raise GraphError(
-            f"{name}: {field} has shape {found.shape} and goes from {found.min():g} to {found.max():g}; one number "
-            f"for all of {shape} is allowed"
-        )
-    return float(found.flat[0])
+def _decay(share: Each) -> Decay:
+    """In Loihi's 4096ths."""
+    found = np.minimum(np.round(share * np.float64(DECAY_MAX)), DECAY_MAX).astype(np.int32)
+    return found if found.ndim and (found != found.flat[0]).any() else int(found.flat[0])
+
+
+def _each(name: str, node: Any, field: str, shape: Shape, *, endless: bool) -> Each:
+    """One number for all neurons, or one for each: (C, H, W)."""
+    found = numbers(name, node, field, endless=endless)
+    if found.size not in (1, np.prod(shape)):
+        raise GraphError(f"{name}: {field} has shape {found.shape}; one number, or one for each of {shape}, is allowed")
+    return found.reshape(shape) if (found != found.flat[0]).any() else float(found.flat[0])
+
+
+def _shown(value: Each) -> str:
+    return f"{value:g}" if isinstance(value, float) else f"{np.min(value):g} to {np.max(value):g}"
 
 
 def to_nir(nir: ModuleType, population: Population, shape: Shape, *, dt: float, integer: bool) -> Any:
     """The NIR node of a population's neurons, whose parameters get `shape`. Raises GraphError for what NIR has not."""
     neuron = population.neuron
 
-    def tau(decay: int) -> float:
-        if not decay:
+    def tau(decay: Decay) -> Each:
+        if not np.all(decay):
             raise GraphError(
                 f"{population.name}: current decay {neuron.current_decay}, voltage decay {neuron.voltage_decay}; "
                 f"above 0 are allowed in NIR, or {CURRENT_DECAY_NONE} and {VOLTAGE_DECAY_NONE} for no leak"
             )
         return dt * DECAY_MAX / decay
 
-    fields: dict[str, float] = {"r": 1.0}
+    fields: dict[str, Each] = {"r": 1.0}
     kind = "IF"
-    if neuron.current_decay != CURRENT_DECAY_NONE:
+    if neuron.gathers:
         kind = "CubaLIF"
         fields = {"tau_syn": tau(neuron.current_decay), "tau_mem": tau(neuron.voltage_decay), "v_leak": 0.0}
         fields |= {"r": fields["tau_mem"] / dt, "w_in": fields["tau_syn"] / dt}
-    elif neuron.voltage_decay != VOLTAGE_DECAY_NONE:
+    elif neuron.leaks:
         kind = "LIF"
         fields = {"tau": tau(neuron.voltage_decay), "v_leak": 0.0, "r": tau(neuron.voltage_decay) / dt}
     if neuron.threshold is None:
@@ -140,10 +176,16 @@ def to_nir(nir: ModuleType, population: Population, shape: Shape, *, dt: float, 
         "u0": neuron.u0 / (2**POTENTIAL_SHIFT if integer else 1) or None,  # in weight units
         "scale": 1.0 if integer else population.scale,  # what comes back as integers is those integers
     }
-    arrays = {field: np.full(shape, value, np.float32) for field, value in fields.items()}  # 12 bits of a decay survive
+    # 12 bits of a decay survive in float32.
+    arrays = {field: _filled(value, population.shape, shape) for field, value in fields.items()}
     if neuron.threshold is not None:
         arrays["v_threshold"] = compact(np.full(shape, float(neuron.threshold)))
     return getattr(nir, kind)(metadata={key: value for key, value in said.items() if value is not None}, **arrays)
+
+
+def _filled(value: Each, neurons: Shape, shape: Shape) -> np.ndarray:
+    """A number for each of the neurons (C, H, W), laid out in `shape`."""
+    return np.broadcast_to(value, neurons).reshape(shape).astype(np.float32)
 
 
 def compact(values: np.ndarray) -> np.ndarray:
@@ -232,5 +274,8 @@ def pooled(name: str, op: Operator, pool: Conv) -> Conv:
     return Conv(weight, (sh * pool.stride[0], sw * pool.stride[1]), op.padding, groups=op.groups)
 
 
-def scaled(op: Operator, factor: float) -> Operator:
+def scaled(op: Operator, factor: Each) -> Operator:
+    """factor: one number, or one for each output channel, (C, 1, 1)."""
+    if isinstance(factor, np.ndarray):
+        return replace(op, weight=op.weight * factor.reshape(-1, *[1] * (op.weight.ndim - 1)))
     return op if factor == 1 else replace(op, weight=op.weight * factor)

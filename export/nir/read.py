@@ -25,9 +25,9 @@ import numpy as np
 
 from export import hdf5
 from export.graph import (
-    CURRENT_DECAY_NONE,
     ENCODERS,
     Conv,
+    Dense,
     Edge,
     Graph,
     GraphError,
@@ -39,6 +39,7 @@ from export.graph import (
     Pool,
     Population,
     Shape,
+    Sparse,
     output_shape,
 )
 from export.guard import guarded
@@ -49,6 +50,7 @@ from export.nir.nodes import (
     NOISE,
     SILENT,
     SPIKING,
+    Each,
     bounded,
     conv,
     dense,
@@ -254,23 +256,48 @@ class _Reader:
             return signal
         return self._population(name, signal, INTEGRATOR, 1.0, scale=None)
 
-    def _population(self, name: str, signal: _Signal, neuron: Neuron, factor: float, *, scale: float | None) -> _Signal:
+    def _population(self, name: str, signal: _Signal, neuron: Neuron, factor: Each, *, scale: float | None) -> _Signal:
         if scale is not None and scale <= 0:
             raise GraphError(f"{name}: scale in its metadata is {scale:g}; a positive number is allowed")
         one_to_one = Conv(np.ones((signal.shape[0], 1, 1, 1)), groups=signal.shape[0])
         edges = signal.edges + tuple(Edge(source, scaled(one_to_one, gain)) for source, gain in signal.spikes)
+        factor = _by_channel(name, factor)
         edges = tuple(replace(edge, op=scaled(edge.op, factor)) for edge in edges)
-        if np.any(signal.bias):
-            if neuron.current_decay != CURRENT_DECAY_NONE:
-                raise GraphError(f"{name}: a bias drives its current, which decays; 0 is allowed, or tau_syn = dt")
-            neuron = replace(neuron, bias=np.asarray(signal.bias * factor))
+        if np.any(signal.bias) and neuron.gathers:
+            edges += (self._always(name, signal.shape, signal.bias * factor),)
+        elif np.any(signal.bias):
+            own = 0.0 if neuron.bias is None else neuron.bias
+            neuron = replace(neuron, bias=np.asarray(signal.bias * factor + own))
         return self._add(Population(name, signal.shape, edges, neuron, scale=scale))
+
+    def _always(self, name: str, shape: Shape, bias: np.ndarray | float) -> Edge:
+        """A bias of a current that decays, which no neuron has: an edge from neurons that fire at every step."""
+        place = (1, *shape[1:])
+        source = next(node.name for node in self.made.values() if isinstance(node, Input))
+        silent = Sparse(np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64), place)
+        neuron = Neuron(1.0, reset="zero", bias=np.full((1, 1, 1), 2.0))
+        self._add(Population(f"{name}.bias", place, (Edge(source, silent),), neuron))
+        weight = np.broadcast_to(bias, (shape[0], 1, 1)).reshape(-1, 1, 1, 1)
+        op: Operator = Dense(weight.reshape(-1, 1)) if shape[1:] == (1, 1) else Conv(weight)
+        return Edge(f"{name}.bias", op)
 
     def _add(self, node: Node) -> _Signal:
         if node.name in self.made:
             raise GraphError(f"{node.name}: the name is used twice; names must be unique")
         self.made[node.name] = node
         return _Signal(node.shape, spikes=((node.name, 1.0),))
+
+
+def _by_channel(name: str, factor: Each) -> Each:
+    """What drives neurons, as the weights of a synapse can have it: one number a channel, (C, 1, 1), or one for all."""
+    if not isinstance(factor, np.ndarray):
+        return factor
+    if (factor != factor[:, :1, :1]).any():
+        raise GraphError(
+            f"{name}: r, time constants or thresholds differ within a channel, so that weights of a convolution would; "
+            "one factor a channel is allowed"
+        )
+    return factor[:, :1, :1]
 
 
 def _check_options(timesteps: int, dt: float, encoder: str, reset: str) -> None:

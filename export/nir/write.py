@@ -18,7 +18,6 @@ import numpy as np
 
 from export import files
 from export.graph import (
-    CURRENT_DECAY_NONE,
     Conv,
     ConvT,
     Dense,
@@ -191,7 +190,7 @@ def _bias(population: Population, *, integer: bool) -> np.ndarray | None:
     neuron = population.neuron
     if neuron.bias is None:
         return None
-    if neuron.current_decay != CURRENT_DECAY_NONE:
+    if neuron.gathers:
         raise GraphError(f"{population.name}: a bias, and a current decay of {neuron.current_decay}; either is allowed")
     bias = np.broadcast_to(neuron.bias, population.shape).reshape(population.shape[0], -1)
     if (bias != bias[:, :1]).any():

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from export.graph import CURRENT_DECAY_NONE, VOLTAGE_DECAY_NONE, Conv, ConvT, Dense, Edge, Neuron, Population, Sparse
+from export.graph import Conv, ConvT, Dense, Edge, Neuron, Population, Sparse
 from export.limits import THRESHOLD_MAX, THRESHOLD_MIN, WEIGHT_MAX, WEIGHT_MIN
 from hardware_sim.comparison.bounds import UNIT, between, bounds, drive, exact, gather, into_neuron, spent, taps
 from hardware_sim.reference import edge_input, integer_scan
@@ -61,8 +61,7 @@ class Case:
     @property
     def plain(self) -> bool:
         """Whether the neurons only integrate: then input and threshold follow from the spikes."""
-        neuron = self.population.neuron
-        return neuron.current_decay == CURRENT_DECAY_NONE and neuron.voltage_decay == VOLTAGE_DECAY_NONE
+        return not self.population.neuron.leaks
 
 
 def outcome(currents: torch.Tensor, neuron: Neuron) -> torch.Tensor:

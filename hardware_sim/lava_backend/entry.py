@@ -50,8 +50,8 @@ def main(folder: Path, launcher: int, root: str, error_fd: int, order_fd: int) -
         _import_from(root)
         from hardware_sim.lava_backend.worker import get_ready, run  # noqa: PLC0415 - after all of the above
 
-        for line in orders.makefile():  # until the launcher closes its end
-            job = folder / line.rstrip("\n")
+        while order := orders.recv(256):  # until the launcher closes its end
+            job = folder / order.decode().rstrip("\n")
             get_ready(job)
             running[0] = os.fork()
             if not running[0]:

@@ -255,15 +255,20 @@ def subthreshold(arriving, current, potential, bias, current_decay, voltage_deca
 
 
 @numba.njit(
-    numba.void(_I16, _I32, _I32, _I32, _U8, _INT, _INT, numba.int32, numba.boolean, numba.boolean),
+    numba.void(_I16, _I32, _I32, _I32, _U8, _I16, _I16, numba.int32, numba.boolean, numba.boolean),
     cache=True,
     nogil=True,
 )
 def cuba(total, current, potential, bias, fired, current_decay, voltage_decay, threshold, subtract, fires):
-    """One step of leaky neurons with bias; takes the inputs and leaves them zero."""
+    """One step of leaky neurons with bias, each with its decays; takes the inputs and leaves them zero."""
     for k in range(total.shape[0]):
         current[k], v = _leak_and_add(
-            np.int64(current[k]), np.int64(potential[k]), np.int64(total[k]), bias[k], current_decay, voltage_decay
+            np.int64(current[k]),
+            np.int64(potential[k]),
+            np.int64(total[k]),
+            bias[k],
+            np.int64(current_decay[k]),
+            np.int64(voltage_decay[k]),
         )
         spike = fires and v > threshold
         after = v - threshold if subtract else np.int64(0)

@@ -13,7 +13,7 @@ from rich.markup import escape
 
 import hardware_sim
 from export import files, netx
-from export.graph import Graph
+from export.graph import Graph, with_timesteps
 from neuroseg.cli.console import console, errors, steps_bar
 from neuroseg.cli.options import Backend, Fidelity, ImagesToRun, RunFolder, StallTimeout
 from neuroseg.cli.subjects import usable_subjects
@@ -66,6 +66,9 @@ def simulate(
     backend: Annotated[Backend, typer.Option(help="Engine.")] = Backend.reference,
     fidelity: Annotated[Fidelity, typer.Option(help="How Lava runs.")] = Fidelity.fused,
     subjects: Annotated[int, typer.Option(min=1, help="Use the first N subjects.")] = 1,
+    timesteps: Annotated[
+        int | None, typer.Option("--timesteps", "-T", min=1, help="Steps a sample, other than the file says.")
+    ] = None,
     potentials: Annotated[bool, typer.Option(help="Record membrane potentials too.")] = False,
     stall_timeout: StallTimeout = STALL_TIMEOUT,
 ) -> None:
@@ -78,6 +81,8 @@ def simulate(
     if out is None and logits_file is None and labels_file is None:
         raise ValueError("nothing to write; --out TRACE.npz, --logits FILE.npy or --labels FILE.npy are allowed")
     graph = netx.read(file)
+    if timesteps:
+        graph = with_timesteps(graph, timesteps)
     given = _stimulus(graph, data, images, spikes, subjects)
     record = hardware_sim.Record(spikes="all" if out else (), potentials="all" if potentials else ())
     with steps_bar(backend.value) as show:

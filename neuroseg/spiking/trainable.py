@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from export.graph import CURRENT_DECAY_NONE, VOLTAGE_DECAY_NONE, Conv, ConvT, Edge, Graph, Population, Sparse
+from export.graph import Conv, ConvT, Edge, Graph, Population, Sparse
 from neuroseg.spiking.neuron import check_neuron
 
 Trainable = Conv | ConvT | Sparse
@@ -31,8 +31,7 @@ def check_trainable(graph: Graph) -> None:
             raise ValueError(f"u0 is {neuron.u0} with reset 'zero'; stock Lava neurons start from 0")
         if neuron.threshold not in (1.0, None):
             raise ValueError(f"{population.name}: threshold is {neuron.threshold}; 1 is needed, scale the weights")
-        leak = neuron.current_decay != CURRENT_DECAY_NONE or neuron.voltage_decay != VOLTAGE_DECAY_NONE
-        if leak or any(edge.delay or edge.target_delay is not None for edge in population.edges):
+        if neuron.leaks or any(edge.delay or edge.target_delay is not None for edge in population.edges):
             raise ValueError(f"{population.name}: leaks and delays are not trained here")
         if not all(isinstance(edge.op, Trainable) for edge in population.edges):
             raise ValueError(f"{population.name}: dense synapses are trained as convolutions over their whole source")

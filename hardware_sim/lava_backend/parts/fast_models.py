@@ -100,11 +100,14 @@ class FastDense(PyDenseModelBitAcc):
 
 
 def _subthreshold(model: AbstractPyLifModelFixed, activation: np.ndarray) -> None:
-    """Current and potential in one pass over memory."""
+    """Current and potential in one pass over memory. Decays of single neurons are left to the stock model."""
+    if np.size(model.du) > 1 or np.size(model.dv) > 1:
+        AbstractPyLifModelFixed.subthr_dynamics(model, activation)
+        return
     arriving = np.ascontiguousarray(activation, np.int32).ravel()
     bias = np.empty(model.v.shape, np.int32)
     bias[:] = model.effective_bias
-    du, dv = int(model.du) + model.ds_offset, int(model.dv) + model.dm_offset
+    du, dv = (int(np.squeeze(decay)) for decay in (model.du + model.ds_offset, model.dv + model.dm_offset))
     kernels.subthreshold(arriving, model.u.reshape(-1), model.v.reshape(-1), bias.reshape(-1), du, dv)
 
 

@@ -8,7 +8,7 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.process.variable import Var
 from lava.proc.lif.process import LIFReset
 
-from export.graph import GraphError, Population, Shape
+from export.graph import Decay, GraphError, Population, Shape
 from hardware_sim.lava_backend.layout import LayerFiles, Window, whc
 
 MAX_INPUTS = 32  # edges into a population; a network cut into cores has most
@@ -63,8 +63,8 @@ class IF(LIFReset):
         shape: tuple[int, ...],
         vth: int,
         u0: int,
-        du: int,
-        dv: int,
+        du: Decay,
+        dv: Decay,
         bias_mant: np.ndarray | int,
         bias_exp: int,
         reset_interval: int,

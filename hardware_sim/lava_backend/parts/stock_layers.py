@@ -21,7 +21,7 @@ from lava.proc.sparse.process import DelaySparse, Sparse
 from lava.utils.weightutils import SignMode
 from scipy import sparse
 
-from export.graph import Conv, Edge, GraphError, Neuron, Population, Shape
+from export.graph import Conv, Decay, Edge, GraphError, Neuron, Population, Shape
 from export.limits import BIAS_EXPONENT_MAX, BIAS_MANTISSA_MAX, THRESHOLD_MAX, WEIGHT_STEP
 from hardware_sim.lava_backend.layout import Window, whc
 from hardware_sim.lava_backend.parts.processes import IF, LAYERS, Layer
@@ -121,13 +121,18 @@ def make_neurons(population: Population, window: Window) -> LIFReset:
     return make(
         shape=whc(population.shape),
         vth=threshold,
-        du=neuron.current_decay - 1,
-        dv=neuron.voltage_decay,
+        du=_each(neuron.current_decay, population.shape) - 1,
+        dv=_each(neuron.voltage_decay, population.shape),
         bias_mant=mantissa,
         bias_exp=exponent,
         reset_interval=window.timesteps,
         reset_offset=1 + window.depth,
     )
+
+
+def _each(decay: Decay, shape: Shape) -> Decay:
+    """A decay for every neuron, in Lava's axes; one for all stays one."""
+    return decay if isinstance(decay, int) else np.broadcast_to(decay, shape).transpose(2, 1, 0).astype(np.int64)
 
 
 def bias_parts(name: str, neuron: Neuron, shape: Shape) -> tuple[np.ndarray | int, int]:

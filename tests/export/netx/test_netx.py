@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -12,10 +13,24 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from export import hdf5, netx
-from export.graph import Conv, ConvT, Dense, Edge, Graph, GraphError, Input, Meta, Neuron, Population, same
+from export import hdf5, netx, nir
+from export.graph import (
+    Conv,
+    ConvT,
+    Dense,
+    Edge,
+    Graph,
+    GraphError,
+    Input,
+    Meta,
+    Neuron,
+    Population,
+    same,
+    with_timesteps,
+)
 from export.netx.read import _open
 from export.passes import align_delays
+from hardware_sim import SimulationError, run
 from tests.examples import examples
 from tests.export.test_graph import chain
 from tests.networks import build, cases
@@ -100,7 +115,11 @@ BROKEN = {
     "an empty scale": ("layer/1/scale", np.zeros(0), "layer 1: scale is 0 numbers; one"),
     "a scale of 0": ("layer/1/scale", np.zeros(1), "layer 1: scale is 0; a positive number"),
     "an average within": ("layer/1/type", b"average", "layer 2: follows an average, which must be the last layer"),
-    "delays for other channels": ("layer/1/delay", np.zeros(5), "layer 1: delay is 5 numbers; 1 to 2 is allowed"),
+    "delays for other channels": (
+        "layer/1/delay",
+        np.zeros(5),
+        "layer 1: delay is 5 numbers; 1 or 2 of them is allowed",
+    ),
     "a delay beyond Loihi's": ("layer/1/delay", [63.0, 0], r"layer 1: delay is \[63.0, 0.0\]; integers from 0 to 62"),
     "inputs of a synapse": ("layer/1/inputs", np.zeros(1), "layer 1: field 'inputs' is read on concat and add"),
     "refractory": ("layer/1/neuron/refDelay", 2, r"layer 1: neuron: refDelay is \[2.*\]; integers from 1 to 1"),
@@ -272,4 +291,37 @@ def test_a_large_file_is_read_as_far_as_it_is_large(tmp_path, monkeypatch):
         file.create_dataset("layer/1/weight", (600, 2**15), "f4", chunks=(600, 2**15), compression="gzip")
     claimed = r"layer 1: weight is \(600, 32768\) of float32; in a file what takes .* MiB is allowed"
     with pytest.raises(GraphError, match=claimed):
+        netx.read(path)
+
+
+def test_a_file_that_does_not_say_its_steps_asks_for_them(tmp_path):
+    path = netx.write(chain(), tmp_path / "n.net")
+    with h5py.File(path, "r+") as file:
+        del file["meta"]
+    graph = netx.read(path)
+    assert graph.meta.notes["timesteps"].startswith("the file does not say")
+    spikes = np.ones((1, 20, *graph.input.shape), np.uint8)
+    with pytest.raises(SimulationError, match=r"20 time steps, and the network's file does not say its own; give them"):
+        run(graph, spikes)
+    given = with_timesteps(graph, 20)
+    assert not given.meta.notes and run(given, spikes).timesteps == 20
+    with h5py.File(path, "r+") as file:
+        file["simulation/tSample"] = 20
+    assert same(netx.read(path), given)
+
+
+@pytest.mark.parametrize("read", [netx.read, partial(nir.read, timesteps=4)], ids=["netx", "nir"])
+def test_a_pointer_of_git_lfs_says_so(read, tmp_path):
+    path = tmp_path / "n.net"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 999\n")
+    with pytest.raises(GraphError, match=r"n\.net: is a pointer of Git LFS, not the file itself; `git lfs pull`"):
+        read(path)
+
+
+def test_counts_are_named_as_they_are_allowed(tmp_path):
+    path = netx.write(chain(), tmp_path / "n.net")
+    with h5py.File(path, "r+") as file:
+        del file["layer/1/shape"]
+        file["layer/1/shape"] = [2, 4]
+    with pytest.raises(GraphError, match="layer 1: shape is 2 numbers; 1 or 3 of them"):
         netx.read(path)

@@ -99,6 +99,51 @@ def test_euler_steps_of_every_neuron(tmp_path):
         assert 5 < trace.total("n") < 150
 
 
+def test_neurons_of_a_node_may_differ(tmp_path):
+    """Time constants, resistances, thresholds and resting potentials of their own, and no leak at all: NIR's equations,
+    stepped here in floats. One synapse is dense, one a convolution, whose channels differ."""
+    rng = np.random.default_rng(5)
+    dt, steps = 1e-3, 40
+    tau = np.array([4e-3, 8e-3, 16e-3, np.inf])
+    r = np.array([3.0, 2.0, 5.0, np.inf])
+    leaky = {
+        "tau": tau,
+        "r": r,
+        "v_leak": np.array([0.5, 0.0, -1.0, 7.0]),
+        "v_threshold": np.array([0.5, 1.0, 2.0, 3.0]),
+    }
+    channel = np.array([0.25, 0.75]).reshape(2, 1, 1) * np.ones((2, 2, 2))
+    slow = {"tau_syn": 8e-3 * channel, "tau_mem": 16e-3 / channel, "r": 160 * channel, "w_in": 2 * channel}
+    weight, kernel = rng.integers(6, 40, (4, 4)) / 64, rng.integers(6, 60, (2, 1, 1, 1)) / 64
+    dense = {"in": nir.Input(np.array([4])), "w": nir.Linear(weight), "n": nir.LIF(**leaky), "out": nir.Output(FOUR)}
+    image = {
+        "in": nir.Input(np.array([1, 2, 2])),
+        "w": conv2d(kernel, bias=np.array([0.125, -0.0625])),  # through a current that decays
+        "n": nir.CubaLIF(**slow, v_leak=channel, v_threshold=1 + channel),
+        "out": nir.Output(np.array([2, 2, 2])),
+    }
+    for nodes, shape in ((dense, (4, 1, 1)), (image, (1, 2, 2))):
+        graph = read_nir(saved(tmp_path / "n.nir", nodes), timesteps=steps, dt=dt)
+        spikes = (rng.random((1, steps, *shape)) < 0.4).astype(np.uint8)
+        trace, v, i, fired = run_reference(graph, spikes, record=Record(potentials="all")), 0.0, 0.0, []
+        check(quantize(graph))
+        for t in range(steps):
+            if nodes is dense:
+                x = weight @ spikes[0, t].ravel()
+                step = np.where(np.isinf(tau), x, dt / tau * (leaky["v_leak"] - v + np.where(np.isinf(r), 0, r) * x))
+                threshold = leaky["v_threshold"]
+            else:
+                x = kernel.reshape(2, 1, 1) * spikes[0, t] + np.array([0.125, -0.0625]).reshape(2, 1, 1)
+                i = i + dt / slow["tau_syn"] * (slow["w_in"] * x - i)
+                step, threshold = dt / slow["tau_mem"] * (channel - v + slow["r"] * i), 1 + channel
+            v = v + step
+            now = v > threshold
+            v = np.where(now, 0.0, v)
+            fired.append(now)
+            np.testing.assert_allclose(trace.potentials["n"][0, t].reshape(v.shape) * threshold, v, atol=2e-3)
+        assert np.sum(fired) > 4 and (trace.spikes["n"][0].reshape(np.shape(fired)) == fired).all()
+
+
 @pytest.mark.parametrize("pool", [nir.AvgPool2d, nir.SumPool2d])
 @pytest.mark.parametrize("before", [True, False])
 def test_pools_before_and_after_convolutions_are_those_of_torch(pool, before, tmp_path):
@@ -191,27 +236,20 @@ BROKEN = {
     "NaN weight": ({"w": nir.Linear(np.full((4, 4), np.nan))}, "w: weight is float64 and holds .*nan"),
     "deep weight": ({"w": nir.Linear(np.ones((2, 4, 4)))}, r"w: weight has shape \(2, 4, 4\); \(out, in\)"),
     "wrong bias": ({"w": nir.Affine(np.ones((4, 4)), np.ones(3))}, r"w: bias has shape \(3,\); \(4,\)"),
-    "wrong neurons": ({"n": spiking(5)}, r"n: v_reset has shape \(5,\) .* one number for all of \(4, 1, 1\)"),
+    "wrong neurons": ({"n": spiking(5)}, r"n: v_reset has shape \(5,\); one number, or one for each of \(4, 1, 1\)"),
     "two weights": ({"n": nir.Linear(np.ones((4, 4)))}, "n: weights follow weights of in; neurons between are needed"),
-    "mixed thresholds": (
-        {"n": nir.IF(np.ones(4), np.arange(1.0, 5))},
-        r"n: v_threshold has shape \(4,\) and goes from 1 to 4; one number",
+    "mixed thresholds in a channel": (
+        {**IMAGE_NODES, "n": nir.IF(np.ones((2, 4, 4)), np.arange(1.0, 33).reshape(2, 4, 4))},
+        "n: r, time constants or thresholds differ within a channel",
     ),
     "threshold 0": ({"n": nir.IF(np.ones(4), np.zeros(4))}, "n: v_threshold is 0; a positive number"),
     "v_reset": ({"n": nir.IF(np.ones(4), np.ones(4), np.full(4, 0.5))}, "n: v_reset is 0.5; 0 is allowed"),
-    "v_leak": ({"n": lif(4, beta=0.5, v_leak=np.ones(4))}, "n: v_leak is 1; 0 is allowed"),
     "r": ({"n": nir.IF(np.full(4, 2.0), np.ones(4))}, "n: r is 2; 1 and 1 / dt = 10000 are allowed for an IF"),
     "short tau": ({"n": lif(4, beta=0.5, tau=np.full(4, 1e-5))}, "n: tau is 1e-05; at least dt = 0.0001"),
-    "endless tau": ({"n": lif(4, beta=0.5, tau=np.full(4, np.inf))}, "n: tau is float64 and holds .*inf"),
+    "endless r": ({"n": lif(4, beta=0.5, r=np.full(4, np.inf))}, "n: r is infinite and tau is not"),
+    "no tau": ({"n": lif(4, beta=0.5, tau=np.zeros(4))}, "n: tau is 0; at least dt = 0.0001"),
     "reset": ({"n": nir.IF(np.ones(4), np.ones(4), metadata={"reset": "soft"})}, "n: reset in its metadata is 'soft'"),
     "scale": ({"n": nir.IF(np.ones(4), np.ones(4), metadata={"scale": -1.0})}, "n: scale in its metadata is -1"),
-    "a bias through a synapse": (
-        {
-            "w": nir.Affine(np.ones((4, 4)), np.ones(4)),
-            "n": nir.CubaLIF(*(np.full(4, 1e-3),) * 2, np.ones(4), np.zeros(4), np.ones(4)),
-        },
-        "n: a bias drives its current, which decays",
-    ),
     "a silent layer": ({"w": nir.I(np.ones(4))}, "n: reads w, which never fires; only an output may"),
     "a pool of a vector": ({"w": nir.AvgPool2d(SQUARE, SQUARE, SQUARE * 0)}, "w: "),
     "groups": ({**IMAGE_NODES, "w": conv2d(np.ones((3, 1, 3, 3)), groups=2)}, r"w: weight has shape \(3, 1, 3, 3\)"),

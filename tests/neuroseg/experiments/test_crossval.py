@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from neuroseg.cli.console import console, crossval_tables
+from neuroseg.cli.console import console
+from neuroseg.cli.results import crossval_tables
 from neuroseg.conversion.convert import convert
 from neuroseg.experiments.crossval import Variant, converged, make_folds, run_fold
 from neuroseg.experiments.tables import check_folds, load_folds, markdown, summary, write_tables
