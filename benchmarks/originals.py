@@ -34,7 +34,17 @@ def originals(folder: Path) -> list[Original]:
     if spec is None or not spec.submodule_search_locations:
         raise FileNotFoundError("lava-dl is not installed; `make setup` installs it")
     shipped = Path(spec.submodule_search_locations[0]).parents[3] / "tests" / "lava" / "lib" / "dl" / "netx"
-    return [_original(path) for path in (*files, shipped / "tiny.net")]
+    return [_original(path) for path in (*files, _without_input(_row(), folder), shipped / "tiny.net")]
+
+
+def _without_input(graph: Graph, folder: Path) -> Path:
+    """A network in a row as lava-dl writes one that is fed from outside: no input layer, nothing beside the layers."""
+    path = netx.write(graph, folder / "fed.net")
+    with h5py.File(path, "r+") as file:
+        del file["meta"], file["layer/0"]
+        for k in range(len(file["layer"])):
+            file["layer"].move(str(k + 1), str(k))
+    return path
 
 
 def _original(path: Path) -> Original:
@@ -84,14 +94,26 @@ def _skips() -> Graph:
     return align_delays(Graph(nodes, integer=True))
 
 
+def _row() -> Graph:
+    """Dense synapses alone."""
+    rng = np.random.default_rng(4)
+    nodes = (
+        Input("input", (9, 1, 1)),
+        Population("first", (5, 1, 1), (Edge("input", Dense(2 * rng.integers(-9, 20, (5, 9)))),), Neuron(30)),
+        Population("last", (3, 1, 1), (Edge("first", Dense(2 * rng.integers(-9, 20, (3, 5)))),), Neuron(20)),
+    )
+    return Graph(nodes, integer=True)
+
+
 def _delays() -> Graph:
-    """Reset to zero, leaks, delays by target neuron."""
+    """Reset to zero, leaks of all neurons and of each, delays by target neuron."""
     rng = np.random.default_rng(2)
     wait = np.arange(5, dtype=np.int32).reshape(5, 1, 1)
     leaky = Neuron(30, reset="zero", current_decay=1024, voltage_decay=128)
+    each = Neuron(30, reset="zero", current_decay=700 * wait, voltage_decay=100 * (wait + 1))
     nodes = (
         Input("input", (1, 3, 3)),
-        Population("wait", (5, 1, 1), (Edge("input", Dense(2 * rng.integers(-9, 20, (5, 9))), 0, wait),), leaky),
+        Population("wait", (5, 1, 1), (Edge("input", Dense(2 * rng.integers(-9, 20, (5, 9))), 0, wait),), each),
         Population("b", (2, 1, 1), (Edge("wait", Dense(2 * rng.integers(-9, 20, (2, 5)))),), leaky),
     )
     return Graph(nodes, integer=True)
