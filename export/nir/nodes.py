@@ -6,6 +6,7 @@ LIFBox do. With x the sum of the in-edges, in one step
 
     IF       v += x                                  r is 1 (snnTorch, Norse, Sinabs) or 1 / dt (SpikingJelly)
     LIF      v += dt / tau * (r x - v)               voltage decay dt / tau
+             v += (1 - exp(-dt / tau)) (r x - v)     as Sinabs steps: see `frameworks`
     CubaLIF  i += dt / tau_syn * (w_in x - i)        current decay dt / tau_syn
              v += dt / tau_mem * (r i - v)           voltage decay dt / tau_mem
 
@@ -45,7 +46,6 @@ from export.limits import DECAY_MAX, POTENTIAL_SHIFT, RESETS
 
 Each = float | np.ndarray  # one number for all neurons of a node, or one for each: (C, H, W)
 
-DT = 1e-4  # seconds a step: the dt of snnTorch and SpikingJelly where they read and write NIR
 SPIKING, SILENT = ("IF", "LIF", "CubaLIF"), ("I", "LI", "CubaLI")
 NOISE = 1e-5  # relative; writers compute r and tau in float32
 
@@ -70,10 +70,13 @@ def numbers(name: str, node: Any, field: str, *, endless: bool = False) -> np.nd
     return value.astype(np.float64)
 
 
-def from_nir(name: str, node: Any, shape: Shape, *, dt: float, reset: str) -> tuple[Neuron, Each]:
+def from_nir(
+    name: str, node: Any, shape: Shape, *, dt: float, reset: str, exponential: bool = False
+) -> tuple[Neuron, Each]:
     """The neurons of a NIR node that stand in `shape` (C, H, W), and the factor of what drives them.
 
-    What differs between neurons comes as an array (C, H, W). dt in seconds; reset for nodes whose metadata say nothing.
+    What differs between neurons comes as an array (C, H, W). dt in seconds; reset for nodes whose metadata say nothing;
+    exponential: whether states decay by exp(-dt / tau).
     Raises GraphError naming node, field, what was found and what is allowed.
     """
     kind = type(node).__name__
@@ -85,10 +88,12 @@ def from_nir(name: str, node: Any, shape: Shape, *, dt: float, reset: str) -> tu
         """dt / tau: of a state, what decays in a step. An endless tau is none."""
         tau = value(field, endless=True)
         found = dt / np.where(tau == 0, np.nan, tau)
+        if exponential:
+            found = -np.expm1(-found)
         if not ((found >= 0) & (found <= 1 + NOISE)).all():
             raise GraphError(
-                f"{name}: {field} is {_shown(tau)}; at least dt = {dt:g} is allowed (Norse writes its time constants "
-                "times 1e-3: dt 1e-6 is for its files)"
+                f"{name}: {field} is {_shown(tau)}; at least dt = {dt:g} is allowed (which framework wrote the file? "
+                "Norse's time constants are times 1e-3)"
             )
         return found if found.ndim else float(found)
 

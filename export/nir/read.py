@@ -3,18 +3,17 @@
 What it can say and Loihi can run comes through: Conv2d, Linear, Affine, SumPool2d, AvgPool2d, Flatten, neurons, sums of
 in-edges, nested graphs. Between two neurons there is one weight at most, with pools before it or after a convolution.
 
-Where a framework steps its own network otherwise than `nodes` says, spikes differ, and no file tells. snnTorch and
-Sinabs reset by subtraction unless told otherwise, which their writers drop: `reset="subtract"` is for them. snnTorch
-1.0.0 needs reset_delay=False then, and for `Synaptic` always: a delayed subtraction is not decayed, a delayed reset of
-`Synaptic` loses an input; and after a reset that leaves a potential above the threshold it misses a spike. SpikingJelly
-and Sinabs fire at v >= v_threshold; Sinabs decays by exp(-1 / tau) and may fire several times a step; Norse's dt is
-1e-3, and its LIFCell adds spikes to i undivided.
+Where a framework steps its own network otherwise than `nodes` says, spikes differ, and no file tells: `frameworks` has
+what is known of each. snnTorch 1.0.0 needs reset_delay=False with reset by subtraction, and for `Synaptic` always: a
+delayed subtraction is not decayed, a delayed reset of `Synaptic` loses an input; and after a reset that leaves a
+potential above the threshold it misses a spike.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
@@ -45,8 +44,8 @@ from export.graph import (
 from export.guard import guarded
 from export.limits import RESETS
 from export.nir.file import Links, flat, parsed
+from export.nir.frameworks import DT, FRAMEWORKS, Framework
 from export.nir.nodes import (
-    DT,
     NOISE,
     SILENT,
     SPIKING,
@@ -66,31 +65,43 @@ from export.passes import align_delays, fold_pool
 
 PASSING = ("Output", "Flatten", "Input")  # the last of a nested graph
 INTEGRATOR = Neuron(threshold=None, reset="zero")
+OWN = "NIR written for steps of"  # the note of a file of ours
+
+log = logging.getLogger(__name__)
 
 
 def read(
     path: Path | str,
     *,
     timesteps: int,
-    dt: float = DT,
+    framework: str | None = None,
+    dt: float | None = None,
     encoder: str = "rate",
-    reset: Literal["zero", "subtract"] = "zero",
+    reset: Literal["zero", "subtract"] | None = None,
     input_shape: Shape | None = None,
 ) -> Graph:
     """Read a NIR file as a float graph without pools, delays aligned, ready for `quantize`.
 
-    timesteps: steps a sample. dt: seconds a step, in the unit of the file's time constants. reset: of neurons whose
-    metadata say nothing, as only ours do. input_shape: (N,) or (C, H, W), where the file's has axes for batch or time.
+    timesteps: steps a sample. framework: whose file it is, by `frameworks.FRAMEWORKS`, which no file says; without, a
+    warning says how leaky neurons are stepped. dt: seconds a step, in the unit of the file's time constants. reset: of
+    neurons whose metadata say nothing, as only ours do. Both are the framework's by default; without one, 1e-4 and
+    zero, which NIR itself means. input_shape: (N,) or (C, H, W), where the file's has axes for batch or time.
     Populations are named as the neurons are; weights that end in an output get neurons that integrate, named as it is.
     Raises GraphError naming the file, the node, what was found and what is allowed.
     """
-    _check_options(timesteps, dt, encoder, reset)
+    options = _options(timesteps, framework, dt, encoder, reset, input_shape)
     load_nir()  # not in the child: another thread may be importing
     path = Path(path)
     if not path.is_file():
         raise GraphError(f"{path}: no such file")
-    options = _Options(timesteps, dt, encoder, reset, input_shape)
-    return guarded(functools.partial(_open, options=options), path)
+    graph = guarded(functools.partial(_open, options=options), path)
+    if options.framework is None and OWN not in graph.meta.notes and any(p.neuron.leaks for p in graph.populations):
+        log.warning(
+            "%s: does not say how its leaky neurons are stepped; read with forward Euler steps of %g s and reset %s. "
+            "Name the framework that wrote it to be sure: %s",
+            path, options.dt, options.reset, ", ".join(FRAMEWORKS),
+        )  # fmt: skip
+    return graph
 
 
 @dataclass(frozen=True)
@@ -98,6 +109,7 @@ class _Options:
     """What `read` was told."""
 
     timesteps: int
+    framework: Framework | None
     dt: float
     encoder: str
     reset: str
@@ -130,8 +142,9 @@ def _graph(network: Any, options: _Options) -> Graph:
     if own is not None and not np.isclose(own, dt, rtol=NOISE):
         raise GraphError(f"was written for steps of {own:g} s; dt {dt:g} is asked for")
     nodes, links = flat(network, "")
-    reader = _Reader(nodes, links, dt=dt, reset=options.reset, input_shape=options.input_shape)
-    meta = Meta(options.timesteps, options.encoder, *_readout(network), notes={"read from": f"NIR, dt {dt:g}"})
+    reader = _Reader(nodes, links, options)
+    notes = {"read from": f"NIR, dt {dt:g}", **({} if own is None else {OWN: f"{own:g}"})}
+    meta = Meta(options.timesteps, options.encoder, *_readout(network), notes=notes)
     return align_delays(fold_pool(Graph(reader.graph(), meta=meta)))
 
 
@@ -148,9 +161,7 @@ class _Signal:
 class _Reader:
     """Turns the nodes of one flat NIR graph, in topological order, into ours."""
 
-    def __init__(
-        self, nodes: dict[str, Any], links: Links, *, dt: float, reset: str, input_shape: Shape | None
-    ) -> None:
+    def __init__(self, nodes: dict[str, Any], links: Links, options: _Options) -> None:
         self.nodes = nodes
         self.feeds: dict[str, list[str]] = {name: [] for name in nodes}
         for source, target in links:
@@ -158,7 +169,7 @@ class _Reader:
                 raise GraphError(f"{target}: two edges come from {source}; one is allowed")
             self.feeds[target].append(source)
         self.read = {source for source, _ in links}
-        self.dt, self.reset, self.input_shape = dt, reset, input_shape
+        self.options, self.input_shape = options, options.input_shape
         self.made: dict[str, Node] = {}
 
     def graph(self) -> tuple[Node, ...]:
@@ -203,6 +214,8 @@ class _Reader:
 
     def _input_shape(self, name: str, node: Any) -> Shape:
         found = np.asarray(self.input_shape or node.input_type["input"]).ravel()
+        if len(found) in (2, 4) and found[0] == 1:  # a batch, or a step, of one
+            found = found[1:]
         if len(found) not in (1, 3) or found.dtype.kind not in "iu" or (found < 1).any():
             raise GraphError(
                 f"{name}: shape is {found[:8].tolist()}; (N) or (C, H, W) is allowed, without batch or time: "
@@ -240,7 +253,17 @@ class _Reader:
         return _Signal(_output_shape(name, mean, signal.shape), tuple(pools), edges, signal.bias * factor)
 
     def _neuron(self, name: str, node: Any, signal: _Signal) -> _Signal:
-        neuron, factor = from_nir(name, node, signal.shape, dt=self.dt, reset=self.reset)
+        options, kind = self.options, type(node).__name__
+        if options.framework and kind in options.framework.refused:
+            raise GraphError(f"{name}: a {kind} of this framework: {options.framework.refused[kind]}")
+        neuron, factor = from_nir(
+            name,
+            node,
+            signal.shape,
+            dt=options.dt,
+            reset=options.reset,
+            exponential=bool(options.framework and options.framework.exponential),
+        )
         return self._population(name, signal, neuron, factor, scale=note(name, node, "scale"))
 
     def _output(self, name: str, node: Any, signal: _Signal) -> _Signal:
@@ -300,12 +323,21 @@ def _by_channel(name: str, factor: Each) -> Each:
     return factor[:, :1, :1]
 
 
-def _check_options(timesteps: int, dt: float, encoder: str, reset: str) -> None:
+def _options(
+    timesteps: int, name: str | None, dt: float | None, encoder: str, reset: str | None, input_shape: Shape | None
+) -> _Options:
+    """What was asked for, and what is left to the framework. Raises GraphError."""
+    if name is not None and name not in FRAMEWORKS:
+        raise GraphError(f"framework {name!r} is unknown; {', '.join(FRAMEWORKS)} are allowed")
+    framework = FRAMEWORKS[name] if name else None
+    dt = (framework.dt if framework else DT) if dt is None else dt
+    reset = (framework.reset if framework else "zero") if reset is None else reset
     if timesteps < 1 or not 0 < dt < np.inf or encoder not in ENCODERS or reset not in RESETS:
         raise GraphError(
             f"timesteps {timesteps}, dt {dt}, encoder {encoder!r}, reset {reset!r}; positive numbers, "
             f"{' or '.join(ENCODERS)} and {' or '.join(RESETS)} are allowed"
         )
+    return _Options(timesteps, framework, dt, encoder, reset, input_shape)
 
 
 def _readout(network: Any) -> tuple[float, tuple[str, ...]]:

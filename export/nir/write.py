@@ -31,7 +31,8 @@ from export.graph import (
     same,
 )
 from export.limits import POTENTIAL_SHIFT
-from export.nir.nodes import DT, compact, load_nir, to_nir
+from export.nir.frameworks import DT
+from export.nir.nodes import compact, load_nir, to_nir
 from export.operators import to_dense
 from export.passes import align_delays, fold_pool, split_concat
 

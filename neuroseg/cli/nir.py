@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ from rich.markup import escape
 from export import netx, nir
 from export.limits import check
 from export.quantize import quantize
-from neuroseg.cli.console import console
+from neuroseg.cli.console import console, errors
 from neuroseg.cli.options import Encoder, Reset
 
 commands = typer.Typer(
@@ -19,17 +20,27 @@ commands = typer.Typer(
 )
 
 
+class Framework(StrEnum):
+    snntorch, spikingjelly, norse = "snntorch", "spikingjelly", "norse"
+    sinabs, rockpool = "sinabs", "rockpool"
+
+
 @commands.command("import")
 def import_nir(
     file: Annotated[Path, typer.Argument(help="NIR file, FILE.nir.")],
     out: Annotated[Path, typer.Argument(help="NetX file to write, FILE.net.")],
     timesteps: Annotated[int, typer.Option("--timesteps", "-T", min=1, help="Time steps per sample.")],
-    dt: Annotated[float, typer.Option(min=0, help="Seconds a step, in the unit of the file's time constants.")] = (
-        nir.DT
-    ),
+    framework: Annotated[
+        Framework | None,
+        typer.Option(help="Whose file it is: each steps its neurons in its own way, and no file says so."),
+    ] = None,
+    dt: Annotated[
+        float | None,
+        typer.Option(min=0, help="Seconds a step, in the unit of the file's time constants; default: the framework's."),
+    ] = None,
     reset: Annotated[
-        Reset, typer.Option(help="Of neurons whose file does not say; NIR itself means zero.")
-    ] = Reset.zero,
+        Reset | None, typer.Option(help="Of neurons whose file does not say; default: the framework's, else zero.")
+    ] = None,
     encoder: Annotated[Encoder, typer.Option(help="Image to spikes, for commands that take images.")] = Encoder.rate,
     input_shape: Annotated[
         str | None, typer.Option(help="N or C,H,W of a sample, where the file's has axes for batch or time.")
@@ -37,20 +48,23 @@ def import_nir(
 ) -> None:
     """Bring a NIR network to Loihi's integers and write it as NetX HDF5, checked against Loihi's limits.
 
-    Example: neuroseg nir import model.nir model.net -T 16
+    Example: neuroseg nir import model.nir model.net -T 16 --framework snntorch
     """
     graph = quantize(
         nir.read(
             file,
             timesteps=timesteps,
+            framework=framework.value if framework else None,
             dt=dt,
             encoder=encoder.value,
-            reset=reset.value,
+            reset=reset.value if reset else None,
             input_shape=_shape(input_shape),
         )
     )
     check(graph)
     netx.write(graph, out)
+    if framework and (needs := nir.FRAMEWORKS[framework.value].needs):
+        errors.print(f"its spikes are those of {framework.value} if it was built with {needs}", highlight=False)
     console.print(f"{len(graph.populations)} populations, 8-bit weights; {escape(str(out))}")
 
 

@@ -226,7 +226,7 @@ PLAIN_NODES = {
 IMAGE_NODES = {**PLAIN_NODES, "in": nir.Input(np.array([1, 6, 6])), "w": conv2d(np.ones((2, 1, 3, 3)))}
 SQUARE = np.array([2, 2])
 BROKEN = {
-    "a batch": ({"in": nir.Input(np.array([1, 2, 4, 4]))}, r"in: shape is \[1, 2, 4, 4\]; .* give input_shape"),
+    "a batch": ({"in": nir.Input(np.array([3, 2, 4, 4]))}, r"in: shape is \[3, 2, 4, 4\]; .* give input_shape"),
     "no input": ({"in": spiking(4)}, "in: nothing feeds it"),
     "Conv1d": ({"w": nir.Conv1d(4, np.ones((4, 1, 1)), 1, 0, 1, 1, np.zeros(4))}, "w: a Conv1d; Input, .* are allowed"),
     "Delay": ({"w": nir.Delay(np.ones(4))}, "w: a Delay; "),
