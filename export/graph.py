@@ -56,6 +56,7 @@ class Neuron:
 
     threshold: None for an output, which only integrates. In an integer graph a 17-bit mantissa, compared at << 6.
     reset: `subtract` or `zero`. u0: start potential; in an integer graph a 24-bit potential (already << 6).
+    drop: what a spike subtracts where that is not the threshold, in the units of u0; one for all, or an array.
     current_decay, voltage_decay: of 4096; one for all, or an array that is broadcast to the population's shape.
     bias: per neuron, broadcast likewise, already shifted; None for none.
     """
@@ -66,6 +67,7 @@ class Neuron:
     current_decay: Decay = CURRENT_DECAY_NONE
     voltage_decay: Decay = VOLTAGE_DECAY_NONE
     bias: np.ndarray | None = None
+    drop: float | np.ndarray | None = None
 
     @property
     def gathers(self) -> bool:

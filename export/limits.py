@@ -205,6 +205,11 @@ def _check_neuron(population: Population) -> None:
         raise GraphError(f"{population.name}: u0 is {neuron.u0}; integers are allowed")
     if neuron.u0 and neuron.reset == "zero":
         raise GraphError(f"{population.name}: u0 is {neuron.u0} with reset zero; 0 is all that stock LIF knows")
+    if neuron.drop is not None:
+        if neuron.reset != "subtract":
+            raise GraphError(f"{population.name}: drop is given with reset {neuron.reset}; subtract is allowed")
+        for value in (int(np.min(neuron.drop)), int(np.max(neuron.drop))):
+            _within(population, "drop", value, 0, POTENTIAL_MAX)
     for what, decay in (("current decay", neuron.current_decay), ("voltage decay", neuron.voltage_decay)):
         for value in {int(np.min(decay)), int(np.max(decay))}:
             _within(population, what, value, 0, DECAY_MAX)

@@ -121,9 +121,12 @@ def _quantize(population: Population, timesteps: int) -> Population:
     threshold = None if neuron.threshold is None else round(neuron.threshold * scale)
     u0 = round(neuron.u0 * scale * 2**POTENTIAL_SHIFT)
     bias = None if neuron.bias is None else integer_bias(population.name, neuron.bias, scale)
-    return dataclasses.replace(
-        integer, neuron=dataclasses.replace(neuron, threshold=threshold, u0=u0, bias=bias), scale=scale
-    )
+    drop = neuron.drop
+    if drop is not None:
+        rounded = np.round(np.asarray(drop) * (scale * 2**POTENTIAL_SHIFT)).astype(np.int32)
+        drop = rounded if rounded.ndim else int(rounded)
+    changed = dataclasses.replace(neuron, threshold=threshold, u0=u0, bias=bias, drop=drop)
+    return dataclasses.replace(integer, neuron=changed, scale=scale)
 
 
 def integer_bias(name: str, bias: np.ndarray, scale: float) -> np.ndarray:

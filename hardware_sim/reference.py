@@ -182,6 +182,8 @@ def integer_scan(currents: torch.Tensor, neuron: Neuron) -> tuple[torch.Tensor, 
     spikes = torch.zeros_like(currents)
     after = torch.empty_like(currents, dtype=torch.int32)
     threshold = None if neuron.threshold is None else int(neuron.threshold) << POTENTIAL_SHIFT
+    subtracted = np.asarray((threshold or 0) if neuron.drop is None else neuron.drop, np.int64)
+    drop = torch.from_numpy(subtracted).to(dtype)
     for t, arriving in enumerate(inputs):
         if leaky:
             current = _wrap(_decay(current, neuron.current_decay) + arriving)
@@ -195,7 +197,7 @@ def integer_scan(currents: torch.Tensor, neuron: Neuron) -> tuple[torch.Tensor, 
             fired = potential > threshold
             spikes[t] = fired
             if neuron.reset == "subtract":
-                potential.sub_(fired.to(dtype), alpha=threshold)
+                potential.sub_(fired.to(dtype) * drop)
             else:
                 potential.masked_fill_(fired, 0)
         after[t] = potential
@@ -228,7 +230,8 @@ def _float_scan(currents: torch.Tensor, neuron: Neuron) -> tuple[torch.Tensor, t
         potential = left * potential + current + bias
         if neuron.threshold is not None:
             spikes[t] = potential > neuron.threshold
-            reset = potential - neuron.threshold if neuron.reset == "subtract" else torch.zeros_like(potential)
+            drop = torch.as_tensor(neuron.threshold if neuron.drop is None else neuron.drop)
+            reset = potential - drop if neuron.reset == "subtract" else torch.zeros_like(potential)
             potential = torch.where(spikes[t] > 0, reset, potential)
         after[t] = potential
     return spikes, after

@@ -67,10 +67,10 @@ def _operator(rng: np.random.Generator, kind: str, source: Shape, target: Shape)
     return single(rng, source, target, float(rng.choice([0.0, 0.1, 0.5, 1.0])), odd=odd)
 
 
-def _decay(draw, rng: np.random.Generator, shape: Shape) -> Decay:
+def _each(draw, rng: np.random.Generator, shape: Shape, most: int) -> Decay:
     """One for all, one a channel, or one a neuron, as a file would have it."""
     each = draw(st.sampled_from([None, (shape[0], 1, 1), shape]))
-    drawn = rng.integers(0, 4097, each or (1, 1, 1), dtype=np.int32)
+    drawn = rng.integers(0, most + 1, each or (1, 1, 1), dtype=np.int32)
     return drawn if (drawn != drawn.flat[0]).any() else int(drawn.flat[0])
 
 
@@ -83,9 +83,10 @@ def _neuron(draw, rng: np.random.Generator, shape: Shape, *, driven: bool) -> Ne
         threshold=draw(st.integers(5, 60)),
         reset=reset,
         u0=64 * draw(st.integers(0, 9)) if reset == "subtract" and driven else 0,
-        current_decay=_decay(draw, rng, shape) if leaky else 4096,
-        voltage_decay=_decay(draw, rng, shape) if leaky else 0,
+        current_decay=_each(draw, rng, shape, 4096) if leaky else 4096,
+        voltage_decay=_each(draw, rng, shape, 4096) if leaky else 0,
         bias=None if each is None else 64 * rng.integers(-5, 9, each, np.int32),
+        drop=_each(draw, rng, shape, 6000) if leaky and reset == "subtract" and draw(st.booleans()) else None,
     )
 
 

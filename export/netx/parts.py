@@ -15,7 +15,6 @@ from export.graph import (
     STEPS_UNKNOWN,
     Conv,
     ConvT,
-    Decay,
     Dense,
     GraphError,
     Meta,
@@ -25,7 +24,7 @@ from export.graph import (
     Sparse,
 )
 from export.hdf5 import GEOMETRY_MAX
-from export.limits import BIAS_MAX
+from export.limits import BIAS_MAX, DECAY_MAX, POTENTIAL_MAX
 from export.netx.fields import Fields
 
 FORMAT_VERSION = 1
@@ -147,15 +146,16 @@ def neuron(fields: Fields, shape: Shape) -> Neuron:
         threshold=threshold,
         reset=reset,
         u0=fields.integer("u0", -(2**31), 2**31 - 1, default=0),
-        current_decay=_decay(fields, "iDecay", shape),
-        voltage_decay=_decay(fields, "vDecay", shape),
+        current_decay=_by_place(fields, "iDecay", DECAY_MAX, shape),
+        voltage_decay=_by_place(fields, "vDecay", DECAY_MAX, shape),
+        drop=_by_place(fields, "drop", POTENTIAL_MAX, shape) if "drop" in fields else None,
         bias=_bias(fields, shape) if "bias" in fields else None,
     )
 
 
-def _decay(fields: Fields, field: str, shape: Shape) -> Decay:
-    """One for all neurons, or one a channel or a neuron, as SLAYER writes it where they do not share it."""
-    found = fields.integers(field, 0, 4096, counts=(1, shape[0], math.prod(shape)))
+def _by_place(fields: Fields, field: str, most: int, shape: Shape) -> int | np.ndarray:
+    """One for all neurons, or one a channel or a neuron, as SLAYER writes decays where they do not share them."""
+    found = fields.integers(field, 0, most, counts=(1, shape[0], math.prod(shape)))
     if len(set(found)) == 1:
         return found[0]
     return np.array(found, np.int32).reshape(shape if len(found) == math.prod(shape) else (-1, 1, 1))

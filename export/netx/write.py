@@ -24,7 +24,6 @@ from export import files
 from export.graph import (
     Conv,
     ConvT,
-    Decay,
     Dense,
     Edge,
     Graph,
@@ -213,24 +212,26 @@ def _stock_bias(population: Population) -> np.ndarray | None:
     return mantissa.astype(np.int32)
 
 
-def _decay(decay: Decay, shape: Shape) -> Decay:
+def _by_place(value: float | np.ndarray, shape: Shape) -> int | np.ndarray:
     """One for all, one a channel, or one a neuron in (C, H, W) order."""
-    if isinstance(decay, int):
-        return decay
-    whole = np.broadcast_to(decay, shape).reshape(shape[0], -1).astype(np.int32)
+    whole = np.broadcast_to(value, shape).reshape(shape[0], -1).astype(np.int32)
+    if (whole == whole[0, 0]).all():
+        return int(whole[0, 0])
     return whole[:, 0] if (whole == whole[:, :1]).all() else whole.ravel()
 
 
 def _write_neuron(group: h5py.Group, neuron: Neuron, shape: Shape, *, with_bias: bool = True) -> None:
     group["type"] = (HARD_RESET if neuron.reset == "zero" else SOFT_RESET).encode("ascii")
-    group["iDecay"] = _decay(neuron.current_decay, shape)
-    group["vDecay"] = _decay(neuron.voltage_decay, shape)
+    group["iDecay"] = _by_place(neuron.current_decay, shape)
+    group["vDecay"] = _by_place(neuron.voltage_decay, shape)
     group["vThMant"] = THRESHOLD_MAX if neuron.threshold is None else int(neuron.threshold)
     group["refDelay"] = 1
     group["gradedSpike"] = False
     group["reset"] = neuron.reset.encode("ascii")
     group["u0"] = int(neuron.u0)
     group["fires"] = neuron.threshold is not None
+    if neuron.drop is not None:
+        group["drop"] = _by_place(neuron.drop, shape)
     if with_bias and neuron.bias is not None:
         group["bias"] = neuron.bias.astype(np.int32)
 

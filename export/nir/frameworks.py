@@ -20,12 +20,14 @@ DT = 1e-4  # seconds a step: the dt of snnTorch and SpikingJelly where they read
 class Framework:
     """dt: what a step lasts, in the unit of the file's time constants. reset: unless the network was told otherwise.
 
-    exponential: states decay by exp(-dt / tau), not by 1 - dt / tau. needs: what a network has to be built with, for
+    reset_delay: whether a reset by subtraction comes a step later, after the leak. exponential: states decay by
+    exp(-dt / tau), not by 1 - dt / tau. needs: what a network has to be built with, for
     its spikes to be those of Loihi. refused: kinds of neurons that no file of it can be matched for, and why.
     """
 
     dt: float
     reset: Literal["zero", "subtract"]
+    reset_delay: bool = False
     exponential: bool = False
     needs: str = ""
     refused: Mapping[str, str] = field(default_factory=dict)
@@ -33,7 +35,12 @@ class Framework:
 
 SEVERAL = "its neurons fire several times a step, which one bit cannot say"
 FRAMEWORKS = {
-    "snntorch": Framework(DT, "subtract", needs="reset_delay=False; a zero reset needs --reset zero"),
+    "snntorch": Framework(
+        DT,
+        "subtract",
+        reset_delay=True,
+        needs="its defaults; reset_delay=False needs --no-reset-delay, with a reset to zero --reset zero, too",
+    ),
     "spikingjelly": Framework(DT, "zero", needs="no potential that just meets its threshold, at which it fires"),
     "norse": Framework(
         1e-6,

@@ -71,13 +71,13 @@ def numbers(name: str, node: Any, field: str, *, endless: bool = False) -> np.nd
 
 
 def from_nir(
-    name: str, node: Any, shape: Shape, *, dt: float, reset: str, exponential: bool = False
+    name: str, node: Any, shape: Shape, *, dt: float, reset: str, exponential: bool = False, reset_delay: bool = False
 ) -> tuple[Neuron, Each]:
     """The neurons of a NIR node that stand in `shape` (C, H, W), and the factor of what drives them.
 
     What differs between neurons comes as an array (C, H, W). dt in seconds; reset for nodes whose metadata say nothing;
-    exponential: whether states decay by exp(-dt / tau).
-    Raises GraphError naming node, field, what was found and what is allowed.
+    exponential: whether states decay by exp(-dt / tau); reset_delay: whether the threshold is subtracted a step after
+    the spike, when the potential has decayed. Raises GraphError naming node, field, what was found and what is allowed.
     """
     kind = type(node).__name__
 
@@ -129,8 +129,20 @@ def from_nir(
     if isinstance(threshold, np.ndarray):  # potentials are counted in thresholds instead
         threshold, factor, leak = 1.0, factor / threshold, leak / threshold
     bias = np.asarray(leak) if np.any(leak) else None
-    neuron = Neuron(threshold, _reset(name, node, reset), note(name, node, "u0") or 0.0, current, voltage, bias)
+    reset = _reset(name, node, reset)
+    drop = _drop(name, threshold, voltage) if reset_delay and reset == "subtract" and threshold else None
+    neuron = Neuron(threshold, reset, note(name, node, "u0") or 0.0, current, voltage, bias, drop)
     return neuron, 1.0 if np.isclose(factor, 1, rtol=NOISE).all() else factor
+
+
+def _drop(name: str, threshold: float, voltage: Decay) -> Each | None:
+    """What to subtract at the spike, so that the threshold is gone after the next leak: threshold / beta."""
+    if not np.any(voltage):
+        return None
+    if np.max(voltage) == DECAY_MAX:
+        raise GraphError(f"{name}: its potential lasts no step, its reset comes in the next; no reset_delay is allowed")
+    found = threshold * DECAY_MAX / (DECAY_MAX - np.asarray(voltage, np.float64))
+    return found if found.ndim else float(found)
 
 
 def _decay(share: Each) -> Decay:
@@ -163,6 +175,8 @@ def to_nir(nir: ModuleType, population: Population, shape: Shape, *, dt: float, 
             )
         return dt * DECAY_MAX / decay
 
+    if neuron.drop is not None:
+        raise GraphError(f"{population.name}: a spike subtracts another number than the threshold; NIR cannot say that")
     fields: dict[str, Each] = {"r": 1.0}
     kind = "IF"
     if neuron.gathers:

@@ -4,9 +4,8 @@ What it can say and Loihi can run comes through: Conv2d, Linear, Affine, SumPool
 in-edges, nested graphs. Between two neurons there is one weight at most, with pools before it or after a convolution.
 
 Where a framework steps its own network otherwise than `nodes` says, spikes differ, and no file tells: `frameworks` has
-what is known of each. snnTorch 1.0.0 needs reset_delay=False with reset by subtraction, and for `Synaptic` always: a
-delayed subtraction is not decayed, a delayed reset of `Synaptic` loses an input; and after a reset that leaves a
-potential above the threshold it misses a spike.
+what is known of each. snnTorch 1.0.0 needs reset_delay=False for `Synaptic` that resets to zero, else it loses an input
+a spike; and without a delay it misses a spike after a reset that leaves a potential above the threshold.
 """
 
 from __future__ import annotations
@@ -78,18 +77,20 @@ def read(
     dt: float | None = None,
     encoder: str = "rate",
     reset: Literal["zero", "subtract"] | None = None,
+    reset_delay: bool | None = None,
     input_shape: Shape | None = None,
 ) -> Graph:
     """Read a NIR file as a float graph without pools, delays aligned, ready for `quantize`.
 
     timesteps: steps a sample. framework: whose file it is, by `frameworks.FRAMEWORKS`, which no file says; without, a
     warning says how leaky neurons are stepped. dt: seconds a step, in the unit of the file's time constants. reset: of
-    neurons whose metadata say nothing, as only ours do. Both are the framework's by default; without one, 1e-4 and
-    zero, which NIR itself means. input_shape: (N,) or (C, H, W), where the file's has axes for batch or time.
+    neurons whose metadata say nothing, as only ours do. reset_delay: whether a threshold is subtracted a step after the
+    spike, as snnTorch does by default. All three are the framework's by default; without one, 1e-4, zero, which NIR
+    itself means, and no. input_shape: (N,) or (C, H, W), where the file's has axes for batch or time.
     Populations are named as the neurons are; weights that end in an output get neurons that integrate, named as it is.
     Raises GraphError naming the file, the node, what was found and what is allowed.
     """
-    options = _options(timesteps, framework, dt, encoder, reset, input_shape)
+    options = _options(timesteps, framework, dt, encoder, reset, reset_delay, input_shape)
     load_nir()  # not in the child: another thread may be importing
     path = Path(path)
     if not path.is_file():
@@ -113,6 +114,7 @@ class _Options:
     dt: float
     encoder: str
     reset: str
+    reset_delay: bool
     input_shape: Shape | None
 
 
@@ -263,6 +265,7 @@ class _Reader:
             dt=options.dt,
             reset=options.reset,
             exponential=bool(options.framework and options.framework.exponential),
+            reset_delay=options.reset_delay,
         )
         return self._population(name, signal, neuron, factor, scale=note(name, node, "scale"))
 
@@ -324,7 +327,13 @@ def _by_channel(name: str, factor: Each) -> Each:
 
 
 def _options(
-    timesteps: int, name: str | None, dt: float | None, encoder: str, reset: str | None, input_shape: Shape | None
+    timesteps: int,
+    name: str | None,
+    dt: float | None,
+    encoder: str,
+    reset: str | None,
+    reset_delay: bool | None,
+    input_shape: Shape | None,
 ) -> _Options:
     """What was asked for, and what is left to the framework. Raises GraphError."""
     if name is not None and name not in FRAMEWORKS:
@@ -337,7 +346,8 @@ def _options(
             f"timesteps {timesteps}, dt {dt}, encoder {encoder!r}, reset {reset!r}; positive numbers, "
             f"{' or '.join(ENCODERS)} and {' or '.join(RESETS)} are allowed"
         )
-    return _Options(timesteps, framework, dt, encoder, reset, input_shape)
+    late = bool(framework and framework.reset_delay) if reset_delay is None else reset_delay
+    return _Options(timesteps, framework, dt, encoder, reset, late, input_shape)
 
 
 def _readout(network: Any) -> tuple[float, tuple[str, ...]]:

@@ -61,7 +61,7 @@ class Case:
     @property
     def plain(self) -> bool:
         """Whether the neurons only integrate: then input and threshold follow from the spikes."""
-        return not self.population.neuron.leaks
+        return not self.population.neuron.leaks and self.population.neuron.drop is None
 
 
 def outcome(currents: torch.Tensor, neuron: Neuron) -> torch.Tensor:

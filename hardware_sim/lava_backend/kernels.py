@@ -255,12 +255,12 @@ def subthreshold(arriving, current, potential, bias, current_decay, voltage_deca
 
 
 @numba.njit(
-    numba.void(_I16, _I32, _I32, _I32, _U8, _I16, _I16, numba.int32, numba.boolean, numba.boolean),
+    numba.void(_I16, _I32, _I32, _I32, _U8, _I16, _I16, _I32, numba.int32, numba.boolean, numba.boolean),
     cache=True,
     nogil=True,
 )
-def cuba(total, current, potential, bias, fired, current_decay, voltage_decay, threshold, subtract, fires):
-    """One step of leaky neurons with bias, each with its decays; takes the inputs and leaves them zero."""
+def cuba(total, current, potential, bias, fired, current_decay, voltage_decay, drop, threshold, subtract, fires):
+    """One step of leaky neurons with bias, each with its decays and what a spike subtracts; leaves the inputs zero."""
     for k in range(total.shape[0]):
         current[k], v = _leak_and_add(
             np.int64(current[k]),
@@ -271,7 +271,7 @@ def cuba(total, current, potential, bias, fired, current_decay, voltage_decay, t
             np.int64(voltage_decay[k]),
         )
         spike = fires and v > threshold
-        after = v - threshold if subtract else np.int64(0)
+        after = v - drop[k] if subtract else np.int64(0)
         potential[k] = after if spike else v
         fired[k] = spike
         total[k] = 0

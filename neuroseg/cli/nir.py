@@ -41,6 +41,10 @@ def import_nir(
     reset: Annotated[
         Reset | None, typer.Option(help="Of neurons whose file does not say; default: the framework's, else zero.")
     ] = None,
+    reset_delay: Annotated[
+        bool | None,
+        typer.Option(help="The threshold is subtracted a step after the spike; default: the framework's, else not."),
+    ] = None,
     encoder: Annotated[Encoder, typer.Option(help="Image to spikes, for commands that take images.")] = Encoder.rate,
     input_shape: Annotated[
         str | None, typer.Option(help="N or C,H,W of a sample, where the file's has axes for batch or time.")
@@ -58,6 +62,7 @@ def import_nir(
             dt=dt,
             encoder=encoder.value,
             reset=reset.value if reset else None,
+            reset_delay=reset_delay,
             input_shape=_shape(input_shape),
         )
     )

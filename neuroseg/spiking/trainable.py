@@ -31,7 +31,11 @@ def check_trainable(graph: Graph) -> None:
             raise ValueError(f"u0 is {neuron.u0} with reset 'zero'; stock Lava neurons start from 0")
         if neuron.threshold not in (1.0, None):
             raise ValueError(f"{population.name}: threshold is {neuron.threshold}; 1 is needed, scale the weights")
-        if neuron.leaks or any(edge.delay or edge.target_delay is not None for edge in population.edges):
+        if (
+            neuron.leaks
+            or neuron.drop is not None
+            or any(edge.delay or edge.target_delay is not None for edge in population.edges)
+        ):
             raise ValueError(f"{population.name}: leaks and delays are not trained here")
         if not all(isinstance(edge.op, Trainable) for edge in population.edges):
             raise ValueError(f"{population.name}: dense synapses are trained as convolutions over their whole source")

@@ -17,7 +17,7 @@ from lava.magma.core.model.py.type import LavaPyType
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
-from export.graph import Decay, Population
+from export.graph import Population
 from export.limits import POTENTIAL_SHIFT, THRESHOLD_MAX
 from hardware_sim.lava_backend import kernels
 from hardware_sim.lava_backend.layout import open_tape, whc
@@ -48,14 +48,15 @@ class FusedLayer(PyLoihiProcessModel):
         self.bias = self._each(0 if neuron.bias is None else neuron.bias, np.int32)
         self.decays = (self._each(neuron.current_decay, np.int16), self._each(neuron.voltage_decay, np.int16))
         self.threshold = int(THRESHOLD_MAX if neuron.threshold is None else neuron.threshold) << POTENTIAL_SHIFT
-        self.leaky = neuron.leaks or neuron.bias is not None
+        self.drop = self._each(self.threshold if neuron.drop is None else neuron.drop, np.int32)
+        self.leaky = neuron.leaks or neuron.bias is not None or neuron.drop is not None
         self.rows = np.zeros((self.window.timesteps, -(-n // 8)), np.uint8)  # bits of the sample under way
         self.tally = np.zeros(self.population.shape, np.int32)
         self.spikes, self.counts = open_tape(files.spikes), open_tape(files.counts)
         self.potentials, self.output = open_tape(files.potentials), open_tape(files.output)
         self.progress, self.slot = np.load(files.progress, mmap_mode="r+"), files.slot
 
-    def _each(self, value: Decay, dtype: type[np.integer]) -> np.ndarray:
+    def _each(self, value: float | np.ndarray, dtype: type[np.integer]) -> np.ndarray:
         """One number for each neuron, flat."""
         return np.array(np.broadcast_to(value, self.population.shape).T, dtype, order="C").ravel()
 
@@ -98,6 +99,7 @@ class FusedLayer(PyLoihiProcessModel):
                 self.bias,
                 fired,
                 *self.decays,
+                self.drop,
                 self.threshold,
                 subtract,
                 fires,

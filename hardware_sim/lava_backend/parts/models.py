@@ -28,7 +28,7 @@ class PyIFModel(AbstractPyLifModelFixed):
 
     def __init__(self, proc_params: dict[str, Any]) -> None:
         super().__init__(proc_params)
-        self.u0 = proc_params["u0"]
+        self.u0, self.drop = proc_params["u0"], proc_params["drop"]
         self.reset_interval = proc_params["reset_interval"]
         self.reset_offset = proc_params["reset_offset"] % self.reset_interval
 
@@ -41,7 +41,7 @@ class PyIFModel(AbstractPyLifModelFixed):
         self.subthr_dynamics(activation_in=a_in)
         threshold = np.left_shift(self.vth, self.vth_shift)
         fired = self.v > threshold
-        self.v[fired] -= np.int32(threshold)
+        self.v[fired] -= np.int32(threshold) if self.drop is None else self.drop[fired].astype(np.int32)
         self.s_out.send(fired)
 
 

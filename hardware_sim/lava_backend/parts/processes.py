@@ -54,7 +54,7 @@ class IF(LIFReset):
     """Neurons that subtract their threshold when they fire and start every sample from u0.
 
     As LIFReset otherwise: shape (W, H, C), du and dv of 4096, vth a 17-bit mantissa, reset_interval T, reset_offset
-    the first step of a sample. u0 is a potential (<< 6).
+    the first step of a sample. u0 is a potential (<< 6), and so is drop, (W, H, C): what a spike subtracts instead.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class IF(LIFReset):
         shape: tuple[int, ...],
         vth: int,
         u0: int,
+        drop: np.ndarray | None,
         du: Decay,
         dv: Decay,
         bias_mant: np.ndarray | int,
@@ -82,6 +83,7 @@ class IF(LIFReset):
             reset_offset=reset_offset,
         )
         self.proc_params["u0"] = u0
+        self.proc_params["drop"] = drop
 
 
 class SpikeSource(AbstractProcess):

@@ -117,7 +117,8 @@ def make_neurons(population: Population, window: Window) -> LIFReset:
     neuron = population.neuron
     mantissa, exponent = bias_parts(population.name, neuron, population.shape)
     threshold = THRESHOLD_MAX if neuron.threshold is None else int(neuron.threshold)
-    make = partial(IF, u0=int(neuron.u0)) if neuron.reset == "subtract" else LIFReset
+    drop = None if neuron.drop is None else np.broadcast_to(neuron.drop, population.shape).transpose(2, 1, 0)
+    make = partial(IF, u0=int(neuron.u0), drop=drop) if neuron.reset == "subtract" else LIFReset
     return make(
         shape=whc(population.shape),
         vth=threshold,

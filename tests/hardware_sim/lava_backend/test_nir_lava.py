@@ -9,6 +9,7 @@ threshold differ, and those of later layers with them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import nir
@@ -33,44 +34,44 @@ SAMPLES = 3
 NEURONS = ("1", "4", "7")  # the names of the neurons: nirtorch names nodes by their place
 
 
-def leaky(shape: tuple[int, ...], beta: float, reset: str) -> snntorch.Leaky:
+def leaky(shape: tuple[int, ...], beta: float, reset: str, *, late: bool = False) -> snntorch.Leaky:
     """Parameters by neuron: nir 1.0.8 takes the shapes of nodes from them, and refuses what snnTorch has by default.
 
-    A delayed reset by subtraction is not decayed in snnTorch, so that it is not Loihi's; to zero, both are the same.
-    Without delay it misses a spike after a potential that is still above the threshold when reset; here none is.
+    late: its default, a delayed reset by subtraction; to zero, both are the same. Without delay it misses a spike after
+    a potential that is still above the threshold when reset; here none is.
     """
     return snntorch.Leaky(
         beta=torch.full(shape, beta),
         threshold=torch.ones(shape),
         reset_mechanism=reset,
         init_hidden=True,
-        reset_delay=reset == "zero",
+        reset_delay=late or reset == "zero",
     )
 
 
-def synaptic(shape: tuple[int, ...], beta: float, reset: str) -> snntorch.Synaptic:
-    """With the delayed reset, snnTorch's Synaptic would lose the input of the step after a spike."""
+def synaptic(shape: tuple[int, ...], beta: float, reset: str, *, late: bool = False) -> snntorch.Synaptic:
+    """With a delayed reset to zero, snnTorch's Synaptic would lose the input of the step after a spike."""
     return snntorch.Synaptic(
         alpha=torch.full(shape, 0.5),
         beta=torch.full(shape, beta),
         threshold=torch.ones(shape),
         reset_mechanism=reset,
         init_hidden=True,
-        reset_delay=False,
+        reset_delay=late,
     )
 
 
-def network(neurons: Callable[..., nn.Module], beta: float, reset: str, *, exact: bool) -> nn.Sequential:
+def network(neurons: Callable[..., nn.Module], beta: float, reset: str, *, exact: bool, late: bool) -> nn.Sequential:
     torch.manual_seed(0)
-    biased = neurons is leaky  # a bias through a decaying current is none that Loihi has
+    neurons = partial(neurons, late=late)
     model = nn.Sequential(
-        nn.Conv2d(1, 4, 3, padding=1, bias=biased),
+        nn.Conv2d(1, 4, 3, padding=1, bias=True),
         neurons((4, 8, 8), beta, reset),
         nn.AvgPool2d(2),
-        nn.Conv2d(4, 6, 3, stride=2, padding=1, bias=biased),
+        nn.Conv2d(4, 6, 3, stride=2, padding=1, bias=True),
         neurons((6, 2, 2), beta, reset),
         nn.Flatten(),
-        nn.Linear(24, 10, bias=biased),
+        nn.Linear(24, 10, bias=True),
         neurons((10,), beta, reset),
     )
     for parameter in model.parameters():
@@ -83,13 +84,13 @@ def network(neurons: Callable[..., nn.Module], beta: float, reset: str, *, exact
     return model
 
 
-def imported(model: nn.Sequential, folder: Path, *, reset: str, timesteps: int) -> Graph:
+def imported(model: nn.Sequential, folder: Path, *, reset: str, late: bool, timesteps: int) -> Graph:
     """snnTorch -> NIR file -> float graph -> integers -> NetX file -> graph."""
     reset_hidden(model)
     path = folder / "snntorch.nir"
     nir.write(path, export_to_nir(model, torch.zeros(1, 1, 8, 8), ignore_dims=[0]))
     reset_hidden(model)
-    graph = check(quantize(read_nir(path, timesteps=timesteps, reset=reset)))
+    graph = check(quantize(read_nir(path, timesteps=timesteps, framework="snntorch", reset=reset, reset_delay=late)))
     return netx.read(netx.write(graph, folder / "network.net"))
 
 
@@ -106,19 +107,22 @@ def own_spikes(model: nn.Sequential, spikes: np.ndarray) -> dict[str, np.ndarray
 
 
 @pytest.mark.parametrize(
-    ("neurons", "reset", "exact"),
+    ("neurons", "reset", "late", "exact"),
     [
-        (leaky, "zero", True),
-        (leaky, "subtract", True),
-        (synaptic, "zero", True),
-        (leaky, "zero", False),
-        (synaptic, "zero", False),
+        (leaky, "zero", False, True),
+        (leaky, "subtract", False, True),
+        (leaky, "subtract", True, True),
+        (synaptic, "zero", False, True),
+        (synaptic, "subtract", True, True),
+        (leaky, "zero", False, False),
+        (leaky, "subtract", True, False),
+        (synaptic, "zero", False, False),
     ],
 )
-def test_a_network_of_snntorch_does_the_same_in_lava(neurons, reset, exact, tmp_path, worker):
+def test_a_network_of_snntorch_does_the_same_in_lava(neurons, reset, late, exact, tmp_path, worker):
     timesteps = 6 if exact else 12
-    model = network(neurons, 0.5 if exact else 0.9, reset, exact=exact)
-    graph = imported(model, tmp_path, reset=reset, timesteps=timesteps)
+    model = network(neurons, 0.5 if exact else 0.9, reset, exact=exact, late=late)
+    graph = imported(model, tmp_path, reset=reset, late=late, timesteps=timesteps)
     spikes = (np.random.default_rng(0).random((SAMPLES, timesteps, 1, 8, 8)) < 0.4).astype(np.uint8)
     everything = Record(potentials="all")
     ours = hardware_sim.run(graph, spikes, record=everything)
@@ -129,9 +133,9 @@ def test_a_network_of_snntorch_does_the_same_in_lava(neurons, reset, exact, tmp_
         np.testing.assert_array_equal(lavas.potentials[name], potentials, err_msg=name)
 
     theirs = own_spikes(model, spikes)
-    assert set(theirs) == set(ours.packed)
+    assert set(theirs) == {name for name in ours.packed if not name.endswith(".bias")}  # those always fire
     for name, emitted in theirs.items():
         found = lavas.spikes[name].reshape(emitted.shape)
-        assert emitted.mean() > 0.02, name
+        assert emitted.mean() > 0.01, name
         agreement = float((found == emitted).mean())
         assert agreement == 1 if exact else agreement > 0.95, name
