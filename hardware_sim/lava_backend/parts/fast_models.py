@@ -1,8 +1,8 @@
 """Fast models of Lava's own Conv, Sparse, Dense, LIF and LIFReset: the stock models with their inner loops compiled.
 
 For any network of stock processes, as NetX builds them: see `hardware_sim.lava_backend.fast`. Messages, timing and
-every value are those of the stock models, to which graded spikes and sums beyond 16 bits are left. Weights are read at
-the first step: one that is set later is not seen.
+every value are those of the stock models, to which is left what these do not know: graded spikes, decays of single
+neurons, sums beyond 16 bits.
 """
 
 from __future__ import annotations
@@ -55,6 +55,10 @@ class FastConv(PyConvModelFixed):
         self.a_buf = self.total.reshape(self.a_buf.shape).astype(np.int32)
         self.total[:] = 0
 
+    def on_var_update(self) -> None:
+        """A weight was set between two runs."""
+        self.taps = None
+
     def _taps(self) -> kernels.Taps:
         """Lava's (out, kW, kH, in) weights of a true convolution, as PyTorch's of a correlation."""
         stride, padding, dilation = (
@@ -67,7 +71,10 @@ class FastConv(PyConvModelFixed):
 
 def _matrix_step(model: Any, stock_step: Callable[[], None]) -> None:
     """Sum the columns at which spikes arrive. The stock model's first step prepares the weights."""
-    if model.columns is None or model.num_message_bits.item() > 0:
+    if model.num_message_bits.item() > 0:
+        stock_step()
+        return
+    if model.columns is None:
         stock_step()
         model.columns = sparse.csc_matrix(model.weights, dtype=np.int32)
         return
@@ -85,6 +92,9 @@ def _matrix_step(model: Any, stock_step: Callable[[], None]) -> None:
 class FastSparse(PySparseModelBitAcc):
     columns: sparse.csc_matrix | None = None
 
+    def on_var_update(self) -> None:
+        self.columns = None
+
     def run_spk(self) -> None:
         _matrix_step(self, super().run_spk)
 
@@ -94,6 +104,9 @@ class FastSparse(PySparseModelBitAcc):
 @tag("fast")
 class FastDense(PyDenseModelBitAcc):
     columns: sparse.csc_matrix | None = None
+
+    def on_var_update(self) -> None:
+        self.columns = None
 
     def run_spk(self) -> None:
         _matrix_step(self, super().run_spk)

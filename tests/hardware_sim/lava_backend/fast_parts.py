@@ -28,7 +28,10 @@ FLAT = 4 * 3 * 6
 
 
 def simulate(seed: int, config: RunConfig) -> tuple[list[np.ndarray], list[str]]:
-    """Leaky neurons with bias behind a grouped, strided convolution, a sparse and a dense matrix with exponents."""
+    """Leaky neurons with bias behind a grouped, strided convolution, a sparse and a dense matrix with exponents.
+
+    Half-way weights are set anew (not the sparse matrix's, which Lava cannot). The second neurons have decays of their own.
+    """
     rng = np.random.default_rng(seed)
 
     def weights(*shape: int) -> np.ndarray:
@@ -39,7 +42,7 @@ def simulate(seed: int, config: RunConfig) -> tuple[list[np.ndarray], list[str]]
     first = LIF(shape=conv.a_out.shape, vth=150, du=1500, dv=300, bias_mant=13, bias_exp=3)
     n = int(np.prod(first.s_out.shape))
     matrix = Sparse(weights=csr_matrix(weights(FLAT, n) * (rng.random((FLAT, n)) < 0.2)), weight_exp=1)
-    second = LIFReset(shape=(FLAT,), vth=300, du=4095, dv=100, reset_interval=7, reset_offset=2)
+    second = LIFReset(shape=(FLAT,), vth=300, du=4095, dv=rng.integers(50, 200, FLAT), reset_interval=7, reset_offset=2)
     dense = Dense(weights=weights(9, FLAT), weight_exp=-2)
     third = LIF(shape=(9,), vth=60, du=900, dv=20)
     source.s_out.connect(conv.s_in)
@@ -53,7 +56,10 @@ def simulate(seed: int, config: RunConfig) -> tuple[list[np.ndarray], list[str]]
     for one, sink in zip(neurons, sinks, strict=True):
         one.s_out.connect(sink.a_in)
     try:
-        source.run(condition=RunSteps(num_steps=STEPS), run_cfg=config)
+        source.run(condition=RunSteps(num_steps=STEPS // 2), run_cfg=config)
+        conv.weight.set(np.ascontiguousarray(conv.weight.get()[::-1]))
+        dense.weights.set(np.ascontiguousarray(dense.weights.get()[::-1]))
+        source.run(condition=RunSteps(num_steps=STEPS - STEPS // 2), run_cfg=config)
         used = [
             type(process).__name__ + ":" + process.model_class.__name__ for process in (conv, matrix, dense, *neurons)
         ]
