@@ -44,10 +44,11 @@ GEOMETRY_MAX = 127  # kernel, stride, padding are int8: lava/proc/conv/models.py
 RESETS = ("subtract", "zero")
 
 
-def check(graph: Graph, *, stock: bool = True) -> Graph:
+def check(graph: Graph, *, stock: bool = True, bounds: bool = True) -> Graph:
     """Return an integer, aligned graph that fits Loihi; raise GraphError naming population, value and limit.
 
-    stock: whether Lava's own parts must take it, whose kernels, strides and paddings are int8.
+    stock: whether Lava's own parts must take it, whose kernels, strides and paddings are int8. bounds: whether what
+    inputs and potentials may reach must fit, too; an engine watches what they do reach (see `beyond`).
     """
     if not graph.integer:
         raise GraphError("the graph holds floats; quantize it first")
@@ -62,8 +63,20 @@ def check(graph: Graph, *, stock: bool = True) -> Graph:
             if stock:
                 _check_geometry(population, edge.op)
         _check_neuron(population)
-        _check_input(graph, population)
+        if bounds:
+            _check_input(graph, population)
     return graph
+
+
+def beyond(graph: Graph) -> tuple[str, ...]:
+    """Populations whose inputs or potentials may exceed what Loihi holds, by a bound from their weights alone."""
+    found = []
+    for population in graph.populations:
+        try:
+            _check_input(graph, population)
+        except GraphError:
+            found.append(population.name)
+    return tuple(found)
 
 
 def input_bound(population: Population) -> tuple[float, float]:
@@ -222,12 +235,19 @@ def _check_input(graph: Graph, population: Population) -> None:
     if not _fits(population, bounds, graph.meta.timesteps):  # then by what each neuron can get at its place
         bounds = input_bound_in_place(graph, population)
     low, high = bounds
-    _within(population, "least input in a step", low, INPUT_MIN, INPUT_MAX)
-    _within(population, "greatest input in a step", high, INPUT_MIN, INPUT_MAX)
+    _bounded(population, "least input in a step", low, INPUT_MIN, INPUT_MAX)
+    _bounded(population, "greatest input in a step", high, INPUT_MIN, INPUT_MAX)
     if population.neuron.threshold is None:
         for value in _readout(population, bounds, graph.meta.timesteps):
             what = f"potential after {graph.meta.timesteps} steps, >> 6,"
-            _within(population, what, value, -THRESHOLD_MAX, THRESHOLD_MAX)
+            _bounded(population, what, value, -THRESHOLD_MAX, THRESHOLD_MAX)
+
+
+def _bounded(population: Population, what: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise GraphError(
+            f"{population.name}: {what} may reach {value:g}, a bound from its weights; {low:g} to {high:g} is allowed"
+        )
 
 
 def _fits(population: Population, bounds: tuple[float, float], timesteps: int) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 import torch
@@ -32,8 +32,16 @@ from export.graph import (
     Population,
     Sparse,
 )
-from export.limits import DECAY_MAX, POTENTIAL_MAX, POTENTIAL_SHIFT
-from hardware_sim.record import Record
+from export.limits import (
+    DECAY_MAX,
+    INPUT_MAX,
+    INPUT_MIN,
+    POTENTIAL_MAX,
+    POTENTIAL_SHIFT,
+    THRESHOLD_MAX,
+    beyond,
+)
+from hardware_sim.record import Record, SimulationError
 from hardware_sim.trace import Trace, pack
 
 CHUNK = 16  # samples at a time
@@ -53,9 +61,11 @@ def run_reference(
     packed: dict[str, list[np.ndarray]] = {name: [] for name in want_spikes}
     potentials: dict[str, list[np.ndarray]] = {name: [] for name in want_potentials}
     outputs: list[np.ndarray] = []
+    watched = beyond(graph) if graph.integer else ()
     for first in range(0, len(spikes), CHUNK):
         chunk = torch.from_numpy(spikes[first : first + CHUNK]).transpose(0, 1)  # T, B, C, H, W
-        fired, membrane = simulate(graph, chunk, keep=set(want_potentials) | {graph.output.name})
+        kept = set(want_potentials) | {graph.output.name}
+        fired, membrane = simulate(graph, chunk, keep=kept, watched=watched, first=first)
         for name in want_spikes:
             packed[name].append(pack(fired[name].transpose(0, 1).numpy().astype(np.uint8)))
         for name, parts in counts.items():
@@ -80,13 +90,15 @@ def run_reference(
 
 
 def simulate(
-    graph: Graph, spikes: torch.Tensor, *, keep: set[str]
+    graph: Graph, spikes: torch.Tensor, *, keep: set[str], watched: Collection[str] = (), first: int = 0
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Evaluate every node on spikes (T, B, C, H, W).
 
     Returns what each node emits and, for the populations in `keep`, the potentials after reset: (T, B, C, H, W).
+    watched: populations that may exceed Loihi's range, at which SimulationError is raised. first: number of the first
+    sample, for that.
     """
-    dtype = torch.float32 if graph.integer else torch.float64
+    dtype = torch.float32 if graph.integer and not watched else torch.float64
     values: dict[str, torch.Tensor] = {}
     membrane: dict[str, torch.Tensor] = {}
     for node in graph.nodes:
@@ -97,6 +109,8 @@ def simulate(
                 currents = sum_inputs(node, values)
                 step = integer_scan if graph.integer else _float_scan
                 values[node.name], after = step(currents, node.neuron)
+                if node.name in watched:
+                    _watch(node, currents, after, first)
                 if node.name in keep:
                     membrane[node.name] = after
             case Pool():
@@ -107,6 +121,23 @@ def simulate(
             case Dropout():  # of training alone
                 values[node.name] = values[node.source]
     return values, membrane
+
+
+def _watch(population: Population, currents: torch.Tensor, after: torch.Tensor, first: int) -> None:
+    """Raise SimulationError where inputs of a step exceed 16 bits, or an output a Loihi neuron's range: (T, B, ...)."""
+    shift = 1 << POTENTIAL_SHIFT
+    reached = [("input", currents, INPUT_MIN, INPUT_MAX)]
+    if population.neuron.threshold is None:
+        reached.append(("potential, >> 6,", after / shift, -THRESHOLD_MAX, THRESHOLD_MAX))
+    for what, values, low, high in reached:
+        wrong = (values < low) | (values > high)
+        if wrong.any():
+            t, sample = (int(place) for place in wrong.nonzero()[0][:2])
+            found = values[t, sample][wrong[t, sample]][0].item()
+            raise SimulationError(
+                f"{population.name}: {what} is {found:g} in sample {first + sample}, step {t}; {low} to {high} is what "
+                "Loihi holds"
+            )
 
 
 def sum_inputs(population: Population, values: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -49,7 +49,8 @@ def plain(graph: Graph, spikes: np.ndarray) -> tuple[dict, dict]:
             v = np.minimum(np.maximum(v, -(2**23) + 1), 2**23 - 1)
             if n.threshold is not None:
                 out[t] = v > n.threshold * 64
-                v = np.where(out[t] == 1, v - n.threshold * 64 if n.reset == "subtract" else 0, v)
+                drop = n.threshold * 64 if n.drop is None else n.drop
+                v = np.where(out[t] == 1, v - drop if n.reset == "subtract" else 0, v)
             after[t] = v
         fired[population.name], potentials[population.name] = out, after
     return fired, potentials

@@ -30,7 +30,7 @@ FLAT = 4 * 3 * 6
 def simulate(seed: int, config: RunConfig) -> tuple[list[np.ndarray], list[str]]:
     """Leaky neurons with bias behind a grouped, strided convolution, a sparse and a dense matrix with exponents.
 
-    Half-way weights are set anew (not the sparse matrix's, which Lava cannot). The second neurons have decays of their own.
+    Half-way weights are set anew (not the sparse matrix, which Lava cannot). The second neurons have their own decays.
     """
     rng = np.random.default_rng(seed)
 

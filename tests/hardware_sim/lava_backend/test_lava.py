@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 import hardware_sim
 from export import netx
 from export.graph import Conv, Dense, Edge, Graph, Input, Meta, Neuron, Population
+from export.limits import beyond
 from export.passes import align_delays
 from hardware_sim import LavaWorker, Record, SimulationError
 from hardware_sim.comparison.compare import compare
@@ -110,6 +111,26 @@ def test_clipped_potentials_are_the_same_in_lava(fidelity, worker):
     graph = Graph((Input("input", (100, 1, 1)), dense, head), integer=True, meta=Meta(timesteps=12))
     trace = assert_equal_runs(graph, np.ones((2, 12, 100, 1, 1), np.uint8), fidelity, worker)
     assert trace.potentials["a"].max() == 2**23 - 1 - 64 and trace.potentials["a"].min() == 1 - 2**23
+
+
+@pytest.mark.parametrize("fidelity", FIDELITIES)
+def test_what_only_a_bound_says_is_watched(fidelity, worker):
+    """A fan-in whose weights add up to more than 16 bits, and an output that integrates for long: both run as long as
+    what arrives fits, and are refused by population, sample and step where it does not."""
+    rng = np.random.default_rng(0)
+    wide = Population("wide", (4, 1, 1), (Edge("input", Dense(2 * rng.integers(-90, 127, (4, 2312)))),), Neuron(9000))
+    head = Population("head", (1, 1, 1), (Edge("wide", Dense(np.full((1, 4), 254))),), Neuron(None))
+    graph = Graph((Input("input", (2312, 1, 1)), wide, head), integer=True, meta=Meta(timesteps=140))
+    assert beyond(graph) == ("wide", "head")
+    spikes = (rng.random((2, 140, 2312, 1, 1)) < 0.05).astype(np.uint8)
+    assert assert_equal_runs(graph, spikes, fidelity, worker).total("wide") > 50
+    spikes[1, 7] = 1
+    for backend in ("reference", "lava"):
+        with pytest.raises(SimulationError, match=r"wide: input is \d+ in sample 1, step 7; -32768 to 32767 is what"):
+            hardware_sim.run(graph, spikes, backend=backend, fidelity=fidelity, worker=worker)
+    always = replace(wide, neuron=replace(wide.neuron, threshold=1, bias=np.full((4, 1, 1), 2**17, np.int32)))
+    with pytest.raises(SimulationError, match=r"head: potential, >> 6, is \d+ in sample 0, step 1\d\d; -131071 to"):
+        hardware_sim.run(replace(graph, nodes=(graph.input, always, head)), 0 * spikes)
 
 
 @pytest.mark.parametrize("fidelity", FIDELITIES)
