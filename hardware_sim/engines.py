@@ -13,7 +13,7 @@ from hardware_sim.lava_backend.process import LavaWorker
 from hardware_sim.record import Progress, Record, SimulationError
 from hardware_sim.trace import Trace, pack
 
-BACKENDS = ("reference", "lava", "loihi")
+BACKENDS = ("fast", "reference", "lava", "loihi")
 FIDELITIES = ("stock", "fused")
 
 
@@ -21,7 +21,7 @@ def run(
     graph: Graph,
     spikes: np.ndarray,
     *,
-    backend: str = "reference",
+    backend: str = "fast",
     fidelity: str = "fused",
     record: Record = Record(),
     stall_timeout: float = 120.0,
@@ -30,9 +30,9 @@ def run(
 ) -> Trace:
     """Run an integer graph on input spikes, uint8 (samples, T, C, H, W) of 0 and 1.
 
-    backend: `reference` (exact integers, batched, no Lava), `lava` (Lava's runtime on the CPU) or `loihi` (the
-    same processes on hardware; untried, no chip was at hand). fidelity, of `lava`: `fused` runs a layer as one
-    event-driven model, `stock` as Lava's own processes. Both do the same, spike for spike.
+    backend: `fast` (exact integers, no Lava), `reference` (the same, plainly written), `lava` (Lava's runtime on the
+    CPU) or `loihi` (the same processes on hardware; untried, no chip was at hand). fidelity, of `lava`: `fused` runs a
+    layer as one event-driven model, `stock` as Lava's own processes. All do the same, spike for spike.
     What may exceed Loihi's range by the weights alone is watched: a run in which it does is a SimulationError.
     stall_timeout: seconds without a step after which a Lava run is ended. on_step: called with steps done and
     steps in all. worker: an open LavaWorker, for many small runs; by default Lava is imported for this one alone.
@@ -40,6 +40,10 @@ def run(
     """
     check(graph, stock=backend == "loihi" or (backend == "lava" and fidelity == "stock"), bounds=False)
     spikes = check_spikes(graph, spikes)
+    if backend == "fast":
+        from hardware_sim.fast.engine import run_fast  # noqa: PLC0415 - torch is loaded for it alone
+
+        return replace(run_fast(graph, spikes, record=record, on_step=on_step), stimulus=pack(spikes))
     if backend == "reference":
         from hardware_sim.reference import run_reference  # noqa: PLC0415 - torch is loaded for it alone
 

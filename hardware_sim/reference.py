@@ -152,19 +152,20 @@ def sum_inputs(population: Population, values: dict[str, torch.Tensor]) -> torch
 
 def edge_input(edge: Edge, x: torch.Tensor) -> torch.Tensor:
     """Weighted input (T, B, C, H, W) that one edge makes of its source's spikes (T, B, C, H, W)."""
-    y = _apply(edge.op, x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    y = apply_operator(edge.op, x.flatten(0, 1)).unflatten(0, x.shape[:2])
     if edge.target_delay is None:
         return y
-    return _delayed(y, torch.from_numpy(edge.target_delay.astype(np.int64)))
+    return delayed(y, torch.from_numpy(edge.target_delay.astype(np.int64)))
 
 
-def _delayed(y: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+def delayed(y: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
     """Input (T, B, C, H, W) that reaches each neuron (C, H, W) some steps later; what falls behind the end is lost."""
     when = torch.arange(len(y)).view(-1, 1, 1, 1, 1) - steps
     return y.gather(0, when.clamp(min=0).expand_as(y)) * (when >= 0)
 
 
-def _apply(op: Operator, x: torch.Tensor) -> torch.Tensor:
+def apply_operator(op: Operator, x: torch.Tensor) -> torch.Tensor:
+    """A synapse's linear map on (N, C, H, W), in the dtype of x."""
     weight = torch.from_numpy(np.ascontiguousarray(op.weight)).to(x.dtype)
     if isinstance(op, Dense):
         return F.linear(x.flatten(1), weight)[:, :, None, None]

@@ -26,7 +26,7 @@ STALL_TIMEOUT = 120.0  # seconds
 class Engine:
     """Which engine runs a graph, and how; see `hardware_sim.run`."""
 
-    backend: str = "reference"
+    backend: str = "fast"
     fidelity: str = "fused"
     stall_timeout: float = STALL_TIMEOUT
     worker: LavaWorker | None = None
@@ -34,7 +34,7 @@ class Engine:
     @contextmanager
     def warm(self) -> Iterator[Engine]:
         """This engine for many runs: Lava is imported once for all of them, and not for each."""
-        if self.backend == "reference" or self.worker:
+        if self.backend not in ("lava", "loihi") or self.worker:
             yield self
             return
         with LavaWorker() as worker:

@@ -23,7 +23,7 @@ def crop(tmp_path: Path) -> Path:
 
 
 def test_reference_and_lava_give_the_same_mask(crop, tmp_path):
-    outs = {backend: tmp_path / f"{backend}.nii.gz" for backend in ("reference", "lava")}
+    outs = {backend: tmp_path / f"{backend}.nii.gz" for backend in ("fast", "reference", "lava")}
     for backend, out in outs.items():
         output = call("segment", "pretrained", crop, "-o", out, "--backend", backend)
         assert "right" in output and "left" not in output.replace("left 0:00", "")

@@ -63,7 +63,7 @@ def simulate(
         Path | None,
         typer.Option("--labels", help="What is decided, a .npy (samples, H, W) or (samples): class, or logit above 0."),
     ] = None,
-    backend: Annotated[Backend, typer.Option(help="Engine.")] = Backend.reference,
+    backend: Annotated[Backend, typer.Option(help="Engine.")] = Backend.fast,
     fidelity: Annotated[Fidelity, typer.Option(help="How Lava runs.")] = Fidelity.fused,
     subjects: Annotated[int, typer.Option(min=1, help="Use the first N subjects.")] = 1,
     timesteps: Annotated[

@@ -35,7 +35,7 @@ COUNTED = {
     "messages": "messages",
 }
 DataToRun = Annotated[
-    str | None, typer.Option(help="Scans to run the network on, in the reference engine; as in `neuroseg train`.")
+    str | None, typer.Option(help="Scans to run the network on, in the fast engine; as in `neuroseg train`.")
 ]
 TraceFile = Annotated[Path | None, typer.Option(help="What a run of the network did: TRACE.npz of `simulate`.")]
 Subjects = Annotated[int, typer.Option(min=1, help="Use the first N subjects of --data.")]
@@ -123,7 +123,7 @@ def _run(graph: Graph, trace: Path | None, data: str | None, subjects: int) -> T
     from neuroseg.engine import Engine, image_spikes  # noqa: PLC0415 - torch, which a map alone does without
 
     spikes = image_spikes(graph, _slices(graph, data, subjects))
-    with steps_bar("reference") as show:
+    with steps_bar("fast") as show:
         return Engine().run(graph, spikes, record=hardware_sim.Record(potentials="all"), on_step=show)
 
 

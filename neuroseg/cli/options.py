@@ -26,7 +26,7 @@ class Encoder(StrEnum):
 
 
 class Backend(StrEnum):
-    reference, lava, loihi = "reference", "lava", "loihi"
+    fast, reference, lava, loihi = "fast", "reference", "lava", "loihi"
 
 
 class Fidelity(StrEnum):

@@ -54,7 +54,7 @@ def segment(
     ] = None,
     probability: Annotated[Path | None, typer.Option(help="Write the probability map too.")] = None,
     strict: Annotated[bool, typer.Option(help="Exit code 2 and no mask where the mask is doubtful.")] = False,
-    backend: Annotated[Backend, typer.Option(help="Engine.")] = Backend.reference,
+    backend: Annotated[Backend, typer.Option(help="Engine.")] = Backend.fast,
     fidelity: Annotated[Fidelity, typer.Option(help="How Lava runs.")] = Fidelity.fused,
     stall_timeout: StallTimeout = STALL_TIMEOUT,
 ) -> None:

@@ -30,13 +30,14 @@ from export.graph import (
     with_timesteps,
 )
 from export.limits import POTENTIAL_SHIFT
+from hardware_sim.fast.bytes import COUNT_MAX
 from neuroseg.spiking.channels import last_reads, per_input_channel, pool_sizes, survival_rates
 from neuroseg.spiking.encode import encode
 from neuroseg.spiking.integers import POTENTIAL_LIMIT, even_integers, loihi_bias
 from neuroseg.spiking.neuron import NO_LIMIT, integrate_fire, scan
 from neuroseg.spiking.population import Response, in_place, respond_to_counts
 from neuroseg.spiking.structure import without_numbers
-from neuroseg.spiking.synapse import COUNT_MAX, apply_synapse, spike_dtype
+from neuroseg.spiking.synapse import apply_synapse, spike_dtype
 from neuroseg.spiking.trainable import check_trainable, fires, operator
 
 FRAMES = 128  # slices times time steps at once where no gradient is needed: what the caches hold

@@ -6,7 +6,6 @@ sums), bfloat16 operands backward. Which of the two this processor runs fast is 
 
 from __future__ import annotations
 
-import functools
 import math
 
 import numpy as np
@@ -14,10 +13,9 @@ import torch
 import torch.nn.functional as F
 from llvmlite import binding
 
-from export.graph import Conv, ConvT, Sparse, channels
+from export.graph import Conv, ConvT, Sparse
+from hardware_sim.fast.bytes import bytes_are_fast, pack_weight
 from neuroseg.spiking.trainable import Trainable
-
-COUNT_MAX = 127  # fits signed bytes, to which PyTorch converts six times faster than to unsigned ones
 
 
 def apply_synapse(x: torch.Tensor, weight: torch.Tensor, op: Trainable) -> torch.Tensor:
@@ -44,7 +42,8 @@ def apply_to_counts(x: torch.Tensor, weight: torch.Tensor, op: Trainable, *, who
     whole: the weights are even integers in [-256, 254], and the result is exact.
     """
     if whole and isinstance(op, Conv) and x.device.type == "cpu" and bytes_are_fast():
-        return _byte_convolution(_channels_last(x), (weight / 2).to(torch.int8), op)
+        x = _channels_last(x)
+        return pack_weight((weight / 2).to(torch.int8), op, x.shape)(x)
     return apply_synapse(x.float(), weight.float(), op)
 
 
@@ -87,35 +86,6 @@ def spike_dtype(device: torch.device) -> torch.dtype:
         return torch.float32
     features = binding.get_host_cpu_features()
     return torch.bfloat16 if features.get("avx512bf16") or features.get("amx-bf16") else torch.float32
-
-
-@functools.cache
-def bytes_are_fast() -> bool:
-    """Whether oneDNN multiplies bytes here, exactly: the widest sums of a small convolution tell."""
-    features = binding.get_host_cpu_features()
-    if not (features.get("avx512vnni") or features.get("avxvnni")):
-        return False
-    op = Conv(np.zeros((16, 16, 3, 3)), padding=(1, 1))
-    x = torch.full((2, 16, 5, 5), COUNT_MAX, dtype=torch.uint8)
-    weight = torch.tensor([-128, 127], dtype=torch.int8).repeat(8).view(16, 1, 1, 1).expand(op.weight.shape)
-    try:
-        found = _byte_convolution(x, weight.contiguous(), op)
-    except (AttributeError, RuntimeError, TypeError):  # an internal operator: other releases may have others
-        return False
-    return torch.equal(found, apply_synapse(x.float(), 2 * weight.float(), op))
-
-
-def _byte_convolution(x: torch.Tensor, half: torch.Tensor, op: Conv | ConvT) -> torch.Tensor:
-    """2 * conv(x, half), exact: uint8 by int8, summed in 32 bits. PyTorch, ATen/native/quantized/cpu/qconv.cpp."""
-    outputs = channels(op)[1]
-    geometry = list(op.stride), list(op.padding), list(op.dilation), op.groups
-    scale = torch.full((outputs,), 2.0)
-    zero = torch.zeros(outputs, dtype=torch.int32)
-    packed = torch.ops.onednn.qconv_prepack(half, scale, 1.0, 0, *geometry, list(x.shape))
-    y = torch.ops.onednn.qconv2d_pointwise(
-        x, 1.0, 0, packed, scale, zero, None, *geometry, 1.0, 0, torch.float32, "none", [], ""
-    )
-    return _channels_last(y)
 
 
 def _channels_last(x: torch.Tensor) -> torch.Tensor:

@@ -32,6 +32,7 @@ from neuroseg.validation import software_trace
 from tests.examples import examples
 from tests.export.test_graph import chain
 from tests.graphs import graphs, single
+from tests.hardware_sim.test_fast import assert_same
 from tests.networks import PLAIN, build, cases
 
 FIDELITIES = ("fused", "stock")
@@ -54,17 +55,15 @@ EVERYTHING = replace(
 def assert_equal_runs(
     graph: Graph, spikes: np.ndarray, fidelity: str, worker: LavaWorker, network: SpikingNetwork | None = None
 ) -> hardware_sim.Trace:
-    """Reference = Lava in spikes, potentials and outputs; and PyTorch, where the network is given."""
+    """Reference = fast = Lava in spikes, potentials and outputs; and PyTorch, where the network is given."""
     everything = Record(potentials="all")
-    ours = hardware_sim.run(graph, spikes, record=everything)
+    ours = hardware_sim.run(graph, spikes, backend="reference", record=everything)
+    assert_same(ours, hardware_sim.run(graph, spikes, backend="fast", record=everything))
     lavas = hardware_sim.run(graph, spikes, backend="lava", fidelity=fidelity, record=everything, worker=worker)
-    comparison = compare(ours, lavas)
-    assert comparison.equal, comparison.cause
+    assert_same(ours, lavas)
     if network is not None:
         time_major = torch.from_numpy(spikes).transpose(0, 1).float()
         assert compare(software_trace(network, time_major), lavas).equal
-    for name in ours.potentials:
-        np.testing.assert_array_equal(lavas.potentials[name], ours.potentials[name], err_msg=name)
     return ours
 
 

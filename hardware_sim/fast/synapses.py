@@ -1,0 +1,144 @@
+"""How a population's synapses are computed: which arithmetic, and which of them together.
+
+What arrives is uint8 (N, C, H, W) of spikes, N = T * B, channels last in memory; what a part makes of it is float32
+likewise, whole numbers below 2^24, which float32 holds exactly.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from export.graph import Conv, ConvT, Dense, Edge, Graph, Operator, Pair, Population, Shape
+from export.limits import WEIGHT_MAX, WEIGHT_MIN
+from hardware_sim.fast import kernels
+from hardware_sim.fast.bytes import COUNT_MAX, bytes_are_fast, pack_weight
+from hardware_sim.reference import apply_operator
+
+Apply = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Some edges of a population as one map, of the channels of all their sources. late: steps for each target."""
+
+    sources: tuple[str, ...]
+    apply: Apply
+    late: np.ndarray | None
+    arithmetic: str
+
+
+def parts_of(graph: Graph, population: Population, samples: int) -> tuple[Part, ...]:
+    """The maps of a population; convolutions of one geometry are one. samples: how many N comes in."""
+    groups: list[list[Edge]] = []
+    for edge in population.edges:
+        same = next((group for group in groups if _joins(group[0], edge, graph)), None)
+        if same is None:
+            groups.append([edge])
+        else:
+            same.append(edge)
+    made = []
+    for group in groups:
+        sources = tuple(edge.source for edge in group)
+        shapes = [graph[name].shape for name in sources]
+        shape = (sum(c for c, _, _ in shapes), *shapes[0][1:])
+        op = group[0].op
+        if len(group) > 1:
+            op = dataclasses.replace(op, weight=np.concatenate([edge.op.weight for edge in group], axis=1))
+        apply, arithmetic = choose(op, shape, samples)
+        made.append(Part(sources, apply, group[0].target_delay, arithmetic))
+    return tuple(made)
+
+
+def _joins(first: Edge, edge: Edge, graph: Graph) -> bool:
+    """Whether two edges are one convolution of both sources' channels."""
+    a, b = first.op, edge.op
+    if not (isinstance(a, Conv) and isinstance(b, Conv)) or a.groups != 1 or b.groups != 1:
+        return False
+    if first.target_delay is not None or edge.target_delay is not None:
+        return False
+    geometries = [(op.weight.shape[2:], op.stride, op.padding, op.dilation) for op in (a, b)]
+    return geometries[0] == geometries[1] and graph[first.source].shape[1:] == graph[edge.source].shape[1:]
+
+
+def choose(op: Operator, source: Shape, samples: int) -> tuple[Apply, str]:
+    """An operator in the cheapest arithmetic that holds it, and that arithmetic's name."""
+    halves = _are_bytes(op.weight) and bytes_are_fast()
+    if isinstance(op, Conv) and halves:
+        pool = _pooled(op, source)
+        if pool is None:
+            return pack_weight(_half(op.weight), op, (samples, *source)), "bytes"
+        sides, smaller = pool
+        sums = (samples, source[0], source[1] // sides[0], source[2] // sides[1])
+        return _after_pool(sides, pack_weight(_half(smaller.weight), smaller, sums)), "bytes of sums"
+    if isinstance(op, ConvT) and halves and _tiles(op):
+        return _tiled(op, (samples, *source)), "bytes"
+    if isinstance(op, Dense):
+        return _dense(op, source), "floats"
+    return (lambda x: apply_operator(op, x.float())), "floats"
+
+
+def _are_bytes(weight: np.ndarray) -> bool:
+    if not weight.size or weight.min() < WEIGHT_MIN or weight.max() > WEIGHT_MAX:
+        return False
+    return not (weight % 2).any()
+
+
+def _half(weight: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy((weight // 2).astype(np.int8))
+
+
+def _pooled(op: Conv, source: Shape) -> tuple[Pair, Conv] | None:
+    """Mean pooling that was folded into a convolution: sums of how many spikes it reads, and the kernel on these."""
+    kernel = op.weight.shape[2:]
+    for side in range(min(kernel), 1, -1):
+        whole = (*kernel, *op.stride, *op.padding, *source[1:])
+        if op.dilation != (1, 1) or side * side > COUNT_MAX or any(n % side for n in whole):
+            continue
+        blocks = op.weight.reshape(*op.weight.shape[:2], kernel[0] // side, side, kernel[1] // side, side)
+        if (blocks == blocks[:, :, :, :1, :, :1]).all():
+            stride, padding = ((pair[0] // side, pair[1] // side) for pair in (op.stride, op.padding))
+            return (side, side), Conv(np.ascontiguousarray(blocks[:, :, :, 0, :, 0]), stride, padding, groups=op.groups)
+    return None
+
+
+def _after_pool(sides: Pair, apply: Apply) -> Apply:
+    def of_sums(x: torch.Tensor) -> torch.Tensor:
+        n, c, h, w = x.shape
+        sums = torch.empty((n, h // sides[0], w // sides[1], c), dtype=torch.uint8)
+        kernels.sum_pixels(x.permute(0, 2, 3, 1).numpy(), sides[0], sides[1], sums.numpy())
+        return apply(sums.permute(0, 3, 1, 2))
+
+    return of_sums
+
+
+def _tiles(op: ConvT) -> bool:
+    """Whether every source pixel has target pixels of its own."""
+    alone = op.padding == op.output_padding == (0, 0) and op.dilation == (1, 1) and op.groups == 1
+    return alone and op.stride == op.weight.shape[2:]
+
+
+def _tiled(op: ConvT, shape: tuple[int, ...]) -> Apply:
+    """A transposed convolution whose kernels lie side by side: one of 1 x 1, whose outputs are the target's pixels."""
+    _, outputs, kh, kw = op.weight.shape
+    weight = op.weight.transpose(2, 3, 1, 0).reshape(kh * kw * outputs, -1, 1, 1)
+    apply = pack_weight(_half(np.ascontiguousarray(weight)), Conv(weight), shape)
+
+    def spread(x: torch.Tensor) -> torch.Tensor:
+        n, _, h, w = x.shape
+        y = apply(x).permute(0, 2, 3, 1).reshape(n, h, w, kh, kw, outputs)
+        return y.transpose(2, 3).reshape(n, h * kh, w * kw, outputs).permute(0, 3, 1, 2)
+
+    return spread
+
+
+def _dense(op: Dense, source: Shape) -> Apply:
+    """All to all, of sources in the order of memory (H, W, C)."""
+    weight = op.weight.reshape(-1, *source).transpose(0, 2, 3, 1).reshape(len(op.weight), -1)
+    matrix = torch.from_numpy(np.ascontiguousarray(weight)).float()
+    return lambda x: F.linear(x.permute(0, 2, 3, 1).reshape(len(x), -1).float(), matrix)[:, :, None, None]
