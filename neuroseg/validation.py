@@ -135,7 +135,7 @@ def software_trace(network: SpikingNetwork, spikes: torch.Tensor, *, potentials:
     output = network.output.name
     parts = []
     for chunk in spikes.split(SLICES, dim=1):
-        activity = network.record(chunk, quantized=True)
+        activity = network.record(chunk, quantized=True, potentials_of=kept)
         shifted = {
             name: activity.potentials[name].transpose(0, 1).numpy() * 2**POTENTIAL_SHIFT for name in {*kept, output}
         }

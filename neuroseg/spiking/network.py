@@ -9,7 +9,7 @@ A float graph (`export.graph`, thresholds 1) says what the network is; `SpikingN
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,14 +125,24 @@ class SpikingNetwork(nn.Module):
         return {name: value[0] for name, value in self.walk(images[None], respond).items()}
 
     @torch.no_grad()
-    def record(self, spikes: torch.Tensor, *, quantized: bool) -> Activity:
-        """Run and keep every spike and potential (in thresholds, or integer weight units when quantized)."""
+    def record(
+        self, spikes: torch.Tensor, *, quantized: bool, potentials_of: Collection[str] | None = None
+    ) -> Activity:
+        """Run and keep every spike and potential (in thresholds, or integer weight units when quantized).
+
+        potentials_of: names of populations whose potentials are wanted, beside the output's; by default all are, which
+        takes several times as long as the spikes.
+        """
         values = self.propagate(spikes, quantized=quantized, keep_all=True)
         potentials, fired = {}, {}
         for population in self.populations:
+            if fires(population):
+                fired[population.name] = values[population.name].to(torch.promote_types(spikes.dtype, torch.float32))
+            wanted = potentials_of is None or population.name in (self.output.name, *potentials_of)
+            if not wanted:
+                continue
             currents = self.currents(population, values, quantized=quantized)
             if fires(population):
-                fired[population.name] = values[population.name].to(currents.dtype)
                 *_, potentials[population.name] = scan(currents, **self._neuron(population, quantized))
             else:
                 potentials[population.name] = currents.cumsum(0)
