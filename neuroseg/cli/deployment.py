@@ -28,7 +28,7 @@ commands = typer.Typer(add_completion=False)
 
 
 class Bench(StrEnum):
-    lava, finetune, reference, scaling = "lava", "finetune", "reference", "scaling"
+    engines, lava, finetune, reference, scaling = "engines", "lava", "finetune", "reference", "scaling"
     mapping, heads, third_party = "mapping", "heads", "third_party"
 
 
