@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from export import hdf5
-from export.graph import Conv, Edge, Graph, GraphError, Input, Neuron, Node, Operator, Population, Shape, Sparse
+from export.graph import Conv, Dense, Edge, Graph, GraphError, Input, Neuron, Node, Operator, Population, Shape, Sparse
 from export.guard import guarded
 from export.limits import BIAS_MANTISSA_MAX, DELAY_MAX, INPUT_MAX
 from export.netx import checksum, parts
@@ -164,29 +164,43 @@ class _Reader:
             raise GraphError(f"{fields.where}: reads a layer without neurons; an add layer must follow it")
         if "inputs" in fields:
             raise GraphError(f"{fields.where}: field 'inputs' is read on concat and add layers only")
-        op, edges, start = build(fields, source.shape), [], 0
-        self._count(fields, [op] * len(source.parts))
-        target_delay = self._target_delay(fields)
-        for name, delay in source.parts:
-            shape = self.shapes[name]
-            try:
-                part = op if len(source.parts) == 1 else slice_channels(op, start, shape, source.shape)
-            except (GraphError, ValueError) as error:
-                raise GraphError(f"{fields.where}: weight does not fit its inputs: {error}") from None
-            edges.append(Edge(name, part, delay, target_delay))
-            start += shape[0]
+        edges = []
+        by_delay = self._by_delay(fields, build(fields, source.shape))
+        self._count(fields, [op for op, _ in by_delay] * len(source.parts))
+        for op, target_delay in by_delay:
+            start = 0
+            for name, delay in source.parts:
+                shape = self.shapes[name]
+                try:
+                    part = op if len(source.parts) == 1 else slice_channels(op, start, shape, source.shape)
+                except (GraphError, ValueError) as error:
+                    raise GraphError(f"{fields.where}: weight does not fit its inputs: {error}") from None
+                edges.append(Edge(name, part, delay, target_delay))
+                start += shape[0]
         if "neuron" not in fields:
             return _Stream((), fields.shape(), tuple(edges))
         return self._population(fields, tuple(edges))
 
     @staticmethod
-    def _target_delay(fields: Fields) -> np.ndarray | None:
-        """lava-dl's axonal delay: SLAYER delays what a channel emits, its NetX all that reaches it. (C, H, W)."""
+    def _by_delay(fields: Fields, op: Operator) -> list[tuple[Operator, np.ndarray | None]]:
+        """A synapse and its delays by target neuron, (C, H, W); the parts of one whose inputs or weights have theirs.
+
+        SLAYER delays what a channel emits, its NetX all that reaches it (netx/hdf5.py, create_dense: a delay for each
+        output, else for each input, or for each weight).
+        """
         if "delay" not in fields:
-            return None
+            return [(op, None)]
         shape = fields.shape()
-        delays = fields.integers("delay", 0, DELAY_MAX, counts=(1, shape[0]))
-        return np.broadcast_to(np.array(delays, np.int32).reshape(-1, 1, 1), shape)
+        further = (op.weight.shape[1], op.weight.size) if isinstance(op, Dense) else ()
+        delays = np.array(fields.integers("delay", 0, DELAY_MAX, counts=(1, shape[0], *further)), np.int32)
+        if len(delays) in (1, shape[0]):
+            return [(op, np.broadcast_to(delays.reshape(-1, 1, 1), shape))]
+        assert isinstance(op, Dense)
+        each = np.broadcast_to(delays.reshape(-1, op.weight.shape[1]), op.weight.shape)
+        return [
+            (replace(op, weight=np.where(each == steps, op.weight, 0)), np.full(shape, steps, np.int32))
+            for steps in np.unique(each)
+        ]
 
     def _count(self, fields: Fields, ops: Sequence[Operator]) -> None:
         """Before more is made of the operators of edges."""

@@ -96,7 +96,7 @@ def _explain(error: Exception) -> tuple[str, int]:
     """One line, and the exit code: whose fault it is."""
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         return f"the machine lacks room: {error}", EXIT_FAILED
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or "not enough memory" in str(error):  # the latter is PyTorch's
         return f"the machine lacks memory {error}".strip(), EXIT_FAILED
     if isinstance(error, KNOWN_ERRORS):
         return str(error), EXIT_BAD_INPUT

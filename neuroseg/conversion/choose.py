@@ -8,9 +8,10 @@ from dataclasses import replace
 import torch
 
 from export.graph import Shape
-from neuroseg.conversion.compose import after, convolution, synapses
+from neuroseg.conversion.compose import after, synapses
 from neuroseg.conversion.draft import Draft
 from neuroseg.conversion.linear import Convolution, Map, Term, Value, layer_shape, mapped, times
+from neuroseg.conversion.probe import convolution
 from neuroseg.conversion.rectify import signed
 
 # Synapses that a neuron is worth: a core has room for a thousand neurons, or for some ten thousand synapses.

@@ -108,6 +108,8 @@ def explain(
         try:
             builder.visit(node)
         except (KeyError, IndexError, TypeError, AttributeError, RuntimeError, NotImplementedError) as error:
+            if _is_out_of_memory(error):
+                raise
             place = f"{type(model).__name__}: {builder.place(node)}"
             raise ConversionError(f"{place} is used in a way that has no spiking counterpart ({error!r})") from error
         row = _row(node, builder, before)
@@ -116,6 +118,11 @@ def explain(
     network = SpikingNetwork(with_neurons(drawn, reset=reset, u0=u0), alpha=alpha)
     _check_against(model, network.eval(), input_shape, kept, builder.ends)
     return Conversion(network, tuple(rows), _cost_of_freezing(model, kept, freeze_norms) if kept else None)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """PyTorch's allocators have no type of their own on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
 
 
 @torch.no_grad()

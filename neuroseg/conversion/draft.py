@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from export.graph import Concat, ConvT, Dropout, Edge, Neuron, Node, Pool, Population, Shape, Sparse, sources
-from neuroseg.conversion.compose import PROBING, convolution, sparse
 from neuroseg.conversion.linear import (
     Convolution,
     Map,
@@ -20,6 +19,7 @@ from neuroseg.conversion.linear import (
     scaled,
     spikes,
 )
+from neuroseg.conversion.probe import PROBING, convolution, sparse
 from neuroseg.conversion.tracing import ConversionError
 
 WORK, SYNAPSES = 2**27, 2**21  # of single synapses, where neurons in between may do

@@ -157,6 +157,36 @@ def test_decays_of_channels(tmp_path, worker):
     assert same(with_timesteps(netx.read(path), T), whole)
 
 
+@pytest.mark.parametrize("by", ["input", "weight"])
+def test_delays_of_inputs_and_of_weights(by, tmp_path, worker):
+    """As NetX takes them: against sums written out here."""
+    rng = np.random.default_rng(3)
+    blocks = drawn([cuba.Dense({**PLAIN, "threshold": 2.0}, 20, 8)])
+    spikes, path = spikes_for((20, 1, 1)), tmp_path / "late.net"
+    forward(blocks, spikes)
+    export(blocks, path)
+    delays = rng.integers(0, 5, 20 if by == "input" else (8, 20))
+    with h5py.File(path, "r+") as file:
+        file["layer/0/delay"] = delays
+        weight = file["layer/0/weight"][()].reshape(8, 20)
+        threshold = int(file["layer/0/neuron/vThMant"][()])
+    graph = with_timesteps(netx.read(path), T)
+    ours = hardware_sim.run(graph, spikes, backend="reference")
+    v, late = np.zeros(8), np.broadcast_to(delays, weight.shape)
+    for t in range(T):
+        for i, j in np.ndindex(weight.shape):
+            v[i] += weight[i, j] * spikes[0, t - late[i, j], j, 0, 0] if t >= late[i, j] else 0
+        fired = v > threshold
+        np.testing.assert_array_equal(ours.spikes["layer_0"][0, t, :, 0, 0], fired)
+        v[fired] = 0
+    assert ours.total("layer_0") > 20
+    assert compare(ours, hardware_sim.run(graph, spikes)).equal
+    for fidelity in ("fused", "stock"):
+        assert compare(ours, hardware_sim.run(graph, spikes, backend="lava", fidelity=fidelity, worker=worker)).equal
+    again = netx.read(netx.write(graph, tmp_path / "again.net"))
+    assert compare(ours, hardware_sim.run(again, spikes)).equal
+
+
 @pytest.mark.parametrize("fidelity", ["fused", "stock"])
 @pytest.mark.parametrize("delay", [False, True], ids=["prompt", "delayed"])
 def test_lava_runs_them_alike(delay, fidelity, tmp_path, worker):

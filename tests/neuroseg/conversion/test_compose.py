@@ -9,7 +9,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from export.graph import Conv, ConvT, Sparse
-from neuroseg.conversion.compose import after, convolution, sparse
+from neuroseg.conversion.compose import after
+from neuroseg.conversion.probe import convolution, sparse
 from tests.examples import examples
 
 SOURCE = (2, 6, 5)
