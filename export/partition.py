@@ -11,6 +11,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -93,16 +94,26 @@ def _piece(graph: Graph, population: Population, tiles: Mapping[str, Sequence[Ti
         edge = population.edges[0]
         first = tiles[edge.source][0]
         edges = [_named(graph, edge, 0, _silent(edge.op, first, tile), tile)]
-    bias = population.neuron.bias
-    if bias is not None:
-        bias = np.array(np.broadcast_to(bias, population.shape)[tile.slices])
+    neuron = population.neuron
+    own = dataclasses.replace(
+        neuron,
+        current_decay=_at(neuron.current_decay, population.shape, tile),
+        voltage_decay=_at(neuron.voltage_decay, population.shape, tile),
+        bias=_at(neuron.bias, population.shape, tile),
+        drop=_at(neuron.drop, population.shape, tile),
+    )
     return dataclasses.replace(
         population,
         name=piece_name(population.name, number),
         shape=tile.shape,
         edges=tuple(edges),
-        neuron=dataclasses.replace(population.neuron, bias=bias),
+        neuron=own,
     )
+
+
+def _at(value: Any, shape: Shape, tile: Tile) -> Any:
+    """What a parameter of neurons is for those of a tile; one for all stays one."""
+    return np.array(np.broadcast_to(value, shape)[tile.slices]) if isinstance(value, np.ndarray) else value
 
 
 def _cut_edge(graph: Graph, edge: Edge, sources: Sequence[Tile], tile: Tile) -> Iterator[Edge]:

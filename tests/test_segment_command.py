@@ -22,13 +22,14 @@ def crop(tmp_path: Path) -> Path:
     return tmp_path / "crop.nii.gz"
 
 
-def test_reference_and_lava_give_the_same_mask(crop, tmp_path):
+def test_all_engines_give_the_same_mask(crop, tmp_path):
     outs = {backend: tmp_path / f"{backend}.nii.gz" for backend in ("fast", "reference", "lava")}
     for backend, out in outs.items():
         output = call("segment", "pretrained", crop, "-o", out, "--backend", backend)
         assert "right" in output and "left" not in output.replace("left 0:00", "")
     masks = {backend: nib.load(out) for backend, out in outs.items()}
-    assert np.array_equal(*(np.asanyarray(mask.dataobj) for mask in masks.values()))
+    for mask in masks.values():
+        assert np.array_equal(np.asanyarray(mask.dataobj), np.asanyarray(masks["reference"].dataobj))
     mask = np.asanyarray(masks["lava"].dataobj)
     assert mask.dtype == np.uint8 and np.array_equal(masks["lava"].affine, nib.load(crop).affine)
     assert dice(mask, template.subject().mask) > 0.8
