@@ -45,7 +45,7 @@ def run() -> dict[str, Any]:
         "reference_over_fast": seconds["reference"] / seconds["fast"],
         "fast_over_ann": seconds["fast"] / seconds["ann"],
         "share_of_layers": {
-            name.removeprefix("layer "): round(value / layers["run"], 3)
+            name.removeprefix("layer "): round(value / (sum(layers.values()) - layers["run"]), 3)
             for name, value in layers.items()
             if name.startswith("layer ")
         },

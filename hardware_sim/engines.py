@@ -115,6 +115,7 @@ def check_spikes(graph: Graph, spikes: np.ndarray) -> np.ndarray:
         raise SimulationError(
             f"spikes have {spikes.shape[1]} time steps; the network was made for {graph.meta.timesteps}"
         )
-    if spikes.min() < 0 or spikes.max() > 1 or (spikes != spikes.astype(np.uint8)).any():
+    whole = spikes.dtype == np.uint8 or not (spikes != spikes.astype(np.uint8)).any()
+    if spikes.min() < 0 or spikes.max() > 1 or not whole:
         raise SimulationError(f"spikes range from {spikes.min()} to {spikes.max()}; 0 and 1 are allowed")
     return np.ascontiguousarray(spikes, np.uint8)
