@@ -96,6 +96,7 @@ def agree(blocks: list[torch.nn.Module], spikes: np.ndarray, path: Path) -> Grap
 
 def unet(neuron: dict[str, float], *, delay: bool = False) -> list[torch.nn.Module]:
     """Convolution, pool, convolution in groups, transposed convolution, dense."""
+    torch.manual_seed(0)  # weight_norm's weights are those that the block is made with
     return drawn(
         [
             cuba.Input(None, delay_shift=False),
