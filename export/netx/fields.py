@@ -61,12 +61,16 @@ class Fields:
         return value[0].decode("utf-8", "replace") if isinstance(value[0], bytes) else value[0]
 
     def integers(self, field: str, low: int, high: int, counts: tuple[int, ...] = (1,)) -> tuple[int, ...]:
+        return tuple(int(value) for value in self.whole(field, low, high, counts))
+
+    def whole(self, field: str, low: int, high: int, counts: tuple[int, ...]) -> np.ndarray:
+        """int32, one axis: one of so many integers."""
         value = self.numbers(field).ravel()
         if value.size not in counts:
             raise self.error(field, f"{value.size} numbers", f"{_counts(counts)} of them")
         if (value != np.round(value)).any() or (value < low).any() or (value > high).any():
             raise self.error(field, str(value[:8].tolist()), f"integers from {low} to {high}")
-        return tuple(int(v) for v in value)
+        return value.astype(np.int32)
 
     def integer(self, field: str, low: int, high: int, default: int | None = None) -> int:
         if default is not None and field not in self:

@@ -192,15 +192,18 @@ class _Reader:
             return [(op, None)]
         shape = fields.shape()
         further = (op.weight.shape[1], op.weight.size) if isinstance(op, Dense) else ()
-        delays = np.array(fields.integers("delay", 0, DELAY_MAX, counts=(1, shape[0], *further)), np.int32)
+        delays = fields.whole("delay", 0, DELAY_MAX, counts=(1, shape[0], *further))
         if len(delays) in (1, shape[0]):
             return [(op, np.broadcast_to(delays.reshape(-1, 1, 1), shape))]
         assert isinstance(op, Dense)
         each = np.broadcast_to(delays.reshape(-1, op.weight.shape[1]), op.weight.shape)
-        return [
-            (replace(op, weight=np.where(each == steps, op.weight, 0)), np.full(shape, steps, np.int32))
-            for steps in np.unique(each)
-        ]
+        found: list[tuple[Operator, np.ndarray | None]] = []
+        for steps in range(DELAY_MAX + 1):
+            target, source = np.nonzero((op.weight != 0) & (each == steps))
+            if len(target):
+                late = Sparse(op.weight[target, source], target, source, shape)
+                found.append((late, np.full(shape, steps, np.int32)))
+        return found or [(op, None)]
 
     def _count(self, fields: Fields, ops: Sequence[Operator]) -> None:
         """Before more is made of the operators of edges."""
