@@ -21,8 +21,6 @@ from neuroseg.data import ScanError, stack_slices
 from neuroseg.data.images import read_images
 from neuroseg.engine import STALL_TIMEOUT, Engine, image_spikes, logits, read_spikes
 from neuroseg.metrics import decide
-from neuroseg.runs import Run
-from neuroseg.steps import export_run
 
 commands = typer.Typer(add_completion=False)
 
@@ -40,6 +38,9 @@ def export(run_folder: RunFolder) -> None:
 
     Example: neuroseg export runs/first
     """
+    from neuroseg.runs import Run  # noqa: PLC0415 - what draws reports comes with the steps; `simulate` does without
+    from neuroseg.steps import export_run  # noqa: PLC0415
+
     run = Run(run_folder)
     graph = export_run(run)
     size = run.network.stat().st_size / 1024
@@ -83,11 +84,11 @@ def simulate(
     graph = netx.read(file)
     if timesteps:
         graph = with_timesteps(graph, timesteps)
-    given = _stimulus(graph, data, images, spikes, subjects)
     record = hardware_sim.Record(spikes="all" if out else (), potentials="all" if potentials else ())
-    with steps_bar(backend.value) as show:
-        engine = Engine(backend.value, fidelity.value, stall_timeout)
-        trace = engine.run(graph, given, record=record, on_step=show)
+    with Engine(backend.value, fidelity.value, stall_timeout).warm() as engine:  # Lava comes up meanwhile
+        given = _stimulus(graph, data, images, spikes, subjects)
+        with steps_bar(backend.value) as show:
+            trace = engine.run(graph, given, record=record, on_step=show)
     if out:
         trace.save(out)
     if logits_file:
