@@ -122,6 +122,13 @@ def test_what_the_benchmarks_measured():
     assert all(row["pytorch_equals_reference"] and row["reference_equals_lava"] for row in third_party.values())
 
 
+def test_the_engines():
+    found = _result("engines")
+    assert found["equal"] and abs(sum(found["share_of_layers"].values()) - 1) < 0.01
+    ratios = f"{found['reference_over_fast']:.1f} times less than the reference, and {found['fast_over_ann']:.1f} times"
+    assert f"takes the fast engine {ratios} as long as the ANN itself" in " ".join(BENCHMARKS.split())
+
+
 def test_a_fold_in_lava():
     for fidelity, subjects in (("fused", 40), ("stock", 2)):
         report = json.loads((RESULTS / "crossval" / f"fold1-lava-{fidelity}.json").read_text())
