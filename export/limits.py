@@ -19,6 +19,7 @@ from export.graph import (
     Graph,
     GraphError,
     Input,
+    Neuron,
     Operator,
     Population,
     Shape,
@@ -42,6 +43,7 @@ BIAS_MANTISSA_MAX, BIAS_EXPONENT_MAX = (
 BIAS_MAX = BIAS_MANTISSA_MAX << BIAS_EXPONENT_MAX
 GEOMETRY_MAX = 127  # kernel, stride, padding are int8: lava/proc/conv/models.py
 RESETS = ("subtract", "zero")
+SETTLED = 1e-9  # of a potential, which rises no further
 
 
 def check(graph: Graph, *, stock: bool = True, bounds: bool = True) -> Graph:
@@ -258,5 +260,24 @@ def _fits(population: Population, bounds: tuple[float, float], timesteps: int) -
 
 def _readout(population: Population, bounds: tuple[float, float], timesteps: int) -> tuple[float, float]:
     """An output integrates T steps; at the top of its range a Loihi neuron would fire and its potential clip."""
-    bias = np.zeros(1) if population.neuron.bias is None else population.neuron.bias / 2**POTENTIAL_SHIFT
-    return timesteps * (bounds[0] + float(bias.min())), timesteps * (bounds[1] + float(bias.max()))
+    neuron = population.neuron
+    gain, bias_gain = readout_gains(neuron, timesteps)
+    bias = np.zeros(1) if neuron.bias is None else neuron.bias / 2**POTENTIAL_SHIFT
+    start = neuron.u0 / 2**POTENTIAL_SHIFT
+    low = gain * min(bounds[0], 0) + bias_gain * min(float(bias.min()), 0) + min(start, 0)
+    return low, gain * max(bounds[1], 0) + bias_gain * max(float(bias.max()), 0) + max(start, 0)
+
+
+def readout_gains(neuron: Neuron, timesteps: int) -> tuple[float, float]:
+    """What T steps of an input of 1, and of a bias of 1, make of the potential of the slowest of the neurons."""
+    if not neuron.leaks:
+        return timesteps, timesteps
+    kept, left = (1 - int(np.min(decay)) / DECAY_MAX for decay in (neuron.current_decay, neuron.voltage_decay))
+    current = potential = by_bias = 0.0
+    for _ in range(timesteps):
+        current = kept * current + 1
+        before, potential = potential, left * potential + current
+        by_bias = left * by_bias + 1
+        if potential - before < SETTLED * potential:
+            break
+    return potential, by_bias

@@ -25,6 +25,7 @@ from export.limits import (
     WEIGHT_MAX,
     WEIGHT_MIN,
     input_bound,
+    readout_gains,
 )
 
 Array = TypeVar("Array", np.ndarray, Any)  # a numpy array or a torch tensor
@@ -74,6 +75,8 @@ def largest_scale(population: Population, *, timesteps: int) -> float:
     threshold = population.neuron.threshold
     if threshold is not None:
         scale = min(scale, THRESHOLD_MAX / threshold)
+    if population.neuron.drop is not None:
+        scale = min(scale, POTENTIAL_MAX / 2**POTENTIAL_SHIFT / float(np.max(population.neuron.drop)))
     bias = population.neuron.bias
     strongest = 0.0 if bias is None else float(np.abs(bias).max())
     if strongest:
@@ -99,7 +102,9 @@ def _excess(population: Population, timesteps: int, scale: float) -> float:
     given = population.neuron.bias
     bias = 0.0 if given is None else np.abs(integer_bias(population.name, given, scale)).max() / 2**POTENTIAL_SHIFT
     if population.neuron.threshold is None:
-        return max(worst / INPUT_MAX, (worst + bias) * timesteps / THRESHOLD_MAX)
+        gain, bias_gain = readout_gains(population.neuron, timesteps)
+        start = abs(population.neuron.u0) * scale
+        return max(worst / INPUT_MAX, (worst * gain + bias * bias_gain + start) / THRESHOLD_MAX)
     decay = int(np.min(population.neuron.current_decay))
     steps = min(timesteps, DECAY_MAX / decay) if decay else timesteps  # that a current gathers; beyond 24 bits it wraps
     return max(worst / INPUT_MAX, worst * steps * 2**POTENTIAL_SHIFT / POTENTIAL_MAX)
@@ -123,19 +128,24 @@ def _quantize(population: Population, timesteps: int) -> Population:
     bias = None if neuron.bias is None else integer_bias(population.name, neuron.bias, scale)
     drop = neuron.drop
     if drop is not None:
-        rounded = np.round(np.asarray(drop) * (scale * 2**POTENTIAL_SHIFT)).astype(np.int32)
-        drop = rounded if rounded.ndim else int(rounded)
+        rounded = np.round(np.asarray(drop) * (scale * 2**POTENTIAL_SHIFT))
+        if rounded.max() > POTENTIAL_MAX:
+            raise GraphError(
+                f"{population.name}: what a spike subtracts reaches {rounded.max():g} at scale {scale:g}; "
+                f"{POTENTIAL_MAX} is allowed"
+            )
+        drop = rounded.astype(np.int32) if rounded.ndim else int(rounded)
     changed = dataclasses.replace(neuron, threshold=threshold, u0=u0, bias=bias, drop=drop)
     return dataclasses.replace(integer, neuron=changed, scale=scale)
 
 
 def integer_bias(name: str, bias: np.ndarray, scale: float) -> np.ndarray:
     """Biases << 6 that a 13-bit mantissa with one exponent for all can say. Raises GraphError beyond."""
-    shifted = bias.astype(np.float64) * (scale * 2**POTENTIAL_SHIFT)
+    shifted = np.asarray(bias, np.float64) * (scale * 2**POTENTIAL_SHIFT)
     step = bias_step(shifted)
     if step is None:
         raise GraphError(f"{name}: bias reaches {np.abs(shifted).max():g} at scale {scale:g}; {BIAS_MAX} is allowed")
-    return ((shifted / step).round() * step).astype(np.int32)
+    return np.asarray((shifted / step).round() * step).astype(np.int32)
 
 
 def _with_integer_weights(population: Population, scale: float) -> Population:

@@ -155,10 +155,10 @@ def neuron(fields: Fields, shape: Shape) -> Neuron:
 
 def _by_place(fields: Fields, field: str, most: int, shape: Shape) -> int | np.ndarray:
     """One for all neurons, or one a channel or a neuron, as SLAYER writes decays where they do not share them."""
-    found = fields.integers(field, 0, most, counts=(1, shape[0], math.prod(shape)))
-    if len(set(found)) == 1:
-        return found[0]
-    return np.array(found, np.int32).reshape(shape if len(found) == math.prod(shape) else (-1, 1, 1))
+    found = fields.whole(field, 0, most, counts=(1, shape[0], math.prod(shape)))
+    if (found == found[0]).all():
+        return int(found[0])
+    return found.reshape(shape if len(found) == math.prod(shape) else (-1, 1, 1))
 
 
 def _bias(fields: Fields, shape: Shape) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 from export import hdf5
 from export.graph import Conv, Dense, Edge, Graph, GraphError, Input, Neuron, Node, Operator, Population, Shape, Sparse
 from export.guard import guarded
-from export.limits import BIAS_MANTISSA_MAX, DELAY_MAX, INPUT_MAX
+from export.limits import BIAS_MANTISSA_MAX, DELAY_MAX, INPUT_MAX, one_signed
 from export.netx import checksum, parts
 from export.netx.fields import Fields
 from export.passes import slice_channels
@@ -175,7 +175,8 @@ class _Reader:
                     part = op if len(source.parts) == 1 else slice_channels(op, start, shape, source.shape)
                 except (GraphError, ValueError) as error:
                     raise GraphError(f"{fields.where}: weight does not fit its inputs: {error}") from None
-                edges.append(Edge(name, part, delay, target_delay))
+                if part.weight.size or not isinstance(part, Sparse) or len(by_delay) == 1:
+                    edges.append(Edge(name, part, delay, target_delay))
                 start += shape[0]
         if "neuron" not in fields:
             return _Stream((), fields.shape(), tuple(edges))
@@ -196,6 +197,8 @@ class _Reader:
         if len(delays) in (1, shape[0]):
             return [(op, np.broadcast_to(delays.reshape(-1, 1, 1), shape))]
         assert isinstance(op, Dense)
+        if (op.weight % 2).any() and not one_signed(op.weight):  # its parts alone might be
+            raise fields.error("weight", "odd in places, and of both signs", "even integers, or one sign,")
         each = np.broadcast_to(delays.reshape(-1, op.weight.shape[1]), op.weight.shape)
         found: list[tuple[Operator, np.ndarray | None]] = []
         for steps in range(DELAY_MAX + 1):

@@ -128,7 +128,7 @@ def from_nir(
         raise GraphError(f"{name}: v_threshold is {_shown(threshold)}; a positive number is allowed")
     if isinstance(threshold, np.ndarray):  # potentials are counted in thresholds instead
         threshold, factor, leak = 1.0, factor / threshold, leak / threshold
-    bias = np.asarray(leak) if np.any(leak) else None
+    bias = np.broadcast_to(leak, np.shape(leak) or (1, 1, 1)) if np.any(leak) else None
     reset = _reset(name, node, reset)
     drop = _drop(name, threshold, voltage) if reset_delay and reset == "subtract" and threshold else None
     neuron = Neuron(threshold, reset, note(name, node, "u0") or 0.0, current, voltage, bias, drop)
@@ -191,7 +191,7 @@ def to_nir(nir: ModuleType, population: Population, shape: Shape, *, dt: float, 
     else:
         fields["v_reset"] = 0.0
     said = {
-        "reset": "subtract" if neuron.reset == "subtract" else None,
+        "reset": neuron.reset,
         "u0": neuron.u0 / (2**POTENTIAL_SHIFT if integer else 1) or None,  # in weight units
         "scale": 1.0 if integer else population.scale,  # what comes back as integers is those integers
     }

@@ -143,6 +143,8 @@ def _graph(network: Any, options: _Options) -> Graph:
     own = note("the graph", network, "dt")
     if own is not None and not np.isclose(own, dt, rtol=NOISE):
         raise GraphError(f"was written for steps of {own:g} s; dt {dt:g} is asked for")
+    if own is not None and options.framework:  # what a framework leaves unsaid, our files say
+        options = replace(options, framework=None, reset="zero", reset_delay=False)
     nodes, links = flat(network, "")
     reader = _Reader(nodes, links, options)
     notes = {"read from": f"NIR, dt {dt:g}", **({} if own is None else {OWN: f"{own:g}"})}
@@ -267,6 +269,8 @@ class _Reader:
             exponential=bool(options.framework and options.framework.exponential),
             reset_delay=options.reset_delay,
         )
+        if options.reset_delay and neuron.reset == "zero" and neuron.gathers:
+            raise GraphError(f"{name}: a reset to zero a step late loses an input; no reset_delay is allowed")
         return self._population(name, signal, neuron, factor, scale=note(name, node, "scale"))
 
     def _output(self, name: str, node: Any, signal: _Signal) -> _Signal:

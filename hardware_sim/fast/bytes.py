@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from llvmlite import binding
 
-from export.graph import Conv
+from export.graph import Conv, Shape
 
 COUNT_MAX = 127  # fits signed bytes, to which PyTorch converts six times faster than to unsigned ones
 
@@ -35,6 +35,19 @@ class ByteConv:
             x, 1.0, 0, self.packed, self.scale, self.zero, None, *geometry, 1.0, 0, torch.float32, "none", [], ""
         )
         return y.contiguous(memory_format=torch.channels_last)
+
+
+def reads(op: Conv, source: Shape) -> bool:
+    """Whether any tap reads any pixel of a source (C, H, W), along both axes. Where none does, oneDNN crashes."""
+    return all(
+        _reaches(op.weight.shape[2 + k], op.stride[k], op.padding[k], op.dilation[k], source[1 + k]) for k in range(2)
+    )
+
+
+@functools.cache
+def _reaches(taps: int, stride: int, padding: int, dilation: int, side: int) -> bool:
+    places = range(-padding, side + padding - dilation * (taps - 1), stride)  # of the first tap
+    return any(0 <= place + dilation * tap < side for place in places for tap in range(taps))
 
 
 def pack_weight(half: torch.Tensor, op: Conv, shape: tuple[int, ...]) -> ByteConv:

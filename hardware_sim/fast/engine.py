@@ -167,11 +167,12 @@ def _scan(currents: np.ndarray, neurons: _Neurons, *, every: bool) -> tuple[np.n
     fired = np.empty(currents.shape, np.uint8)
     potentials = np.empty((steps if every else 1, samples, n), np.int32)
     u0, threshold, subtract, fires = neurons.u0, neurons.threshold, neurons.subtract, neurons.fires
-    if neurons.each is None:
-        kernels.integrate_fire(currents, u0, threshold, subtract, fires, every, fired, potentials)
-    else:
-        drop, bias, du, dv = neurons.each
-        kernels.cuba(currents, u0, threshold, drop, bias, du, dv, subtract, fires, every, fired, potentials)
+    with kernels.ALONE:
+        if neurons.each is None:
+            kernels.integrate_fire(currents, u0, threshold, subtract, fires, every, fired, potentials)
+        else:
+            drop, bias, du, dv = neurons.each
+            kernels.cuba(currents, u0, threshold, drop, bias, du, dv, subtract, fires, every, fired, potentials)
     return fired, potentials
 
 
@@ -180,7 +181,8 @@ def _keep(plan: _Plan, kept: _Kept, layer: _Layer, fired: np.ndarray, potentials
     steps, samples, n = fired.shape
     if name in plan.wanted["spikes"]:
         kept.spikes[name] = np.zeros((samples, steps, -(-n // 8)), np.uint8)
-        kernels.pack_spikes(fired, shape[0], shape[1], shape[2], kept.spikes[name])
+        with kernels.ALONE:
+            kernels.pack_spikes(fired, shape[0], shape[1], shape[2], kept.spikes[name])
     if name in plan.wanted["counts"]:
         kept.counts[name] = _channels_first(fired.sum(0, dtype=np.int32), shape)
     if name in plan.wanted["potentials"]:

@@ -9,11 +9,14 @@ from hardware_sim.numba_cache import ensure_cache
 
 ensure_cache(__file__)  # before numba looks for a place
 
+import threading
+
 import numba
 import numpy as np
 
 from export.limits import DECAY_MAX, POTENTIAL_MAX, POTENTIAL_SHIFT
 
+ALONE = threading.Lock()  # one of numba's thread pools aborts the process where two threads use it at once
 BLOCK = 4096  # neurons at a time, so that their potentials stay in the first cache
 WRAP = POTENTIAL_MAX + 1  # Loihi's current wraps around at 24 bits
 

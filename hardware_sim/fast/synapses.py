@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from export.graph import Conv, ConvT, Dense, Edge, Graph, Operator, Pair, Population, Shape
 from export.limits import WEIGHT_MAX, WEIGHT_MIN
 from hardware_sim.fast import kernels
-from hardware_sim.fast.bytes import COUNT_MAX, bytes_are_fast, pack_weight
+from hardware_sim.fast.bytes import COUNT_MAX, bytes_are_fast, pack_weight, reads
 from hardware_sim.reference import apply_operator
 
 Apply = Callable[[torch.Tensor], torch.Tensor]
@@ -69,7 +69,7 @@ def _joins(first: Edge, edge: Edge, graph: Graph) -> bool:
 def choose(op: Operator, source: Shape, samples: int) -> tuple[Apply, str]:
     """An operator in the cheapest arithmetic that holds it, and that arithmetic's name."""
     halves = _are_bytes(op.weight) and bytes_are_fast()
-    if isinstance(op, Conv) and halves:
+    if isinstance(op, Conv) and halves and reads(op, source):
         pool = _pooled(op, source)
         if pool is None:
             return pack_weight(_half(op.weight), op, (samples, *source)), "bytes"
@@ -111,7 +111,8 @@ def _after_pool(sides: Pair, apply: Apply) -> Apply:
     def of_sums(x: torch.Tensor) -> torch.Tensor:
         n, c, h, w = x.shape
         sums = torch.empty((n, h // sides[0], w // sides[1], c), dtype=torch.uint8)
-        kernels.sum_pixels(x.permute(0, 2, 3, 1).numpy(), sides[0], sides[1], sums.numpy())
+        with kernels.ALONE:
+            kernels.sum_pixels(x.permute(0, 2, 3, 1).numpy(), sides[0], sides[1], sums.numpy())
         return apply(sums.permute(0, 3, 1, 2))
 
     return of_sums

@@ -59,7 +59,9 @@ def try_out() -> int:
         meta=Meta(timesteps=STEPS),
     )
     spikes = (rng.random((1, STEPS, 1, 6, 6)) < 0.5).astype(np.uint8)
-    expected = hardware_sim.run(graph, spikes)
+    expected = hardware_sim.run(graph, spikes, backend="reference")
+    if not (found := compare(expected, hardware_sim.run(graph, spikes, backend="fast"))).equal:
+        raise SimulationError(f"the fast engine does not do what the reference does: {found.cause}")
     for fidelity in ("stock", "fused"):
         found = compare(expected, hardware_sim.run(graph, spikes, backend="lava", fidelity=fidelity))
         if not found.equal or not found.total:

@@ -20,10 +20,20 @@ MEMORY = Path("/dev/shm")
 FILES_AT_START = 40
 FILES_A_LAYER = {"fused": 12, "floor": 12, "stock": 36, "stock-fast": 36}
 INT32 = 4
+MAX_INPUTS = 32  # edges into a population; a network cut into cores has most
 
 
 def check_room(graph: Graph, job: Job, folder: Path) -> None:
-    """Raise SimulationError where the recordings of a job do not fit the disk, or its processes the open files."""
+    """Raise SimulationError where the recordings of a job do not fit the disk, or its processes the open files.
+
+    And where more edges feed a population than Lava's layers have ports for.
+    """
+    for population in graph.populations:
+        if len(population.edges) > MAX_INPUTS:
+            raise SimulationError(
+                f"{population.name}: {len(population.edges)} synapses feed it; 1 to {MAX_INPUTS} run in Lava (one "
+                "whose inputs or weights have their own delays counts once for each delay)"
+            )
     needed, free = recorded_bytes(graph, job), shutil.disk_usage(folder).free
     if needed > free:
         raise SimulationError(

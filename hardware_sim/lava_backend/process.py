@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.05
 GRACE_SECONDS = 15.0  # for the process to end its actors
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-ENDINGS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+ENDINGS = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)}
 
 
 class LavaWorker:
@@ -39,13 +39,17 @@ class LavaWorker:
     """
 
     def __init__(self) -> None:
-        self._place: tempfile.TemporaryDirectory | None = None
+        self._place: Path | None = None  # no TemporaryDirectory: that would end with a fork of this process, too
         self._process: subprocess.Popen | None = None
         self._orders: socket.socket | None = None  # a line for each job there, its exit code back
         self._errors = -1  # the end of a pipe on which the process says why it failed
+        self._owner = (0, 0)  # process and thread
 
     def __enter__(self) -> LavaWorker:
-        self._place = tempfile.TemporaryDirectory(prefix="neuroseg-")
+        if self._place:
+            raise SimulationError("the Lava worker is open already")
+        self._owner = (os.getpid(), threading.get_ident())
+        self._place = Path(tempfile.mkdtemp(prefix="neuroseg-"))
         try:
             self._start()  # it imports Lava while the first run is prepared
         except BaseException:
@@ -54,9 +58,9 @@ class LavaWorker:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._end()
-        if self._place:
-            self._place.cleanup()
+        if self._place and self._owner[0] == os.getpid():  # in a fork of the owner, all of it is the owner's
+            self._end()
+            shutil.rmtree(self._place, ignore_errors=True)
         self._place = None
 
     @property
@@ -64,7 +68,9 @@ class LavaWorker:
         """Where the runs' folders lie. Raises SimulationError unless the worker is open."""
         if self._place is None:
             raise SimulationError("the Lava worker is not open; `with LavaWorker() as worker:` opens it")
-        return Path(self._place.name)
+        if self._owner != (os.getpid(), threading.get_ident()):
+            raise SimulationError("the Lava worker belongs to the thread that opened it; each may open its own")
+        return self._place
 
     @contextlib.contextmanager
     def doing(self, job: Path) -> Iterator[None]:
@@ -86,10 +92,11 @@ class LavaWorker:
     def is_done(self, *, within: float) -> bool:
         """Wait some seconds for the job's end. Raises SimulationError if it failed."""
         assert self._orders and self._process
-        if not select.select([self._orders], [], [], within)[0]:
-            return False
+        self._orders.settimeout(within)
         try:
             answer = self._orders.recv(64)
+        except TimeoutError:
+            return False
         except ConnectionResetError:
             answer = b""
         code = int(answer) if answer else self._process.wait()

@@ -124,9 +124,11 @@ def metrics(
 
 
 def footprint(population: Population, *, integer: bool) -> int:
-    """Bytes of a population's parameters: weights of 8 bits and a threshold of 32, or floats; biases of 32."""
+    """Bytes of a population's parameters: weights of 8 bits and a threshold of 32, or floats; of neurons' own, 32."""
     weights = sum(edge.op.weight.size for edge in population.edges)
-    bias = 0 if population.neuron.bias is None else population.neuron.bias.size * INT32_BYTES
+    neuron = population.neuron
+    own = (neuron.bias, neuron.current_decay, neuron.voltage_decay, neuron.drop)
+    bias = sum(value.size for value in own if isinstance(value, np.ndarray)) * INT32_BYTES
     if not integer:
         return weights * FLOAT_BYTES + bias
     threshold = INT32_BYTES if population.neuron.threshold is not None else 0
@@ -198,7 +200,9 @@ def membrane_updates(population: Population, trace: Trace) -> float | None:
     if threshold is None or fired is None:
         changed = after[:, 1:] != after[:, :-1]
     elif population.neuron.reset == "subtract":
-        before_reset = after[:, 1:] + fired[:, 1:].astype(np.int32) * (int(threshold) << POTENTIAL_SHIFT)
+        given = population.neuron.drop
+        drop = np.asarray(int(threshold) << POTENTIAL_SHIFT if given is None else given)
+        before_reset = after[:, 1:] + fired[:, 1:].astype(np.int32) * drop
         changed = before_reset != after[:, :-1]
     else:
         changed = (after[:, 1:] != after[:, :-1]) | (fired[:, 1:] > 0)

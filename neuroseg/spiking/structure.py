@@ -174,6 +174,10 @@ def _operator(given: Fields) -> Operator:
 def _neuron(given: Fields) -> Neuron:
     given = _kind(given, ("Neuron",), Neuron)
     given.get("threshold")
+    if "drop" in given and given.get("drop") is not None:
+        raise ValueError(
+            f"{given.path('drop')} is given; what a spike subtracts is the threshold in networks of PyTorch"
+        )
     return Neuron(
         threshold=given.number("threshold", 0, VALUE_MAX) if "threshold" in given else None,
         reset=given.text("reset", RESETS),

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from llvmlite import binding
 
 from export.graph import Conv, ConvT, Sparse
-from hardware_sim.fast.bytes import bytes_are_fast, pack_weight
+from hardware_sim.fast.bytes import bytes_are_fast, pack_weight, reads
 from neuroseg.spiking.trainable import Trainable
 
 
@@ -41,7 +41,8 @@ def apply_to_counts(x: torch.Tensor, weight: torch.Tensor, op: Trainable, *, who
 
     whole: the weights are even integers in [-256, 254], and the result is exact.
     """
-    if whole and isinstance(op, Conv) and x.device.type == "cpu" and bytes_are_fast():
+    bytes_do = whole and isinstance(op, Conv) and x.device.type == "cpu" and bytes_are_fast()
+    if bytes_do and isinstance(op, Conv) and reads(op, (x.shape[1], x.shape[2], x.shape[3])):
         x = _channels_last(x)
         return pack_weight((weight / 2).to(torch.int8), op, x.shape)(x)
     return apply_synapse(x.float(), weight.float(), op)

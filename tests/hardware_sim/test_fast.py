@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -95,6 +96,8 @@ MAPS: dict[str, tuple[Operator, tuple[int, int, int], str]] = {
     "kernels side by side": (ConvT(even(8, 6, 2, 3), (2, 3)), (8, 4, 5), "bytes"),
     "kernels that overlap": (ConvT(even(8, 6, 3, 3), (2, 2), (1, 1), (1, 1)), (8, 4, 5), "floats"),
     "all to all": (Dense(even(7, 8 * 4 * 5)), (8, 4, 5), "floats"),
+    "padding alone": (Conv(even(2, 8, 1, 1), (3, 2), (2, 1), (1, 2)), (8, 7, 1), "floats"),  # on which oneDNN crashes
+    "padding alone, of sums": (Conv(even(2, 8, 1, 1).repeat(2, 2).repeat(2, 3), (2, 8), (0, 4)), (8, 4, 4), "floats"),
     "odd weights": (Conv(RNG.integers(0, 256, (6, 8, 3, 3))), (8, 5, 5), "floats"),
 }  # fmt: skip
 
@@ -129,6 +132,14 @@ def test_spikes_become_bits_in_the_order_of_traces(shape):
     flat = np.ascontiguousarray(fired.transpose(0, 1, 3, 4, 2)).reshape(3, 2, -1)
     kernels.pack_spikes(flat, *shape, bits)
     np.testing.assert_array_equal(bits, pack(fired.swapaxes(0, 1)))
+
+
+def test_several_threads_run_at_once():
+    graph, spikes = chain(), (RNG.random((40, 4, 1, 4, 4)) < 0.5).astype(np.uint8)
+    expected = run(graph, spikes, backend="reference")
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: run(graph, spikes, backend="fast"), range(12)):
+            assert_same(expected, found)
 
 
 def test_what_is_kept_is_what_was_asked_for_and_layers_have_their_share():

@@ -10,8 +10,7 @@ from lava.proc.lif.process import LIFReset
 
 from export.graph import Decay, GraphError, Population, Shape
 from hardware_sim.lava_backend.layout import LayerFiles, Window, whc
-
-MAX_INPUTS = 32  # edges into a population; a network cut into cores has most
+from hardware_sim.lava_backend.limits import MAX_INPUTS
 
 
 class Layer(AbstractProcess):

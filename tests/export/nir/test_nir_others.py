@@ -19,8 +19,10 @@ from export.graph import (
     Graph,
     GraphError,
     Input,
+    Meta,
     Neuron,
     Population,
+    same,
 )
 from export.limits import check
 from export.nir import read as read_nir
@@ -142,6 +144,36 @@ def test_neurons_of_a_node_may_differ(tmp_path):
             fired.append(now)
             np.testing.assert_allclose(trace.potentials["n"][0, t].reshape(v.shape) * threshold, v, atol=2e-3)
         assert np.sum(fired) > 4 and (trace.spikes["n"][0].reshape(np.shape(fired)) == fired).all()
+
+
+def test_a_resting_potential_of_all_neurons_is_their_bias(tmp_path):
+    nodes = {**PLAIN_NODES, "n": lif(4, beta=0.5, v_leak=np.full(4, 0.75))}
+    graph = check(quantize(read_nir(saved(tmp_path / "n.nir", nodes), timesteps=6)))
+    spikes = np.zeros((1, 6, 4, 1, 1), np.uint8)
+    runs = [run(graph, spikes, backend=backend, record=Record(potentials="all")) for backend in ("reference", "fast")]
+    scale = 64 * graph["n"].scale
+    for trace in runs:  # v <- v / 2 + 0.75 / 2
+        np.testing.assert_allclose(
+            trace.potentials["n"][0, :, 0, 0, 0] / scale, 0.75 * (1 - 0.5 ** np.arange(1, 7)), atol=0.01
+        )
+
+
+def test_a_reset_a_step_late_is_that_of_the_threshold_alone(tmp_path):
+    slow = nir.CubaLIF(*(np.full(4, 1e-3),) * 2, np.ones(4), np.zeros(4), np.ones(4))
+    path = saved(tmp_path / "n.nir", {**PLAIN_NODES, "n": slow})
+    with pytest.raises(GraphError, match="n: a reset to zero a step late loses an input; no reset_delay is allowed"):
+        read_nir(path, timesteps=4, framework="snntorch", reset="zero")
+    assert read_nir(path, timesteps=4, framework="snntorch", reset="zero", reset_delay=False)["n"].neuron.drop is None
+    weak = {**PLAIN_NODES, "w": nir.Linear(np.full((4, 4), 0.01)), "n": lif(4, beta=0.05)}
+    check(quantize(read_nir(saved(tmp_path / "w.nir", weak), timesteps=4, framework="snntorch")))
+
+
+def test_our_own_files_say_what_a_framework_leaves_unsaid(tmp_path):
+    leaky = Neuron(20, reset="zero", voltage_decay=1024)
+    first = Population("a", (3, 1, 1), (Edge("input", Dense(np.full((3, 4), 8))),), leaky)
+    graph = Graph((Input("input", (4, 1, 1)), first), integer=True, meta=Meta(timesteps=4))
+    path = write_nir(graph, tmp_path / "own.nir")
+    assert same(*(quantize(read_nir(path, timesteps=4, framework=name)) for name in (None, "snntorch")))
 
 
 @pytest.mark.parametrize("pool", [nir.AvgPool2d, nir.SumPool2d])

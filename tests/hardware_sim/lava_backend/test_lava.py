@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -127,6 +128,16 @@ def test_what_only_a_bound_says_is_watched(fidelity, worker):
     for backend in ("reference", "lava"):
         with pytest.raises(SimulationError, match=r"wide: input is \d+ in sample 1, step 7; -32768 to 32767 is what"):
             hardware_sim.run(graph, spikes, backend=backend, fidelity=fidelity, worker=worker)
+    for neuron in (
+        Neuron(None, current_decay=0, voltage_decay=0),
+        Neuron(None, reset="zero", current_decay=1024, voltage_decay=128),
+        Neuron(None, u0=8_000_000),
+    ):  # outputs that leak, or start high
+        end = Population("end", (1, 1, 1), (Edge("input", Dense(np.full((1, 10), 254))),), neuron)
+        late = Graph((Input("input", (10, 1, 1)), end), integer=True, meta=Meta(timesteps=40))
+        for backend in ("fast", "lava"):
+            with pytest.raises(SimulationError, match=r"end: potential, >> 6, is 13\d+.* in sample 0"):
+                hardware_sim.run(late, np.ones((1, 40, 10, 1, 1), np.uint8), backend=backend, fidelity=fidelity)
     always = replace(wide, neuron=replace(wide.neuron, threshold=1, bias=np.full((4, 1, 1), 2**17, np.int32)))
     with pytest.raises(SimulationError, match=r"head: potential, >> 6, is \d+ in sample 0, step 1\d\d; -131071 to"):
         hardware_sim.run(replace(graph, nodes=(graph.input, always, head)), 0 * spikes)
@@ -283,6 +294,58 @@ def clean(tmp_path, monkeypatch):
     while left_behind(tmp_path, launchers) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not left_behind(tmp_path, launchers)
+
+
+def test_a_worker_does_run_after_run_and_goes_on_after_one_that_failed(clean, monkeypatch):
+    graph, spikes = chain(), np.ones((2, 4, 1, 4, 4), np.uint8)
+    with LavaWorker() as worker:
+        first = hardware_sim.run(graph, spikes, backend="lava", worker=worker)
+        thread = when_running(lambda pid: os.kill(pid, signal.SIGKILL))
+        with pytest.raises(SimulationError, match="Lava failed"):
+            hardware_sim.run(*LONG, backend="lava", worker=worker)
+        thread.join()
+        again = hardware_sim.run(graph, spikes, backend="lava", fidelity="stock", worker=worker)
+        assert compare(first, again).equal
+        with pytest.raises(SimulationError, match="open already"), worker:
+            pass
+        found: list[str] = []
+
+        def elsewhere() -> None:
+            try:
+                hardware_sim.run(graph, spikes, backend="lava", worker=worker)
+            except SimulationError as error:
+                found.append(str(error))
+
+        other = threading.Thread(target=elsewhere)
+        other.start()
+        other.join()
+        assert "belongs to the thread that opened it" in found[0]
+        if not os.fork():  # a child that unwinds leaves the worker be
+            worker.__exit__()
+            os._exit(0)
+        os.wait()
+        assert compare(first, hardware_sim.run(graph, spikes, backend="lava", worker=worker)).equal
+    with pytest.raises(SimulationError, match="is not open"):
+        hardware_sim.run(graph, spikes, backend="lava", worker=worker)
+
+
+def test_a_process_of_many_open_files_runs_lava(clean):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    files = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
+    try:
+        hardware_sim.run(chain(), np.ones((1, 4, 1, 4, 4), np.uint8), backend="lava")
+    finally:
+        for file in files:
+            os.close(file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_more_synapses_than_lava_takes_are_refused_before_it_starts(clean):
+    edges = tuple(Edge("input", Dense(np.full((1, 2), 2))) for _ in range(33))
+    graph = Graph((Input("input", (2, 1, 1)), Population("n", (1, 1, 1), edges, Neuron(9))), integer=True)
+    with pytest.raises(SimulationError, match="n: 33 synapses feed it; 1 to 32 run in Lava"):
+        hardware_sim.run(graph, np.ones((1, 8, 2, 1, 1), np.uint8), backend="lava")
 
 
 LONG = (chain(), np.ones((20_000, 4, 1, 4, 4), np.uint8))  # longer than any test waits

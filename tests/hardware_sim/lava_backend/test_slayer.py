@@ -181,6 +181,10 @@ def test_delays_of_inputs_and_of_weights(by, tmp_path, worker):
         np.testing.assert_array_equal(ours.spikes["layer_0"][0, t, :, 0, 0], fired)
         v[fired] = 0
     assert ours.total("layer_0") > 20
+    with h5py.File(path, "r+") as file:
+        file["layer/0/weight"][...] = weight.reshape(file["layer/0/weight"].shape) + 1  # odd, and of both signs
+    with pytest.raises(GraphError, match="layer 0: weight is odd in places, and of both signs"):
+        netx.read(path)
     assert compare(ours, hardware_sim.run(graph, spikes)).equal
     for fidelity in ("fused", "stock"):
         assert compare(ours, hardware_sim.run(graph, spikes, backend="lava", fidelity=fidelity, worker=worker)).equal
