@@ -143,7 +143,9 @@ def test_a_short_write_is_finished():
     assert tape.file.taken == np.arange(7, dtype=np.int32).tobytes()
 
 
-@pytest.mark.parametrize("module", ["hardware_sim.lava_backend.kernels", "neuroseg.spiking.kernels"])
+@pytest.mark.parametrize(
+    "module", ["hardware_sim.lava_backend.kernels", "hardware_sim.fast.kernels", "neuroseg.spiking.kernels"]
+)
 def test_kernels_need_no_place_to_write(module, tmp_path):
     """As in a container with a read-only installation and a user without a home (root writes anywhere: so a file)."""
     (tmp_path / "file").write_text("")
