@@ -6,7 +6,7 @@ Half of the files have their bytes changed, half their fields (`benchmarks/mutat
 alone. The reader opens them in a child of its own (`export/guard.py`), where libhdf5 may crash or loop: that is
 refused, and counted here. All is done in worker processes, so that what gets past the guard costs one file. A file
 fails the reader that ends in any exception but GraphError, a signal, more than LIMIT_SECONDS, or more than LIMIT_BYTES
-of memory above what the worker started with.
+of memory above what the worker started with. Where libhdf5 crashes as a file is made, none was read: counted apart.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.mutations import mutate
-from benchmarks.originals import originals
+from benchmarks.originals import Original, originals
 from export import guard, netx
 from export.graph import GraphError
 from export.limits import check
@@ -41,6 +41,7 @@ HANGING_SECONDS = 60.0  # of waiting
 LIMIT_BYTES = 2**30
 ADDRESS_SPACE = 8 * 2**30  # where allocations fail, so that the machine survives a reader that is not bounded
 READ, UNFIT, REFUSED, STOPPED = "read", "read, not for Loihi", "refused", "refused, as libhdf5 was stopped"
+NOT_MADE = "not made: libhdf5 crashed on what was changed before"
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Result:
 
     @property
     def failed(self) -> bool:
-        return self.outcome not in (READ, UNFIT, REFUSED, STOPPED)
+        return self.outcome not in (READ, UNFIT, REFUSED, STOPPED, NOT_MADE)
 
 
 def fuzz(seeds: Sequence[int], folder: Path) -> Iterator[Result]:
@@ -93,10 +94,10 @@ def work(seeds: list[int], folder: Path, log: Path, errors: Path) -> None:
     base = _peak()
     with open(log, "w") as lines:
         for seed in seeds:
-            mutate(seed, sources, path)
+            made = make(seed, sources, path)
             start = _computing()
             signal.setitimer(signal.ITIMER_REAL, HANGING_SECONDS)  # its default action ends even a loop in C
-            outcome = read(path)
+            outcome = read(path) if made else NOT_MADE
             signal.setitimer(signal.ITIMER_REAL, 0)
             milliseconds, peak = 1000 * (_computing() - start), _peak() - base
             if milliseconds > 1000 * LIMIT_SECONDS:
@@ -105,6 +106,22 @@ def work(seeds: list[int], folder: Path, log: Path, errors: Path) -> None:
                 raise SystemExit(f"{peak / 2**20:.0f} MiB of memory")
             lines.write(json.dumps(asdict(Result(seed, outcome, round(milliseconds, 3), peak))) + "\n")
             lines.flush()
+
+
+def make(seed: int, sources: Sequence[Original], path: Path) -> bool:
+    """Write the file of a seed, in a fork; False where that crashes, since a file is changed more than once."""
+    pid = os.fork()
+    if not pid:
+        faulthandler.disable()
+        try:
+            mutate(seed, sources, path)
+            os._exit(0)
+        finally:  # an exception of its own is a mistake of the mutations
+            os._exit(1)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code > 0:
+        raise RuntimeError(f"the file of seed {seed} could not be made")
+    return code == 0
 
 
 def read(path: Path) -> str:
@@ -138,6 +155,7 @@ def summary(results: Sequence[Result], seconds: float) -> dict[str, object]:
         "read": sum(result.outcome == READ for result in results),
         "read_but_not_for_loihi": sum(result.outcome == UNFIT for result in results),
         "refused": sum(result.outcome in (REFUSED, STOPPED) for result in results),
+        "not_made": sum(result.outcome == NOT_MADE for result in results),
         "of_those_libhdf5_stopped": [result.seed for result in results if result.outcome == STOPPED],
         "failed": [asdict(result) for result in results if result.failed],
         "seconds": round(seconds, 1),
