@@ -43,6 +43,7 @@ SLOW = (  # files that take most of the time, and so begin first: whole commands
     "test_end_to_end.py",
     "test_networks_by_file.py",
     "test_lava.py",
+    "test_process.py",
     "test_notebooks.py",
     "test_lava_dl_files.py",
     "test_partition.py",

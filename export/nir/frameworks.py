@@ -21,8 +21,8 @@ class Framework:
     """dt: what a step lasts, in the unit of the file's time constants. reset: unless the network was told otherwise.
 
     reset_delay: whether a reset by subtraction comes a step later, after the leak. exponential: states decay by
-    exp(-dt / tau), not by 1 - dt / tau. needs: what a network has to be built with, for
-    its spikes to be those of Loihi. refused: kinds of neurons that no file of it can be matched for, and why.
+    exp(-dt / tau), not by 1 - dt / tau. needs: what a network has to be built with, for its spikes to be those of
+    Loihi. refused: kinds of neurons that no file of it can be matched for, and why.
     """
 
     dt: float

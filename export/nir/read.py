@@ -13,9 +13,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from graphlib import CycleError, TopologicalSorter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,46 +22,23 @@ import numpy as np
 from export import hdf5
 from export.graph import (
     ENCODERS,
-    Conv,
-    Dense,
-    Edge,
     Graph,
     GraphError,
-    Input,
     Meta,
-    Neuron,
-    Node,
-    Operator,
-    Pool,
-    Population,
     Shape,
-    Sparse,
-    output_shape,
 )
 from export.guard import guarded
 from export.limits import RESETS
-from export.nir.file import Links, flat, parsed
-from export.nir.frameworks import DT, FRAMEWORKS, Framework
+from export.nir.file import flat, parsed
+from export.nir.frameworks import DT, FRAMEWORKS
+from export.nir.layers import Options, Reader
 from export.nir.nodes import (
     NOISE,
-    SILENT,
-    SPIKING,
-    Each,
-    bounded,
-    conv,
-    dense,
-    from_nir,
     load_nir,
     note,
-    numbers,
-    pair,
-    pooled,
-    scaled,
 )
 from export.passes import align_delays, fold_pool
 
-PASSING = ("Output", "Flatten", "Input")  # the last of a nested graph
-INTEGRATOR = Neuron(threshold=None, reset="zero")
 OWN = "NIR written for steps of"  # the note of a file of ours
 
 log = logging.getLogger(__name__)
@@ -105,20 +80,7 @@ def read(
     return graph
 
 
-@dataclass(frozen=True)
-class _Options:
-    """What `read` was told."""
-
-    timesteps: int
-    framework: Framework | None
-    dt: float
-    encoder: str
-    reset: str
-    reset_delay: bool
-    input_shape: Shape | None
-
-
-def _open(path: Path, *, options: _Options) -> Graph:
+def _open(path: Path, *, options: Options) -> Graph:
     try:
         with np.errstate(all="ignore"), hdf5.opened(path) as file:  # numpy's warnings come before a refusal
             return _graph(parsed(file, hdf5.budget(path)), options)
@@ -138,7 +100,7 @@ def _open(path: Path, *, options: _Options) -> Graph:
         raise GraphError(f"{path}: cannot be read as NIR ({type(error).__name__}: {str(error)[:500]})") from error
 
 
-def _graph(network: Any, options: _Options) -> Graph:
+def _graph(network: Any, options: Options) -> Graph:
     dt = options.dt
     own = note("the graph", network, "dt")
     if own is not None and not np.isclose(own, dt, rtol=NOISE):
@@ -146,188 +108,10 @@ def _graph(network: Any, options: _Options) -> Graph:
     if own is not None and options.framework:  # what a framework leaves unsaid, our files say
         options = replace(options, framework=None, reset="zero", reset_delay=False)
     nodes, links = flat(network, "")
-    reader = _Reader(nodes, links, options)
+    reader = Reader(nodes, links, options)
     notes = {"read from": f"NIR, dt {dt:g}", **({} if own is None else {OWN: f"{own:g}"})}
     meta = Meta(options.timesteps, options.encoder, *_readout(network), notes=notes)
     return align_delays(fold_pool(Graph(reader.graph(), meta=meta)))
-
-
-@dataclass(frozen=True, eq=False)
-class _Signal:
-    """What a NIR node hands on: spikes with a factor, by the node that emits them, or weighted edges; with a bias."""
-
-    shape: Shape
-    spikes: tuple[tuple[str, float], ...] = ()
-    edges: tuple[Edge, ...] = ()
-    bias: np.ndarray | float = 0.0
-
-
-class _Reader:
-    """Turns the nodes of one flat NIR graph, in topological order, into ours."""
-
-    def __init__(self, nodes: dict[str, Any], links: Links, options: _Options) -> None:
-        self.nodes = nodes
-        self.feeds: dict[str, list[str]] = {name: [] for name in nodes}
-        for source, target in links:
-            if source in self.feeds[target]:
-                raise GraphError(f"{target}: two edges come from {source}; one is allowed")
-            self.feeds[target].append(source)
-        self.read = {source for source, _ in links}
-        self.options, self.input_shape = options, options.input_shape
-        self.made: dict[str, Node] = {}
-
-    def graph(self) -> tuple[Node, ...]:
-        try:
-            order = tuple(TopologicalSorter(self.feeds).static_order())
-        except CycleError as error:
-            raise GraphError(f"{' -> '.join(error.args[1])}: a recurrent loop; networks without are allowed") from None
-        signals: dict[str, _Signal] = {}
-        for name in order:
-            signals[name] = self._node(name, [signals[source] for source in self.feeds[name]])
-        inputs = [node.name for node in self.made.values() if isinstance(node, Input)]
-        if len(inputs) != 1 or len(self.made) < 2:
-            raise GraphError(f"{len(inputs)} inputs, {len(self.made)} layers; 1 and at least 2 are allowed")
-        return tuple(self.made.values())
-
-    def _node(self, name: str, arriving: list[_Signal]) -> _Signal:
-        node = self.nodes[name]
-        kind = type(node).__name__
-        readers: dict[str, Callable[[str, Any, _Signal], _Signal]] = {
-            "Input": lambda _name, _node, signal: signal,  # of a nested graph
-            "Output": self._output,
-            "Flatten": lambda _name, _node, signal: signal,  # dense synapses flatten their source themselves
-            "Conv2d": lambda name, node, signal: self._weighted(name, conv(name, node, signal.shape), node, signal),
-            "Linear": lambda name, node, signal: self._weighted(name, dense(name, node), None, signal),
-            "Affine": lambda name, node, signal: self._weighted(name, dense(name, node), node, signal),
-            "SumPool2d": self._pool,
-            "AvgPool2d": self._pool,
-            **dict.fromkeys((*SPIKING, *SILENT), self._neuron),
-        }
-        if kind not in readers:
-            raise GraphError(f"{name}: a {kind}; {', '.join(readers)} are allowed")
-        if kind == "Input" and not arriving:
-            return self._add(Input(name, self._input_shape(name, node)))
-        if not arriving:
-            raise GraphError(f"{name}: nothing feeds it; a path from the input must")
-        signal = _sum(name, arriving)
-        for source, _ in signal.spikes:
-            made = self.made[source]
-            if isinstance(made, Population) and made.neuron.threshold is None and kind not in PASSING:
-                raise GraphError(f"{name}: reads {source}, which never fires; only an output may")
-        return readers[kind](name, node, signal)
-
-    def _input_shape(self, name: str, node: Any) -> Shape:
-        found = np.asarray(self.input_shape or node.input_type["input"]).ravel()
-        if len(found) in (2, 4) and found[0] == 1:  # a batch, or a step, of one
-            found = found[1:]
-        if len(found) not in (1, 3) or found.dtype.kind not in "iu" or (found < 1).any():
-            raise GraphError(
-                f"{name}: shape is {found[:8].tolist()}; (N) or (C, H, W) is allowed, without batch or time: "
-                "give input_shape"
-            )
-        shape = tuple(int(side) for side in found)
-        return bounded(name, shape if len(shape) == 3 else (*shape, 1, 1))
-
-    def _weighted(self, name: str, op: Operator, biased: Any, signal: _Signal) -> _Signal:
-        if signal.edges:
-            raise GraphError(f"{name}: weights follow weights of {signal.edges[0].source}; neurons between are needed")
-        shape = _output_shape(name, op, signal.shape)
-        bias = np.zeros(shape[0]) if biased is None else numbers(name, biased, "bias")
-        if bias.shape != shape[:1]:
-            raise GraphError(f"{name}: bias has shape {bias.shape}; {shape[:1]} is allowed")
-        edges = tuple(Edge(source, scaled(op, factor)) for source, factor in signal.spikes)
-        return _Signal(shape, edges=edges, bias=bias.reshape(-1, 1, 1))
-
-    def _pool(self, name: str, node: Any, signal: _Signal) -> _Signal:
-        kernel, stride = pair(name, node, "kernel_size", 1), pair(name, node, "stride", 1)
-        padding = pair(name, node, "padding")
-        factor = float(np.prod(kernel)) if type(node).__name__ == "SumPool2d" else 1.0
-        if padding != (0, 0) or (signal.spikes and stride != kernel):
-            allowed = "stride = kernel" if signal.spikes else "any stride"
-            raise GraphError(f"{name}: kernel {kernel}, stride {stride}, padding {padding}; {allowed}, no padding is")
-        pools = []
-        for source, gain in signal.spikes:
-            c, h, w = self.made[source].shape
-            pool_name = name if len(signal.spikes) == 1 else f"{name}.{source}"
-            pool = Pool(pool_name, (c, h // kernel[0], w // kernel[1]), source, kernel)
-            self._add(pool)
-            pools.append((pool.name, gain * factor))
-        mean = Conv(np.ones((signal.shape[0], 1, *kernel)), stride, groups=signal.shape[0])
-        edges = tuple(replace(e, op=scaled(pooled(name, e.op, mean), factor)) for e in signal.edges)
-        return _Signal(_output_shape(name, mean, signal.shape), tuple(pools), edges, signal.bias * factor)
-
-    def _neuron(self, name: str, node: Any, signal: _Signal) -> _Signal:
-        options, kind = self.options, type(node).__name__
-        if options.framework and kind in options.framework.refused:
-            raise GraphError(f"{name}: a {kind} of this framework: {options.framework.refused[kind]}")
-        neuron, factor = from_nir(
-            name,
-            node,
-            signal.shape,
-            dt=options.dt,
-            reset=options.reset,
-            exponential=bool(options.framework and options.framework.exponential),
-            reset_delay=options.reset_delay,
-        )
-        if options.reset_delay and neuron.reset == "zero" and neuron.gathers:
-            raise GraphError(f"{name}: a reset to zero a step late loses an input; no reset_delay is allowed")
-        return self._population(name, signal, neuron, factor, scale=note(name, node, "scale"))
-
-    def _output(self, name: str, node: Any, signal: _Signal) -> _Signal:
-        if name in self.read:  # of a nested graph
-            return signal
-        if not signal.edges:
-            (source, gain), *further = signal.spikes
-            if further or gain != 1 or isinstance(self.made[source], Pool):
-                found = f"{len(signal.spikes)} nodes" if further else "a pool"
-                raise GraphError(
-                    f"{name}: reads spikes of {found}; those of one node of neurons, or weights, are allowed"
-                )
-            return signal
-        return self._population(name, signal, INTEGRATOR, 1.0, scale=None)
-
-    def _population(self, name: str, signal: _Signal, neuron: Neuron, factor: Each, *, scale: float | None) -> _Signal:
-        if scale is not None and scale <= 0:
-            raise GraphError(f"{name}: scale in its metadata is {scale:g}; a positive number is allowed")
-        one_to_one = Conv(np.ones((signal.shape[0], 1, 1, 1)), groups=signal.shape[0])
-        edges = signal.edges + tuple(Edge(source, scaled(one_to_one, gain)) for source, gain in signal.spikes)
-        factor = _by_channel(name, factor)
-        edges = tuple(replace(edge, op=scaled(edge.op, factor)) for edge in edges)
-        if np.any(signal.bias) and neuron.gathers:
-            edges += (self._always(name, signal.shape, signal.bias * factor),)
-        elif np.any(signal.bias):
-            own = 0.0 if neuron.bias is None else neuron.bias
-            neuron = replace(neuron, bias=np.asarray(signal.bias * factor + own))
-        return self._add(Population(name, signal.shape, edges, neuron, scale=scale))
-
-    def _always(self, name: str, shape: Shape, bias: np.ndarray | float) -> Edge:
-        """A bias of a current that decays, which no neuron has: an edge from neurons that fire at every step."""
-        place = (1, *shape[1:])
-        source = next(node.name for node in self.made.values() if isinstance(node, Input))
-        silent = Sparse(np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64), place)
-        neuron = Neuron(1.0, reset="zero", bias=np.full((1, 1, 1), 2.0))
-        self._add(Population(f"{name}.bias", place, (Edge(source, silent),), neuron))
-        weight = np.broadcast_to(bias, (shape[0], 1, 1)).reshape(-1, 1, 1, 1)
-        op: Operator = Dense(weight.reshape(-1, 1)) if shape[1:] == (1, 1) else Conv(weight)
-        return Edge(f"{name}.bias", op)
-
-    def _add(self, node: Node) -> _Signal:
-        if node.name in self.made:
-            raise GraphError(f"{node.name}: the name is used twice; names must be unique")
-        self.made[node.name] = node
-        return _Signal(node.shape, spikes=((node.name, 1.0),))
-
-
-def _by_channel(name: str, factor: Each) -> Each:
-    """What drives neurons, as the weights of a synapse can have it: one number a channel, (C, 1, 1), or one for all."""
-    if not isinstance(factor, np.ndarray):
-        return factor
-    if (factor != factor[:, :1, :1]).any():
-        raise GraphError(
-            f"{name}: r, time constants or thresholds differ within a channel, so that weights of a convolution would; "
-            "one factor a channel is allowed"
-        )
-    return factor[:, :1, :1]
 
 
 def _options(
@@ -338,7 +122,7 @@ def _options(
     reset: str | None,
     reset_delay: bool | None,
     input_shape: Shape | None,
-) -> _Options:
+) -> Options:
     """What was asked for, and what is left to the framework. Raises GraphError."""
     if name is not None and name not in FRAMEWORKS:
         raise GraphError(f"framework {name!r} is unknown; {', '.join(FRAMEWORKS)} are allowed")
@@ -351,7 +135,7 @@ def _options(
             f"{' or '.join(ENCODERS)} and {' or '.join(RESETS)} are allowed"
         )
     late = bool(framework and framework.reset_delay) if reset_delay is None else reset_delay
-    return _Options(timesteps, framework, dt, encoder, reset, late, input_shape)
+    return Options(timesteps, framework, dt, encoder, reset, late, input_shape)
 
 
 def _readout(network: Any) -> tuple[float, tuple[str, ...]]:
@@ -359,22 +143,3 @@ def _readout(network: Any) -> tuple[float, tuple[str, ...]]:
     scale = note("the graph", network, "logit_scale")
     names = json.loads(str(network.metadata.get("class_names", "[]")))
     return 1.0 if scale is None else scale, tuple(str(name) for name in names)
-
-
-def _sum(name: str, arriving: list[_Signal]) -> _Signal:
-    shapes = {signal.shape for signal in arriving}
-    if len(shapes) > 1:
-        raise GraphError(f"{name}: its in-edges have shapes {sorted(shapes)}; one shape is allowed")
-    return _Signal(
-        shapes.pop(),
-        spikes=tuple(spike for signal in arriving for spike in signal.spikes),
-        edges=tuple(edge for signal in arriving for edge in signal.edges),
-        bias=sum(signal.bias for signal in arriving),
-    )
-
-
-def _output_shape(name: str, op: Operator, shape: Shape) -> Shape:
-    try:
-        return bounded(name, output_shape(op, shape))
-    except GraphError as error:
-        raise GraphError(f"{name}: {error}") from None

@@ -30,7 +30,6 @@ class Part:
     sources: tuple[str, ...]
     apply: Apply
     late: np.ndarray | None
-    arithmetic: str
 
 
 def parts_of(graph: Graph, population: Population, samples: int) -> tuple[Part, ...]:
@@ -50,8 +49,8 @@ def parts_of(graph: Graph, population: Population, samples: int) -> tuple[Part, 
         op = group[0].op
         if len(group) > 1:
             op = dataclasses.replace(op, weight=np.concatenate([edge.op.weight for edge in group], axis=1))
-        apply, arithmetic = choose(op, shape, samples)
-        made.append(Part(sources, apply, group[0].target_delay, arithmetic))
+        apply, _ = choose(op, shape, samples)
+        made.append(Part(sources, apply, group[0].target_delay))
     return tuple(made)
 
 

@@ -323,5 +323,5 @@ def test_counts_are_named_as_they_are_allowed(tmp_path):
     with h5py.File(path, "r+") as file:
         del file["layer/1/shape"]
         file["layer/1/shape"] = [2, 4]
-    with pytest.raises(GraphError, match="layer 1: shape is 2 numbers; 1 or 3 of them"):
+    with pytest.raises(GraphError, match="layer 1: shape is 2 numbers; 1 or 3 of them is allowed"):
         netx.read(path)

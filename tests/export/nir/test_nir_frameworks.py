@@ -13,6 +13,7 @@ from export.graph import GraphError
 from export.limits import check
 from export.quantize import quantize
 from hardware_sim.reference import run_reference
+from neuroseg.cli.nir import Framework
 
 FILES = Path(__file__).with_name("files")
 
@@ -36,6 +37,10 @@ def test_a_file_spikes_as_in_the_framework_that_wrote_it(framework, caplog):
     rounded, fired = differing(framework, framework=framework, integer=True)
     assert rounded < 0.05 * fired
     assert not caplog.records
+
+
+def test_the_command_offers_every_framework():
+    assert [framework.value for framework in Framework] == list(nir.FRAMEWORKS)
 
 
 def test_without_a_framework_it_is_said_what_is_assumed(caplog):

@@ -123,7 +123,8 @@ def test_a_network_of_snntorch_does_the_same_in_lava(neurons, reset, late, exact
     timesteps = 6 if exact else 12
     model = network(neurons, 0.5 if exact else 0.9, reset, exact=exact, late=late)
     graph = imported(model, tmp_path, reset=reset, late=late, timesteps=timesteps)
-    spikes = (np.random.default_rng(0).random((SAMPLES, timesteps, 1, 8, 8)) < 0.4).astype(np.uint8)
+    rate = 0.7 if late else 0.4  # a late reset takes more than the threshold
+    spikes = (np.random.default_rng(0).random((SAMPLES, timesteps, 1, 8, 8)) < rate).astype(np.uint8)
     everything = Record(potentials="all")
     ours = hardware_sim.run(graph, spikes, record=everything)
     lavas = hardware_sim.run(graph, spikes, backend="lava", record=everything, worker=worker)
@@ -136,6 +137,6 @@ def test_a_network_of_snntorch_does_the_same_in_lava(neurons, reset, late, exact
     assert set(theirs) == {name for name in ours.packed if not name.endswith(".bias")}  # those always fire
     for name, emitted in theirs.items():
         found = lavas.spikes[name].reshape(emitted.shape)
-        assert emitted.mean() > 0.01, name
+        assert emitted.mean() > 0.02, name
         agreement = float((found == emitted).mean())
         assert agreement == 1 if exact else agreement > 0.95, name
