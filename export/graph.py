@@ -5,6 +5,7 @@ synapse. The graph is float (thresholds 1, any weights) until `quantize` makes i
 
 Time: an edge delivers at step t + 1 + delay what its source emitted at t, as a synapse in Lava does; so a
 population at depth d emits at t + d what it emits at t in PyTorch. `depths` checks that this holds for all edges.
+An edge from a population to itself is recurrent: what it emits at t arrives with the input of t + 1 + delay.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ CURRENT_DECAY_NONE, VOLTAGE_DECAY_NONE = (
     4096,
     0,
 )  # of 4096: the current lasts one step, the potential for ever
-
+# Of sigma-delta networks (lava/lib/dl/netx/hdf5.py): binary places of a message, and of a state beyond those
+SPIKE_SHIFT, STATE_SHIFT = 6, 6
 
 Decay = int | np.ndarray
 
@@ -39,6 +41,8 @@ Decay = int | np.ndarray
 @dataclass(frozen=True, eq=False)
 class Edge:
     """A synapse from a named node into the population that holds it; delay in steps beyond the usual one.
+
+    source: an earlier node, or the population itself.
 
     target_delay: further steps for each target neuron, int (C, H, W), or None: what lava-dl exports as axonal delay.
     They are no part of a population's depth.
@@ -81,16 +85,36 @@ class Neuron:
 
 
 @dataclass(frozen=True, eq=False)
+class SigmaDelta:
+    """Loihi 2's sigma-delta neuron (lava/proc/sdn): it sends by how much its activation changed, as a graded spike.
+
+    sigma[t] = sigma[t-1] + a[t];  act[t] = relu(sigma[t] + bias);  d = act[t] - act[t-1] + residue[t-1]
+    s[t] = d if |d| >= threshold else 0;  residue[t] = d - s[t];  the message is s[t] >> shift.
+
+    threshold: in the units of its 24-bit state; None for an output that only sums its input: no ReLU, no bias, no
+    message (Lava's Sigma). bias: likewise, broadcast to the population's shape; None for none. Of an input, what comes
+    in takes the place of act, << SPIKE_SHIFT + shift (Lava's Delta).
+    """
+
+    threshold: int | None
+    bias: np.ndarray | None = None
+    shift: int = STATE_SHIFT
+
+
+AnyNeuron = Neuron | SigmaDelta
+
+
+@dataclass(frozen=True, eq=False)
 class Input:
     """Where spikes (C, H, W) come in.
 
-    neuron: None, or the neurons that turn an image into those spikes, driven at every step by a current of
+    neuron: None, or the neurons that turn an image into those spikes, driven at every step by
     gain * intensity + offset, in weight units (lava-dl's input block); see `hardware_sim.input_spikes`.
     """
 
     name: str
     shape: Shape
-    neuron: Neuron | None = None
+    neuron: AnyNeuron | None = None
     gain: float = 1.0
     offset: float = 0.0
 
@@ -105,8 +129,25 @@ class Population:
     name: str
     shape: Shape
     edges: tuple[Edge, ...]
-    neuron: Neuron
+    neuron: AnyNeuron
     scale: float | None = None
+
+    @property
+    def cuba(self) -> Neuron:
+        """Its CUBA neuron, for what knows no other. Raises GraphError for sigma-delta neurons."""
+        if not isinstance(self.neuron, Neuron):
+            raise GraphError(f"{self.name}: has sigma-delta neurons; integrate-and-fire neurons are needed here")
+        return self.neuron
+
+    @property
+    def forward(self) -> tuple[Edge, ...]:
+        """The edges from earlier nodes."""
+        return tuple(edge for edge in self.edges if edge.source != self.name)
+
+    @property
+    def recurrent(self) -> tuple[Edge, ...]:
+        """The edges from the population itself."""
+        return tuple(edge for edge in self.edges if edge.source == self.name)
 
 
 @dataclass(frozen=True)
@@ -169,8 +210,10 @@ class Graph:
             if node.name in seen:
                 raise GraphError(f"{node.name}: the name is used twice; names must be unique")
             for source in sources(node):
-                if source not in seen:
+                if source not in seen and not (source == node.name and isinstance(node, Population)):
                     raise GraphError(f"{node.name}: reads {source!r}, which is no earlier node")
+            if isinstance(node, Population) and not node.forward:
+                raise GraphError(f"{node.name}: no edge feeds it from outside; at least one is needed")
             seen[node.name] = node
         for node in self.nodes:
             _check_shape(node, seen)
@@ -212,6 +255,28 @@ def sources(node: Node) -> tuple[str, ...]:
     return ()
 
 
+def graded(graph: Graph) -> frozenset[str]:
+    """Nodes whose spikes carry values: sigma-delta neurons, and an input without neurons that feeds such."""
+    found = {node.name for node in graph.nodes if isinstance(node, Input | Population) and _sends_values(node.neuron)}
+    for population in graph.populations:
+        if isinstance(population.neuron, SigmaDelta):
+            read = [graph[edge.source] for edge in population.edges]
+            found.update(node.name for node in read if isinstance(node, Input) and node.neuron is None)
+    return frozenset(found)
+
+
+def _sends_values(neuron: AnyNeuron | None) -> bool:
+    return isinstance(neuron, SigmaDelta) and neuron.threshold is not None
+
+
+def without_recurrence(graph: Graph, where: str) -> Graph:
+    """The graph, for what knows none. Raises GraphError for a population that feeds itself."""
+    for population in graph.populations:
+        if population.recurrent:
+            raise GraphError(f"{population.name}: feeds itself; networks without recurrence are what {where} takes")
+    return graph
+
+
 def with_timesteps(graph: Graph, timesteps: int) -> Graph:
     """The same network, run for another number of steps a sample."""
     notes = {key: note for key, note in graph.meta.notes.items() if key != STEPS_UNKNOWN}
@@ -229,8 +294,8 @@ def with_neurons(graph: Graph, *, reset: str, u0: float) -> Graph:
     def changed(node: Node) -> Node:
         if not isinstance(node, Population):
             return node
-        start = 0.0 if node.neuron.threshold is None else u0
-        return replace(node, neuron=replace(node.neuron, reset=reset, u0=start))
+        neuron = node.cuba
+        return replace(node, neuron=replace(neuron, reset=reset, u0=0.0 if neuron.threshold is None else u0))
 
     return replace(graph, nodes=tuple(changed(node) for node in graph.nodes))
 
@@ -246,7 +311,7 @@ def depths(graph: Graph) -> dict[str, int]:
             case Input():
                 depth[node.name] = 0
             case Population():
-                arrivals = {e.source: depth[e.source] + 1 + e.delay for e in node.edges}
+                arrivals = {e.source: depth[e.source] + 1 + e.delay for e in node.forward}
                 if len(set(arrivals.values())) > 1:
                     raise GraphError(f"{node.name}: its edges arrive at steps {arrivals}; run align_delays first")
                 depth[node.name] = next(iter(arrivals.values()))
@@ -277,8 +342,6 @@ def _check_shape(node: Node, nodes: Mapping[str, Node]) -> None:
 
 def _check_edges(population: Population, nodes: Mapping[str, Node]) -> None:
     name, shape = population.name, population.shape
-    if not population.edges:
-        raise GraphError(f"{name}: no edge feeds it; at least one is needed")
     for edge in population.edges:
         try:
             made = output_shape(edge.op, nodes[edge.source].shape)

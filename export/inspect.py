@@ -9,7 +9,20 @@ from pathlib import Path
 import numpy as np
 
 from export import files
-from export.graph import Conv, ConvT, Dense, Edge, Graph, Operator, Population, Shape, Sparse, depths
+from export.graph import (
+    AnyNeuron,
+    Conv,
+    ConvT,
+    Dense,
+    Edge,
+    Graph,
+    Operator,
+    Population,
+    Shape,
+    SigmaDelta,
+    Sparse,
+    depths,
+)
 from export.text import printable
 
 
@@ -62,10 +75,16 @@ def _row(graph: Graph, population: Population, edge: Edge, *, first: bool) -> Ro
         weights=(float(weight.min()), float(weight.max())) if weight.size else (0.0, 0.0),
         bits=_bits(weight) if graph.integer else None,
         threshold=neuron.threshold,
-        reset=neuron.reset if neuron.threshold is not None else "",
+        reset=_reset(neuron),
         neurons=math.prod(population.shape) if first else 0,
         synapses=synapse_count(op, graph[edge.source].shape, population.shape),
     )
+
+
+def _reset(neuron: AnyNeuron) -> str:
+    if isinstance(neuron, SigmaDelta):
+        return "sigma-delta" if neuron.threshold is not None else "sigma"
+    return neuron.reset if neuron.threshold is not None else ""
 
 
 def synapse_count(op: Operator, source: Shape, target: Shape) -> int:
@@ -121,6 +140,10 @@ def draw(graph: Graph, path: Path) -> None:
     for population in graph.populations:
         for edge in population.edges:
             (x0, y0), (x1, y1) = place[edge.source], place[population.name]
+            if edge.source == population.name:
+                again = f"and itself, {1 + edge.delay} steps later" if edge.delay else "and itself, a step later"
+                axis.annotate(again, (x0, y0), (0, 20), textcoords="offset points", ha="center", fontsize=7)
+                continue
             skip = x1 - x0 > 1
             style = {"arrowstyle": "-|>", "color": "#D55E00" if skip else "#555555", "shrinkA": 28, "shrinkB": 28}
             bend = f"arc3,rad={-BEND if skip else 0}"

@@ -23,8 +23,10 @@ from export.graph import (
     Operator,
     Population,
     Shape,
+    SigmaDelta,
     Sparse,
     depths,
+    graded,
 )
 
 WEIGHT_MIN, WEIGHT_MAX = -256, 254  # signed 8-bit mantissa, mixed sign mode: lava/utils/weightutils.py
@@ -43,6 +45,7 @@ BIAS_MANTISSA_MAX, BIAS_EXPONENT_MAX = (
 BIAS_MAX = BIAS_MANTISSA_MAX << BIAS_EXPONENT_MAX
 GEOMETRY_MAX = 127  # kernel, stride, padding are int8: lava/proc/conv/models.py
 RESETS = ("subtract", "zero")
+SHIFT_MAX = 16  # of a state that a message leaves out: ours; lava/lib/dl/netx/hdf5.py knows 6 alone
 SETTLED = 1e-9  # of a potential, which rises no further
 
 
@@ -58,24 +61,42 @@ def check(graph: Graph, *, stock: bool = True, bounds: bool = True) -> Graph:
     inputs = [node for node in graph.nodes if isinstance(node, Input)]
     if len(inputs) != 1:
         raise GraphError(f"the graph has {len(inputs)} inputs; 1 is supported")
+    values = graded(graph)
+    if isinstance(inputs[0].neuron, SigmaDelta):
+        _check_sigma_delta(inputs[0].name, inputs[0].neuron)
     for population in graph.populations:
         for edge in population.edges:
             _check_weights(population, edge)
             _check_delay(population, edge)
             if stock:
                 _check_geometry(population, edge.op)
-        _check_neuron(population)
+        if isinstance(population.neuron, SigmaDelta):
+            _check_sigma_delta(population.name, population.neuron)
+            continue
+        _check_neuron(population.name, population.neuron)
         if bounds:
-            _check_input(graph, population)
+            for edge in population.edges:
+                if edge.source in values:
+                    raise GraphError(
+                        f"{population.name}: integrate-and-fire neurons read {edge.source}, whose spikes carry values; "
+                        "no bound holds their input in 16 bits"
+                    )
+            _check_input(graph, population, population.neuron)
     return graph
 
 
 def beyond(graph: Graph) -> tuple[str, ...]:
-    """Populations whose inputs or potentials may exceed what Loihi holds, by a bound from their weights alone."""
-    found = []
+    """Populations whose inputs or potentials may exceed what Loihi holds, by a bound from their weights alone.
+
+    No weight bounds graded spikes: all that read such, and all sigma-delta neurons, are among them.
+    """
+    found, values = [], graded(graph)
     for population in graph.populations:
+        if isinstance(population.neuron, SigmaDelta) or any(edge.source in values for edge in population.edges):
+            found.append(population.name)
+            continue
         try:
-            _check_input(graph, population)
+            _check_input(graph, population, population.neuron)
         except GraphError:
             found.append(population.name)
     return tuple(found)
@@ -159,9 +180,9 @@ def _transposed_bound(op: ConvT, weight: np.ndarray, worst: Callable) -> np.ndar
     return worst(np.stack(list(phases.values())), axis=0)
 
 
-def _within(population: Population, what: str, value: float, low: float, high: float) -> None:
+def _within(name: str, what: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
-        raise GraphError(f"{population.name}: {what} is {value:g}; {low:g} to {high:g} is allowed")
+        raise GraphError(f"{name}: {what} is {value:g}; {low:g} to {high:g} is allowed")
 
 
 def _check_weights(population: Population, edge: Edge) -> None:
@@ -181,8 +202,8 @@ def _check_weights(population: Population, edge: Edge) -> None:
             f"one sign, integers up to {ONE_SIGN_MAX}"
         )
     low, high = (-ONE_SIGN_MAX, ONE_SIGN_MAX) if odd.size else (WEIGHT_MIN, WEIGHT_MAX)
-    _within(population, what, float(weight.min()), low, high)
-    _within(population, what, float(weight.max()), low, high)
+    _within(population.name, what, float(weight.min()), low, high)
+    _within(population.name, what, float(weight.max()), low, high)
 
 
 def one_signed(weight: np.ndarray) -> bool:
@@ -193,8 +214,8 @@ def one_signed(weight: np.ndarray) -> bool:
 
 def _check_delay(population: Population, edge: Edge) -> None:
     further = np.zeros(1) if edge.target_delay is None else edge.target_delay
-    _within(population, f"delay from {edge.source}", edge.delay + float(further.max()), 0, DELAY_MAX)
-    _within(population, f"delay by target neuron from {edge.source}", float(further.min()), 0, DELAY_MAX)
+    _within(population.name, f"delay from {edge.source}", edge.delay + float(further.max()), 0, DELAY_MAX)
+    _within(population.name, f"delay by target neuron from {edge.source}", float(further.min()), 0, DELAY_MAX)
 
 
 def _check_geometry(population: Population, op: Operator) -> None:
@@ -202,45 +223,54 @@ def _check_geometry(population: Population, op: Operator) -> None:
         return
     for what, pair in (("kernel", op.weight.shape[2:]), ("stride", op.stride), ("dilation", op.dilation)):
         for value in pair:
-            _within(population, what, value, 1, GEOMETRY_MAX)
+            _within(population.name, what, value, 1, GEOMETRY_MAX)
     for value in op.padding:
-        _within(population, "padding", value, 0, GEOMETRY_MAX)
+        _within(population.name, "padding", value, 0, GEOMETRY_MAX)
 
 
-def _check_neuron(population: Population) -> None:
-    neuron = population.neuron
-    if neuron.reset not in RESETS:
-        raise GraphError(f"{population.name}: reset is {neuron.reset!r}; {' and '.join(RESETS)} are allowed")
+def _check_sigma_delta(name: str, neuron: SigmaDelta) -> None:
+    _within(name, "shift", neuron.shift, 0, SHIFT_MAX)
     if neuron.threshold is not None:
-        _within(population, "threshold", neuron.threshold, THRESHOLD_MIN, THRESHOLD_MAX)
+        _within(name, "threshold", neuron.threshold, 0, POTENTIAL_MAX)
+    elif neuron.bias is not None:
+        raise GraphError(f"{name}: has a bias, and only sums its input; Lava's Sigma knows none")
+    if neuron.bias is not None:
+        _within(name, "bias", float(np.abs(neuron.bias).max()), 0, POTENTIAL_MAX)
+
+
+def _check_neuron(name: str, neuron: Neuron) -> None:
+    if neuron.reset not in RESETS:
+        raise GraphError(f"{name}: reset is {neuron.reset!r}; {' and '.join(RESETS)} are allowed")
+    if neuron.threshold is not None:
+        _within(name, "threshold", neuron.threshold, THRESHOLD_MIN, THRESHOLD_MAX)
         if neuron.threshold != int(neuron.threshold):
-            raise GraphError(f"{population.name}: threshold is {neuron.threshold}; integers are allowed")
-    _within(population, "u0", neuron.u0, -POTENTIAL_MAX, POTENTIAL_MAX)
+            raise GraphError(f"{name}: threshold is {neuron.threshold}; integers are allowed")
+    _within(name, "u0", neuron.u0, -POTENTIAL_MAX, POTENTIAL_MAX)
     if neuron.u0 != int(neuron.u0):
-        raise GraphError(f"{population.name}: u0 is {neuron.u0}; integers are allowed")
+        raise GraphError(f"{name}: u0 is {neuron.u0}; integers are allowed")
     if neuron.u0 and neuron.reset == "zero":
-        raise GraphError(f"{population.name}: u0 is {neuron.u0} with reset zero; 0 is all that stock LIF knows")
+        raise GraphError(f"{name}: u0 is {neuron.u0} with reset zero; 0 is all that stock LIF knows")
     if neuron.drop is not None:
         if neuron.reset != "subtract":
-            raise GraphError(f"{population.name}: drop is given with reset {neuron.reset}; subtract is allowed")
+            raise GraphError(f"{name}: drop is given with reset {neuron.reset}; subtract is allowed")
         for value in (int(np.min(neuron.drop)), int(np.max(neuron.drop))):
-            _within(population, "drop", value, 0, POTENTIAL_MAX)
+            _within(name, "drop", value, 0, POTENTIAL_MAX)
     for what, decay in (("current decay", neuron.current_decay), ("voltage decay", neuron.voltage_decay)):
         for value in {int(np.min(decay)), int(np.max(decay))}:
-            _within(population, what, value, 0, DECAY_MAX)
+            _within(name, what, value, 0, DECAY_MAX)
     if neuron.bias is not None:
-        _within(population, "bias", float(np.abs(neuron.bias).max()), 0, BIAS_MAX)
+        _within(name, "bias", float(np.abs(neuron.bias).max()), 0, BIAS_MAX)
 
 
-def _check_input(graph: Graph, population: Population) -> None:
+def _check_input(graph: Graph, population: Population, neuron: Neuron) -> None:
     bounds = input_bound(population)
-    if not _fits(population, bounds, graph.meta.timesteps):  # then by what each neuron can get at its place
+    if not _fits(neuron, bounds, graph.meta.timesteps):  # then by what each neuron can get at its place
         bounds = input_bound_in_place(graph, population)
     low, high = bounds
     _bounded(population, "least input in a step", low, INPUT_MIN, INPUT_MAX)
     _bounded(population, "greatest input in a step", high, INPUT_MIN, INPUT_MAX)
-    if population.neuron.threshold is None:
-        for value in _readout(population, bounds, graph.meta.timesteps):
+    if neuron.threshold is None:
+        for value in _readout(neuron, bounds, graph.meta.timesteps):
             what = f"potential after {graph.meta.timesteps} steps, >> 6,"
             _bounded(population, what, value, -THRESHOLD_MAX, THRESHOLD_MAX)
 
@@ -252,15 +282,14 @@ def _bounded(population: Population, what: str, value: float, low: float, high: 
         )
 
 
-def _fits(population: Population, bounds: tuple[float, float], timesteps: int) -> bool:
+def _fits(neuron: Neuron, bounds: tuple[float, float], timesteps: int) -> bool:
     low, high = bounds
-    readout = () if population.neuron.threshold is not None else _readout(population, bounds, timesteps)
+    readout = () if neuron.threshold is not None else _readout(neuron, bounds, timesteps)
     return low >= INPUT_MIN and high <= INPUT_MAX and all(abs(value) <= THRESHOLD_MAX for value in readout)
 
 
-def _readout(population: Population, bounds: tuple[float, float], timesteps: int) -> tuple[float, float]:
+def _readout(neuron: Neuron, bounds: tuple[float, float], timesteps: int) -> tuple[float, float]:
     """An output integrates T steps; at the top of its range a Loihi neuron would fire and its potential clip."""
-    neuron = population.neuron
     gain, bias_gain = readout_gains(neuron, timesteps)
     bias = np.zeros(1) if neuron.bias is None else neuron.bias / 2**POTENTIAL_SHIFT
     start = neuron.u0 / 2**POTENTIAL_SHIFT

@@ -29,6 +29,7 @@ from export.graph import (
     Shape,
     Sparse,
     channels,
+    without_recurrence,
 )
 from export.limits import GEOMETRY_MAX
 from export.mapping.geometry import Span, Tile, inside, taps, whole
@@ -45,7 +46,7 @@ def partition(graph: Graph, placement: Placement) -> Graph:
     """
     tiles: dict[str, Sequence[Tile]] = {}
     nodes: list[Node] = []
-    for node in graph.nodes:
+    for node in without_recurrence(graph, "a partition").nodes:
         match node:
             case Input():
                 tiles[node.name] = (whole(node.shape),)
@@ -94,7 +95,7 @@ def _piece(graph: Graph, population: Population, tiles: Mapping[str, Sequence[Ti
         edge = population.edges[0]
         first = tiles[edge.source][0]
         edges = [_named(graph, edge, 0, _silent(edge.op, first, tile), tile)]
-    neuron = population.neuron
+    neuron = population.cuba
     own = dataclasses.replace(
         neuron,
         current_decay=_at(neuron.current_decay, population.shape, tile),

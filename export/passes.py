@@ -6,9 +6,9 @@ convolution; and an edge that skips k layers must wait k steps.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -41,14 +41,14 @@ def remove_dropout(graph: Graph) -> Graph:
             case Dropout():
                 continue
             case Pool():
-                node = dataclasses.replace(node, source=names[node.source])
+                node = replace(node, source=names[node.source])
             case Concat():
-                node = dataclasses.replace(node, sources=tuple(names[name] for name in node.sources))
+                node = replace(node, sources=tuple(names[name] for name in node.sources))
             case Population():
-                edges = tuple(dataclasses.replace(edge, source=names[edge.source]) for edge in node.edges)
-                node = dataclasses.replace(node, edges=edges)
+                edges = tuple(replace(edge, source=names[edge.source]) for edge in node.edges)
+                node = replace(node, edges=edges)
         nodes.append(node)
-    return dataclasses.replace(graph, nodes=tuple(nodes))
+    return replace(graph, nodes=tuple(nodes))
 
 
 def flatten_convolutions(graph: Graph) -> Graph:
@@ -58,7 +58,7 @@ def flatten_convolutions(graph: Graph) -> Graph:
         op, sides = edge.op, graph[edge.source].shape[1:]
         if not (isinstance(op, Conv) and op.groups == 1 and op.padding == (0, 0) and op.weight.shape[2:] == sides):
             return [edge]
-        return [dataclasses.replace(edge, op=Dense(op.weight.reshape(len(op.weight), -1)))]
+        return [replace(edge, op=Dense(op.weight.reshape(len(op.weight), -1)))]
 
     return _rewrite_edges(graph, flatten)
 
@@ -81,7 +81,7 @@ def split_concat(graph: Graph) -> Graph:
                 op = slice_channels(edge.op, start, part.shape, source.shape)
             except GraphError as error:
                 raise GraphError(f"{population.name}: {error}") from None
-            parts += split(dataclasses.replace(edge, source=name, op=op), population)
+            parts += split(replace(edge, source=name, op=op), population)
             start += part.shape[0]
         return parts
 
@@ -115,7 +115,7 @@ def fold_pool(graph: Graph) -> Graph:
                     f"{population.name}: average pooling {pools[0].name} straight into a transposed "
                     "convolution; put a convolution between them"
                 )
-        return [dataclasses.replace(edge, source=origin.name, op=op)]
+        return [replace(edge, source=origin.name, op=op)]
 
     return _rewrite_edges(graph, fold, drop=Pool)
 
@@ -129,19 +129,15 @@ def align_delays(graph: Graph) -> Graph:
     nodes: list[Node] = []
     for node in graph.nodes:
         if isinstance(node, Population):
-            depth[node.name] = 1 + max(depth[edge.source] for edge in node.edges)
-            node = dataclasses.replace(
-                node,
-                edges=tuple(
-                    dataclasses.replace(edge, delay=depth[node.name] - 1 - depth[edge.source]) for edge in node.edges
-                ),
-            )
+            depth[node.name] = 1 + max(depth[edge.source] for edge in node.forward)
+            aligned = (replace(edge, delay=depth[node.name] - 1 - depth[edge.source]) for edge in node.forward)
+            node = replace(node, edges=(*aligned, *node.recurrent))
         elif isinstance(node, Input):
             depth[node.name] = 0
         else:
             raise GraphError(f"{node.name}: a {type(node).__name__} is left; split and fold before aligning")
         nodes.append(node)
-    return dataclasses.replace(graph, nodes=tuple(nodes))
+    return replace(graph, nodes=tuple(nodes))
 
 
 def _rewrite_edges(
@@ -151,10 +147,10 @@ def _rewrite_edges(
     for node in graph.nodes:
         if isinstance(node, Population):
             edges = tuple(new for edge in node.edges for new in rewrite(edge, node))
-            nodes.append(dataclasses.replace(node, edges=edges))
+            nodes.append(replace(node, edges=edges))
         elif not isinstance(node, drop):
             nodes.append(node)
-    return dataclasses.replace(graph, nodes=tuple(nodes))
+    return replace(graph, nodes=tuple(nodes))
 
 
 def _pool_before_concat(graph: Graph) -> Graph:
@@ -173,7 +169,7 @@ def _pool_before_concat(graph: Graph) -> Graph:
             node = Concat(node.name, node.shape, tuple(part.name for part in parts))
         nodes.append(node)
         done[node.name] = node
-    rewritten = dataclasses.replace(graph, nodes=tuple(nodes))
+    rewritten = replace(graph, nodes=tuple(nodes))
     nested = any(isinstance(n, Pool) and isinstance(rewritten[n.source], Concat) for n in nodes)
     return _pool_before_concat(rewritten) if nested else rewritten
 
@@ -192,9 +188,9 @@ def slice_channels(op: Operator, start: int, part: Shape, whole: Shape) -> Opera
         case Conv() | ConvT() if op.groups > 1:
             return slice_channels(ungrouped(op), start, part, whole)
         case Conv():
-            return dataclasses.replace(op, weight=op.weight[:, start:stop])
+            return replace(op, weight=op.weight[:, start:stop])
         case ConvT():
-            return dataclasses.replace(op, weight=op.weight[start:stop])
+            return replace(op, weight=op.weight[start:stop])
     raise TypeError(op)
 
 
@@ -205,7 +201,7 @@ def ungrouped(op: Conv | ConvT) -> Conv | ConvT:
     for group in range(op.groups):
         rows, columns = slice(group * first, (group + 1) * first), slice(group * second, (group + 1) * second)
         weight[rows, columns] = op.weight[rows]
-    return dataclasses.replace(op, weight=weight, groups=1)
+    return replace(op, weight=weight, groups=1)
 
 
 def _fold_conv(op: Conv, kernel: tuple[int, int]) -> Conv:

@@ -72,12 +72,12 @@ def largest_scale(population: Population, *, timesteps: int) -> float:
     """
     heaviest = max(float(np.abs(edge.op.weight).max(initial=0)) for edge in population.edges)
     scale = WEIGHT_MAX / heaviest if heaviest else 1.0
-    threshold = population.neuron.threshold
+    threshold = population.cuba.threshold
     if threshold is not None:
         scale = min(scale, THRESHOLD_MAX / threshold)
-    if population.neuron.drop is not None:
-        scale = min(scale, POTENTIAL_MAX / 2**POTENTIAL_SHIFT / float(np.max(population.neuron.drop)))
-    bias = population.neuron.bias
+    if population.cuba.drop is not None:
+        scale = min(scale, POTENTIAL_MAX / 2**POTENTIAL_SHIFT / float(np.max(population.cuba.drop)))
+    bias = population.cuba.bias
     strongest = 0.0 if bias is None else float(np.abs(bias).max())
     if strongest:
         scale = min(scale, BIAS_LIMIT / strongest)
@@ -99,13 +99,13 @@ def largest_scale(population: Population, *, timesteps: int) -> float:
 def _excess(population: Population, timesteps: int, scale: float) -> float:
     """How many times over its limit the input (or the readout) of an integer population may be."""
     worst = max(abs(bound) for bound in input_bound(population))
-    given = population.neuron.bias
+    given = population.cuba.bias
     bias = 0.0 if given is None else np.abs(integer_bias(population.name, given, scale)).max() / 2**POTENTIAL_SHIFT
-    if population.neuron.threshold is None:
-        gain, bias_gain = readout_gains(population.neuron, timesteps)
-        start = abs(population.neuron.u0) * scale
+    if population.cuba.threshold is None:
+        gain, bias_gain = readout_gains(population.cuba, timesteps)
+        start = abs(population.cuba.u0) * scale
         return max(worst / INPUT_MAX, (worst * gain + bias * bias_gain + start) / THRESHOLD_MAX)
-    decay = int(np.min(population.neuron.current_decay))
+    decay = int(np.min(population.cuba.current_decay))
     steps = min(timesteps, DECAY_MAX / decay) if decay else timesteps  # that a current gathers; beyond 24 bits it wraps
     return max(worst / INPUT_MAX, worst * steps * 2**POTENTIAL_SHIFT / POTENTIAL_MAX)
 
@@ -122,7 +122,7 @@ def _quantize(population: Population, timesteps: int) -> Population:
                 f"{population.name}: scale {scale:g} makes weights from {edge.source} reach {low:g} to {high:g}; "
                 f"{WEIGHT_MIN} to {WEIGHT_MAX} is allowed"
             )
-    neuron = population.neuron
+    neuron = population.cuba
     threshold = None if neuron.threshold is None else round(neuron.threshold * scale)
     u0 = round(neuron.u0 * scale * 2**POTENTIAL_SHIFT)
     bias = None if neuron.bias is None else integer_bias(population.name, neuron.bias, scale)

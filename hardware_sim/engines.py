@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from export.graph import STEPS_UNKNOWN, Graph
-from export.limits import POTENTIAL_SHIFT, beyond, check
+from export.graph import STEPS_UNKNOWN, Graph, Neuron, graded
+from export.limits import POTENTIAL_MAX, POTENTIAL_SHIFT, beyond, check
 from hardware_sim.lava_backend import compat
 from hardware_sim.lava_backend.process import LavaWorker
 from hardware_sim.record import Progress, Record, SimulationError
@@ -27,27 +27,33 @@ def run(
     stall_timeout: float = 120.0,
     on_step: Progress | None = None,
     worker: LavaWorker | None = None,
+    stream: bool = False,
 ) -> Trace:
-    """Run an integer graph on input spikes, uint8 (samples, T, C, H, W) of 0 and 1.
+    """Run an integer graph on input spikes, uint8 (samples, T, C, H, W) of 0 and 1; int32 where they carry values.
 
     backend: `fast` (exact integers, no Lava), `reference` (the same, plainly written), `lava` (Lava's runtime on the
     CPU) or `loihi` (the same processes on hardware; untried, no chip was at hand). fidelity, of `lava`: `fused` runs a
     layer as one event-driven model, `stock` as Lava's own processes. All do the same, spike for spike.
     What may exceed Loihi's range by the weights alone is watched: a run in which it does is a SimulationError.
+    stream: run one sample as Lava by itself runs a network that nobody resets: every layer from the first step on, on
+    what those before it sent a step ago. T is then Lava's steps, and no depth is taken off the trace.
     stall_timeout: seconds without a step after which a Lava run is ended. on_step: called with steps done and
     steps in all. worker: an open LavaWorker, for many small runs; by default Lava is imported for this one alone.
     Raises GraphError for a graph that does not fit Loihi, SimulationError for a run that fails.
     """
     check(graph, stock=backend == "loihi" or (backend == "lava" and fidelity == "stock"), bounds=False)
     spikes = check_spikes(graph, spikes)
+    if stream and len(spikes) != 1:
+        raise SimulationError(f"{len(spikes)} samples as a stream, which is one")
     if backend == "fast":
         from hardware_sim.fast.engine import run_fast  # noqa: PLC0415 - torch is loaded for it alone
 
-        return replace(run_fast(graph, spikes, record=record, on_step=on_step), stimulus=pack(spikes))
+        return replace(run_fast(graph, spikes, record=record, on_step=on_step, stream=stream), stimulus=pack(spikes))
     if backend == "reference":
         from hardware_sim.reference import run_reference  # noqa: PLC0415 - torch is loaded for it alone
 
-        return replace(run_reference(graph, spikes, record=record, on_step=on_step), stimulus=pack(spikes))
+        trace = run_reference(graph, spikes, record=record, on_step=on_step, stream=stream)
+        return replace(trace, stimulus=pack(spikes))
     if backend not in BACKENDS:
         raise SimulationError(f"backend {backend!r} is unknown; {', '.join(BACKENDS)} are allowed")
     if fidelity not in FIDELITIES:
@@ -58,12 +64,12 @@ def run(
         compat.check()
     except compat.LavaError as error:
         raise SimulationError(f"backend {backend!r}: {error}") from None
-    if fidelity == "stock":
+    if fidelity == "stock" and not stream:
         _check_late(graph, len(spikes))
     if beyond(graph):  # Lava would wrap around and say nothing
         from hardware_sim.reference import run_reference  # noqa: PLC0415
 
-        run_reference(graph, spikes, record=Record(spikes=()))
+        run_reference(graph, spikes, record=Record(spikes=()), stream=stream)
     from hardware_sim.lava_backend.launch import run_lava  # noqa: PLC0415 - Lava is loaded for it alone
 
     trace = run_lava(
@@ -75,34 +81,44 @@ def run(
         stall_timeout=stall_timeout,
         on_step=on_step,
         worker=worker,
+        stream=stream,
     )
     return replace(trace, stimulus=pack(spikes))
 
 
 def _check_late(graph: Graph, samples: int) -> None:
-    """Raise SimulationError where what is still under way by stock delays of target neurons would be another run's."""
+    """Raise SimulationError where what is still under way in stock processes would be another run's.
+
+    Delays of target neurons, and what a population sends itself, outlast the last step of a sample.
+    """
     early: set[str] = set()  # neurons that may fire without input, and so before a sample begins: they, or a source
     for population in graph.populations:
-        neuron, late = population.neuron, [edge for edge in population.edges if edge.target_delay is not None]
-        for edge in late:
+        neuron = population.neuron
+        driven = neuron.bias is not None and neuron.bias.max() > 0
+        over = (
+            isinstance(neuron, Neuron)
+            and neuron.threshold is not None
+            and neuron.u0 > int(neuron.threshold) << POTENTIAL_SHIFT
+        )
+        if driven or over or any(edge.source in early for edge in population.edges):
+            early.add(population.name)
+        late = [(edge, "delays by target neuron") for edge in population.edges if edge.target_delay is not None]
+        late += [(edge, "recurrent synapses") for edge in population.recurrent]
+        for edge, what in late:
             if samples > 1:
                 raise SimulationError(
-                    f"{samples} samples of a network with delays by target neuron ({population.name}): in stock "
-                    "processes spikes still under way reach the next sample; run them one by one, or use fidelity fused"
+                    f"{samples} samples of a network with {what} ({population.name}): in stock processes spikes still "
+                    "under way reach the next sample; run them one by one, or use fidelity fused"
                 )
             if edge.source in early:
                 raise SimulationError(
-                    f"{population.name} has delays by target neuron from {edge.source}, which fires before a sample "
-                    "begins, by a bias or its start potential: in stock processes that reaches it; use fidelity fused"
+                    f"{population.name} has {what} from {edge.source}, which fires before a sample begins, by a bias "
+                    "or its start potential: in stock processes that reaches it; use fidelity fused"
                 )
-        driven = neuron.bias is not None and neuron.bias.max() > 0
-        over = neuron.threshold is not None and neuron.u0 > int(neuron.threshold) << POTENTIAL_SHIFT
-        if driven or over or any(edge.source in early for edge in population.edges):
-            early.add(population.name)
 
 
 def check_spikes(graph: Graph, spikes: np.ndarray) -> np.ndarray:
-    """Input spikes as contiguous uint8; raises SimulationError for a wrong shape or values beside 0 and 1."""
+    """Input spikes as contiguous uint8, or int32 where they carry values; raises SimulationError for anything else."""
     expected = ("samples", graph.meta.timesteps, *graph.input.shape)
     if spikes.ndim != len(expected) or spikes.shape[2:] != graph.input.shape or not len(spikes):
         raise SimulationError(f"spikes have shape {spikes.shape}; {expected} is needed")
@@ -115,7 +131,10 @@ def check_spikes(graph: Graph, spikes: np.ndarray) -> np.ndarray:
         raise SimulationError(
             f"spikes have {spikes.shape[1]} time steps; the network was made for {graph.meta.timesteps}"
         )
-    whole = spikes.dtype == np.uint8 or not (spikes != spikes.astype(np.uint8)).any()
-    if spikes.min() < 0 or spikes.max() > 1 or not whole:
-        raise SimulationError(f"spikes range from {spikes.min()} to {spikes.max()}; 0 and 1 are allowed")
-    return np.ascontiguousarray(spikes, np.uint8)
+    values = graph.input.name in graded(graph)
+    dtype, low, high = (np.int32, -POTENTIAL_MAX, POTENTIAL_MAX) if values else (np.uint8, 0, 1)
+    whole = spikes.dtype == dtype or bool((spikes == np.round(spikes)).all())
+    if spikes.min() < low or spikes.max() > high or not whole:
+        allowed = f"integers from {low} to {high}" if values else "0 and 1"
+        raise SimulationError(f"spikes range from {spikes.min()} to {spikes.max()}; {allowed} are allowed")
+    return np.ascontiguousarray(spikes, dtype)

@@ -1,16 +1,15 @@
 """The reference engine: exact integers, layer by layer, batched over samples. Needs no Lava.
 
 Convolutions run in torch's float32 (an integer graph: every partial sum is an integer below 2^24, which float32
-holds exactly) or float64 (a float graph, for tests of rewrites); neurons in integers as lava-nc's
-PyLifModelBitAcc has them. Layers are simultaneous, which is what depth-shifted layers do.
+holds exactly) or float64 (a float graph, for tests of rewrites; spikes that carry values, whose sums are integers
+below 2^53); neurons as in `neurons`. Layers are simultaneous, which is what depth-shifted layers do.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import torch
@@ -19,7 +18,6 @@ import torch.nn.functional as F
 from export.graph import (
     Concat,
     Conv,
-    Decay,
     Dense,
     Dropout,
     Edge,
@@ -30,18 +28,13 @@ from export.graph import (
     Operator,
     Pool,
     Population,
+    SigmaDelta,
     Sparse,
+    graded,
 )
-from export.limits import (
-    DECAY_MAX,
-    INPUT_MAX,
-    INPUT_MIN,
-    POTENTIAL_MAX,
-    POTENTIAL_SHIFT,
-    THRESHOLD_MAX,
-    beyond,
-)
-from hardware_sim.record import Record, SimulationError
+from export.limits import INPUT_MAX, INPUT_MIN, POTENTIAL_MAX, POTENTIAL_SHIFT, THRESHOLD_MAX, beyond
+from hardware_sim.neurons import Feedback, delta_messages, neuron_spikes, scan
+from hardware_sim.record import Progress, Record, SimulationError
 from hardware_sim.trace import Trace, pack
 
 CHUNK = 16  # samples at a time
@@ -52,32 +45,37 @@ def run_reference(
     spikes: np.ndarray,
     *,
     record: Record = Record(),
-    on_step: Callable[[int, int], None] | None = None,
+    on_step: Progress | None = None,
+    stream: bool = False,
 ) -> Trace:
-    """Run a graph (integer, or float for tests) on spikes uint8 (samples, T, C, H, W); see `hardware_sim.run`."""
+    """Run a graph (integer, or float for tests) on spikes (samples, T, C, H, W); see `hardware_sim.run`."""
     start = time.perf_counter()
     want_spikes, want_potentials = record.names(graph, "spikes"), record.names(graph, "potentials")
     counts: dict[str, list[np.ndarray]] = {name: [] for name in record.names(graph, "counts")}
-    packed: dict[str, list[np.ndarray]] = {name: [] for name in want_spikes}
+    spoken: dict[str, list[np.ndarray]] = {name: [] for name in want_spikes}
     potentials: dict[str, list[np.ndarray]] = {name: [] for name in want_potentials}
     outputs: list[np.ndarray] = []
     watched = beyond(graph) if graph.integer else ()
+    values = graded(graph)
     for first in range(0, len(spikes), CHUNK):
         chunk = torch.from_numpy(spikes[first : first + CHUNK]).transpose(0, 1)  # T, B, C, H, W
         kept = set(want_potentials) | {graph.output.name}
-        fired, membrane = simulate(graph, chunk, keep=kept, watched=watched, first=first)
+        emitted, membrane = simulate(graph, chunk, keep=kept, watched=watched, first=first, stream=stream)
         for name in want_spikes:
-            packed[name].append(pack(fired[name].transpose(0, 1).numpy().astype(np.uint8)))
+            of_samples = emitted[name].transpose(0, 1).numpy()
+            spoken[name].append(of_samples.astype(np.int32) if name in values else pack(of_samples.astype(np.uint8)))
         for name, parts in counts.items():
-            parts.append(fired[name].sum(0).numpy().astype(np.int32))
+            parts.append((emitted[name] != 0).sum(0).numpy().astype(np.int32))
         for name in want_potentials:
             potentials[name].append(membrane[name].transpose(0, 1).numpy())
         outputs.append(membrane[graph.output.name][-1].numpy())
         if on_step:
             steps = graph.meta.timesteps
             on_step(min(first + CHUNK, len(spikes)) * steps, len(spikes) * steps)
+    whole = {name: np.concatenate(parts) for name, parts in spoken.items()}
     return Trace(
-        packed={name: np.concatenate(parts) for name, parts in packed.items()},
+        packed={name: value for name, value in whole.items() if name not in values},
+        graded={name: value for name, value in whole.items() if name in values},
         shapes={name: graph[name].shape for name in want_spikes},
         potentials={name: np.concatenate(parts) for name, parts in potentials.items()},
         tallied={name: np.concatenate(parts) for name, parts in counts.items()},
@@ -90,15 +88,22 @@ def run_reference(
 
 
 def simulate(
-    graph: Graph, spikes: torch.Tensor, *, keep: set[str], watched: Collection[str] = (), first: int = 0
+    graph: Graph,
+    spikes: torch.Tensor,
+    *,
+    keep: set[str],
+    watched: Collection[str] = (),
+    first: int = 0,
+    stream: bool = False,
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Evaluate every node on spikes (T, B, C, H, W).
 
     Returns what each node emits and, for the populations in `keep`, the potentials after reset: (T, B, C, H, W).
     watched: populations that may exceed Loihi's range, at which SimulationError is raised. first: number of the first
-    sample, for that.
+    sample, for that. stream: what is emitted arrives a step later, as in Lava, where layers are not simultaneous.
     """
-    dtype = torch.float32 if graph.integer and not watched else torch.float64
+    exact = graph.integer and not watched
+    dtype = torch.float32 if exact and not graded(graph) else torch.float64
     values: dict[str, torch.Tensor] = {}
     membrane: dict[str, torch.Tensor] = {}
     for node in graph.nodes:
@@ -106,11 +111,12 @@ def simulate(
             case Input():
                 values[node.name] = spikes.to(dtype)
             case Population():
-                currents = sum_inputs(node, values)
-                step = integer_scan if graph.integer else _float_scan
-                values[node.name], after = step(currents, node.neuron)
+                currents = sum_inputs(node, values, stream=stream)
+                feedback = _feedback(node) if node.recurrent else None
+                emitted, after = scan(currents, node.neuron, integer=graph.integer, feedback=feedback)
+                values[node.name] = emitted
                 if node.name in watched:
-                    _watch(node, currents, after, first)
+                    _watch(node, values, currents, after, first)
                 if node.name in keep:
                     membrane[node.name] = after
             case Pool():
@@ -123,28 +129,63 @@ def simulate(
     return values, membrane
 
 
-def _watch(population: Population, currents: torch.Tensor, after: torch.Tensor, first: int) -> None:
-    """Raise SimulationError where inputs of a step exceed 16 bits, or an output a Loihi neuron's range: (T, B, ...)."""
+def _feedback(population: Population) -> Feedback:
+    """What a population's own spikes bring it, each 1 + delay steps after it was emitted."""
+
+    def arriving(t: int, emitted: torch.Tensor) -> torch.Tensor | None:
+        total = None
+        for edge in population.recurrent:
+            if t > edge.delay:
+                y = apply_operator(edge.op, emitted[t - 1 - edge.delay])
+                total = y if total is None else total + y
+        return total
+
+    return arriving
+
+
+def _watch(
+    population: Population,
+    values: Mapping[str, torch.Tensor],
+    currents: torch.Tensor,
+    after: torch.Tensor,
+    first: int,
+) -> None:
+    """Raise SimulationError where a step's input or a neuron's state exceeds what Loihi holds: (T, B, ...)."""
     shift = 1 << POTENTIAL_SHIFT
-    reached = [("input", currents, INPUT_MIN, INPUT_MAX)]
-    if population.neuron.threshold is None:
-        reached.append(("potential, >> 6,", after / shift, -THRESHOLD_MAX, THRESHOLD_MAX))
-    for what, values, low, high in reached:
-        wrong = (values < low) | (values > high)
+    if isinstance(population.neuron, SigmaDelta):
+        bias = 0 if population.neuron.bias is None else torch.from_numpy(population.neuron.bias)
+        reached = [("input", currents), ("sigma", currents.cumsum(0)), ("sigma with bias", currents.cumsum(0) + bias)]
+        if len(population.edges) > 1:  # each is a synapse of its own, 24 bits wide
+            reached += [
+                (f"input from {edge.source}", edge_input(edge, values[edge.source])) for edge in population.edges
+            ]
+        bounds = [(what, value, -POTENTIAL_MAX, POTENTIAL_MAX) for what, value in reached]
+    else:
+        bounds = [("input", currents, INPUT_MIN, INPUT_MAX)]
+        if population.neuron.threshold is None:
+            bounds.append(("potential, >> 6,", after / shift, -THRESHOLD_MAX, THRESHOLD_MAX))
+    for what, value, low, high in bounds:
+        wrong = (value < low) | (value > high)
         if wrong.any():
             t, sample = (int(place) for place in wrong.nonzero()[0][:2])
-            found = values[t, sample][wrong[t, sample]][0].item()
+            found = value[t, sample][wrong[t, sample]][0].item()
             raise SimulationError(
-                f"{population.name}: {what} is {found:g} in sample {first + sample}, step {t}; {low} to {high} is what "
+                f"{population.name}: {what} is {found:.10g} in sample {first + sample}, step {t}; {low} to {high} is what "
                 "Loihi holds"
             )
 
 
-def sum_inputs(population: Population, values: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Weighted input (T, B, C, H, W) of a population, in weight units."""
+def sum_inputs(population: Population, values: Mapping[str, torch.Tensor], *, stream: bool = False) -> torch.Tensor:
+    """Weighted input (T, B, C, H, W) of a population from the nodes before it, in weight units.
+
+    stream: each a step after it was emitted, and by its edge's delay later.
+    """
     total = None
-    for edge in population.edges:
+    for edge in population.forward:
         y = edge_input(edge, values[edge.source])
+        if stream:
+            late = 1 + edge.delay
+            y = torch.cat([torch.zeros_like(y[:late]), y[:-late]])
         total = y if total is None else total + y
     assert total is not None
     return total
@@ -181,89 +222,18 @@ def apply_operator(op: Operator, x: torch.Tensor) -> torch.Tensor:
 
 
 def input_spikes(graph: Graph, images: np.ndarray) -> np.ndarray:
-    """Spikes uint8 (samples, T, C, H, W) of a graph's input neurons, for intensities (samples, C, H, W).
+    """Spikes (samples, T, C, H, W) of a graph's input neurons, for intensities (samples, C, H, W): uint8.
 
-    Each neuron gets round(gain * intensity + offset) << 6 at every step. Raises GraphError without such neurons.
+    CUBA neurons get round(gain * intensity + offset) << 6 at every step. Sigma-delta neurons tell that number, by
+    messages, int32; of frames (samples, T, C, H, W) that of each step. Raises GraphError without such neurons.
     """
     source = graph.input
     if source.neuron is None:
         raise GraphError(f"{source.name}: the input has no neurons; encode the images instead")
-    currents = np.round(images.astype(np.float64) * source.gain + source.offset)
-    return neuron_spikes(source.neuron, currents.astype(np.int32), timesteps=graph.meta.timesteps)
-
-
-def neuron_spikes(neuron: Neuron, currents: np.ndarray, *, timesteps: int) -> np.ndarray:
-    """Spikes uint8 (samples, T, ...) of neurons under constant currents int32 (samples, ...), in weight units."""
-    driven = dataclasses.replace(neuron, bias=currents.astype(np.int32) << POTENTIAL_SHIFT)
-    silence = torch.zeros(timesteps, *currents.shape)
-    spikes, _ = integer_scan(silence, driven)
-    return spikes.transpose(0, 1).numpy().astype(np.uint8)
-
-
-def integer_scan(currents: torch.Tensor, neuron: Neuron) -> tuple[torch.Tensor, torch.Tensor]:
-    """The CUBA neuron in Loihi's integers: potentials << 6, 24 bits, clipped; decays round towards zero.
-
-    currents: weighted input (T, ...), in weight units. Returns spikes and potentials after reset, of the same shape.
-    """
-    leaky = neuron.leaks
-    dtype = torch.int64 if leaky else torch.int32  # a decay multiplies 24 bits by 12
-    inputs = currents.to(dtype) << POTENTIAL_SHIFT
-    current = torch.zeros_like(inputs[0])
-    potential = torch.full_like(inputs[0], int(neuron.u0))
-    bias = None if neuron.bias is None else torch.from_numpy(neuron.bias).to(dtype)
-    spikes = torch.zeros_like(currents)
-    after = torch.empty_like(currents, dtype=torch.int32)
-    threshold = None if neuron.threshold is None else int(neuron.threshold) << POTENTIAL_SHIFT
-    subtracted = np.asarray((threshold or 0) if neuron.drop is None else neuron.drop, np.int64)
-    drop = torch.from_numpy(subtracted).to(dtype)
-    for t, arriving in enumerate(inputs):
-        if leaky:
-            current = _wrap(_decay(current, neuron.current_decay) + arriving)
-            potential = _decay(potential, neuron.voltage_decay) + current
-        else:
-            potential.add_(arriving)
-        if bias is not None:
-            potential.add_(bias)
-        potential.clamp_(-POTENTIAL_MAX, POTENTIAL_MAX)
-        if threshold is not None:
-            fired = potential > threshold
-            spikes[t] = fired
-            if neuron.reset == "subtract":
-                potential.sub_(fired.to(dtype) * drop)
-            else:
-                potential.masked_fill_(fired, 0)
-        after[t] = potential
-    return spikes, after
-
-
-def _wrap(current: torch.Tensor) -> torch.Tensor:
-    """Loihi's current is 24 bits wide and wraps around (AbstractPyLifModelFixed.subthr_dynamics)."""
-    top = POTENTIAL_MAX + 1
-    current = torch.where(current > top, current - 2 * top, current)
-    return torch.where(current <= -top, current + 2 * top, current)
-
-
-def _decay(state: torch.Tensor, decay: Decay) -> torch.Tensor:
-    left = DECAY_MAX - decay if isinstance(decay, int) else torch.from_numpy(DECAY_MAX - decay.astype(np.int64))
-    return state.sign() * ((state.abs() * left) >> 12)
-
-
-def _float_scan(currents: torch.Tensor, neuron: Neuron) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same neuron in floats, without rounding or clip: for float graphs."""
-    potential = torch.full_like(currents[0], neuron.u0)
-    kept, left = (
-        torch.from_numpy(np.asarray(1 - decay / DECAY_MAX)) for decay in (neuron.current_decay, neuron.voltage_decay)
-    )
-    current = torch.zeros_like(potential)
-    bias = 0.0 if neuron.bias is None else torch.from_numpy(neuron.bias.astype(np.float64))
-    spikes, after = torch.zeros_like(currents), torch.empty_like(currents)
-    for t, weighted in enumerate(currents):
-        current = kept * current + weighted
-        potential = left * potential + current + bias
-        if neuron.threshold is not None:
-            spikes[t] = potential > neuron.threshold
-            drop = torch.as_tensor(neuron.threshold if neuron.drop is None else neuron.drop)
-            reset = potential - drop if neuron.reset == "subtract" else torch.zeros_like(potential)
-            potential = torch.where(spikes[t] > 0, reset, potential)
-        after[t] = potential
-    return spikes, after
+    values = np.round(images.astype(np.float64) * source.gain + source.offset)
+    steps = graph.meta.timesteps
+    if isinstance(source.neuron, Neuron):
+        return neuron_spikes(source.neuron, values.astype(np.int32), timesteps=steps)
+    still = values.ndim == len(source.shape) + 1
+    frames = np.broadcast_to(values[:, None], (len(values), steps, *source.shape)) if still else values
+    return delta_messages(source.neuron, frames)

@@ -30,10 +30,13 @@ class Trace:
     """One run.
 
     packed: bits of the spikes of each recorded population, uint8 (samples, T, ceil(C*H*W / 8)), big-endian bits in
-    (C, H, W) order. shapes: (C, H, W) of each. output: int32 (samples, C, H, W), the output potential after T steps,
+    (C, H, W) order. graded: of populations whose spikes carry values these, int32 (samples, T, C, H, W), 0 for no
+    spike. shapes: (C, H, W) of all of those. output: int32 (samples, C, H, W), the output potential after T steps,
     << 6. Where they were asked for: potentials, int32 (samples, T, C, H, W), after reset, << 6; tallied, spike counts
-    kept without their spikes, int32 (samples, C, H, W). stimulus: the input's spikes, packed likewise. seconds: what
-    the run took, by stage.
+    kept without their spikes, int32 (samples, C, H, W). stimulus: the input's spikes, packed likewise, or int32 values
+    (samples, T, C, H, W). seconds: what the run took, by stage.
+
+    Of sigma-delta neurons potentials and output are activations, in the units of their state.
     """
 
     packed: Mapping[str, np.ndarray]
@@ -43,6 +46,7 @@ class Trace:
     timesteps: int
     potentials: Mapping[str, np.ndarray] = field(default_factory=dict)
     tallied: Mapping[str, np.ndarray] = field(default_factory=dict)
+    graded: Mapping[str, np.ndarray] = field(default_factory=dict)
     stimulus: np.ndarray | None = None
     engine: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -74,21 +78,24 @@ class Trace:
 
     @cached_property
     def spikes(self) -> Mapping[str, np.ndarray]:
-        """uint8 (samples, T, C, H, W) of each recorded population, unpacked when it is looked at."""
-        return _Unpacked(self.packed, self.shapes)
+        """(samples, T, C, H, W) of each recorded population: uint8, unpacked when it is looked at; int32 of values."""
+        return _Unpacked(self.packed, self.graded, self.shapes)
 
     @cached_property
     def counts(self) -> Mapping[str, np.ndarray]:
         """Spikes per neuron over T: int32 (samples, C, H, W) of each population whose spikes or counts were kept."""
-        return ChainMap(dict(self.tallied), _Counted(self.packed, self.shapes))  # type: ignore[arg-type]
+        return ChainMap(dict(self.tallied), _Counted(self.packed, self.graded, self.shapes))  # type: ignore[arg-type]
 
     def total(self, name: str) -> int:
-        """All spikes of a population."""
+        """All spikes of a population, whatever they carry."""
+        if name in self.graded:
+            return int(np.count_nonzero(self.graded[name]))
         return int(_POPCOUNT[self.packed[name]].sum(dtype=np.int64))
 
     def save(self, path: Path | str) -> Path:
         """Write as npz, spikes bit-packed; the file appears complete or not at all."""
         arrays = {f"spikes/{name}": bits for name, bits in self.packed.items()}
+        arrays |= {f"graded/{name}": values for name, values in self.graded.items()}
         arrays |= {f"shape/{name}": np.array(shape) for name, shape in self.shapes.items()}
         arrays |= {f"count/{name}": value for name, value in self.tallied.items()}
         arrays |= {f"potential/{name}": value for name, value in self.potentials.items()}
@@ -112,7 +119,7 @@ class Trace:
 
 def _checked(arrays: Mapping[str, np.ndarray]) -> Trace:
     """A trace of arrays that say the same. Raises ValueError."""
-    parts: dict[str, dict[str, np.ndarray]] = {kind: {} for kind in ("spikes", "shape", "count", "potential")}
+    parts: dict[str, dict[str, np.ndarray]] = {kind: {} for kind in ("spikes", "graded", "shape", "count", "potential")}
     for key, value in arrays.items():
         kind, slash, name = key.partition("/")
         if slash and kind in parts:
@@ -132,22 +139,33 @@ def _checked(arrays: Mapping[str, np.ndarray]) -> Trace:
         bits = _expect(arrays, f"spikes/{name}", np.uint8, (samples, steps, -(-size // 8)))
         if size % 8 and (bits[..., -1] & (0xFF >> size % 8)).any():
             raise ValueError(f"'spikes/{name}' has spikes beyond the {size} neurons of {shapes[name]}")
+    for name in parts["graded"]:
+        if name not in shapes or name in parts["spikes"]:
+            raise ValueError(f"it lacks 'shape/{name}', or holds 'spikes/{name}' too")
+        _expect(arrays, f"graded/{name}", np.int32, (samples, steps, *shapes[name]))
     for name in parts["count"]:
         _expect(arrays, f"count/{name}", np.int32, (samples, *shapes.get(name, (None, None, None))))
     for name in parts["potential"]:
         _expect(arrays, f"potential/{name}", np.int32, (samples, steps, *shapes.get(name, (None, None, None))))
-    given = "stimulus" in arrays
     return Trace(
         packed=parts["spikes"],
-        shapes={name: shapes[name] for name in parts["spikes"]},
+        graded=parts["graded"],
+        shapes={name: shape for name, shape in shapes.items() if name in parts["spikes"] or name in parts["graded"]},
         output=output,
         output_name=str(_one(arrays, "output_name", "U")),
         timesteps=steps,
         potentials=parts["potential"],
         tallied=parts["count"],
-        stimulus=_expect(arrays, "stimulus", np.uint8, (samples, steps, None)) if given else None,
+        stimulus=_stimulus(arrays, samples, steps) if "stimulus" in arrays else None,
         engine=str(_one(arrays, "engine", "U")),
     )
+
+
+def _stimulus(arrays: Mapping[str, np.ndarray], samples: int, steps: int) -> np.ndarray:
+    """Bits, or values."""
+    if arrays["stimulus"].dtype == np.int32:
+        return _expect(arrays, "stimulus", np.int32, (samples, steps, None, None, None))
+    return _expect(arrays, "stimulus", np.uint8, (samples, steps, None))
 
 
 def _expect(
@@ -188,30 +206,39 @@ _POPCOUNT = np.array([bin(byte).count("1") for byte in range(256)], np.uint8)
 
 
 def pack(spikes: np.ndarray) -> np.ndarray:
-    """uint8 (samples, T, C, H, W) of 0 and 1 to bits (samples, T, bytes)."""
+    """uint8 (samples, T, C, H, W) of 0 and 1 to bits (samples, T, bytes). Values, int32, stay as they are."""
+    if spikes.dtype == np.int32:
+        return spikes
     return np.packbits(spikes.reshape(*spikes.shape[:2], -1), axis=-1)
 
 
 def unpack(bits: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Bits (samples, T, bytes) to uint8 (samples, T, C, H, W)."""
+    """Bits (samples, T, bytes) to uint8 (samples, T, C, H, W). Values, int32, stay as they are."""
+    if bits.dtype == np.int32:
+        return bits
     n = int(np.prod(shape))
     return np.unpackbits(bits, axis=-1, count=n).reshape(*bits.shape[:2], *shape)
 
 
 class _Unpacked(Mapping):
-    def __init__(self, packed: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self.packed, self.shapes = packed, shapes
+    def __init__(
+        self,
+        packed: Mapping[str, np.ndarray],
+        graded: Mapping[str, np.ndarray],
+        shapes: Mapping[str, tuple[int, ...]],
+    ) -> None:
+        self.packed, self.graded, self.shapes = packed, graded, shapes
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return unpack(self.packed[name], self.shapes[name])
+        return self.graded[name] if name in self.graded else unpack(self.packed[name], self.shapes[name])
 
     def __iter__(self):
-        return iter(self.packed)
+        return (name for name in self.shapes if name in self.packed or name in self.graded)
 
     def __len__(self) -> int:
-        return len(self.packed)
+        return len(self.packed) + len(self.graded)
 
 
 class _Counted(_Unpacked):
     def __getitem__(self, name: str) -> np.ndarray:
-        return super().__getitem__(name).sum(axis=1, dtype=np.int32)
+        return (super().__getitem__(name) != 0).sum(axis=1, dtype=np.int32)

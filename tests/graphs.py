@@ -23,6 +23,7 @@ from export.graph import (
     Operator,
     Population,
     Shape,
+    SigmaDelta,
     Sparse,
 )
 from export.passes import align_delays
@@ -90,16 +91,57 @@ def _neuron(draw, rng: np.random.Generator, shape: Shape, *, driven: bool) -> Ne
     )
 
 
+def _feedback(draw, rng: np.random.Generator, name: str, shape: Shape) -> Edge:
+    """What a population sends itself, a few steps late."""
+    op = _operator(rng, draw(st.sampled_from(["sparse", "conv", "convT", "dense"])), shape, shape)
+    return Edge(name, op, draw(st.integers(0, 3)))
+
+
 @st.composite
-def graphs(draw, most: int = 4, stock: bool = False) -> tuple[Graph, np.ndarray]:
+def graded_graphs(draw, recurrent: bool = False) -> tuple[Graph, np.ndarray]:
+    """Sigma-delta neurons, among them IF neurons that only integrate; and values int32 (samples, T, C, H, W)."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**16)))
+    source = SigmaDelta(draw(st.integers(0, 2)) << 12) if draw(st.booleans()) else None
+    nodes: list[Node] = [Input("input", draw(SHAPES), source)]
+    count = draw(st.integers(2, 4))
+    for k in range(count):
+        shape = draw(st.one_of(SHAPES, st.just(nodes[-1].shape)))
+        edges = []
+        for read in [nodes[-1], *draw(st.lists(st.sampled_from(nodes), max_size=1))]:
+            kind = draw(st.sampled_from(["sparse", "conv", "convT", "dense"]))
+            edges.append(Edge(read.name, _operator(rng, kind, read.shape, shape)))
+        if recurrent and k < count - 1 and draw(st.booleans()):
+            edges.append(_feedback(draw, rng, f"p{k}", shape))
+        nodes.append(Population(f"p{k}", shape, tuple(edges), _sigma_delta(draw, rng, shape, last=k == count - 1)))
+    graph = align_delays(Graph(tuple(nodes), integer=True, meta=Meta(timesteps=draw(st.integers(1, 6)))))
+    samples = 1 if recurrent else draw(st.integers(1, 3))
+    values = rng.integers(-40, 41, (samples, graph.meta.timesteps, *graph.input.shape), np.int32)
+    return graph, values * (rng.random(values.shape) < 0.7)
+
+
+def _sigma_delta(draw, rng: np.random.Generator, shape: Shape, *, last: bool) -> SigmaDelta:
+    if last and draw(st.booleans()):
+        return SigmaDelta(None)
+    each = draw(st.sampled_from([None, (shape[0], 1, 1), shape]))
+    stock = draw(st.booleans())  # as NetX knows them
+    unit, shift = (4096, 6) if stock else (1, draw(st.integers(3, 9)))
+    return SigmaDelta(
+        threshold=unit * draw(st.integers(0, 3 if stock else 500)),
+        bias=None if each is None else unit * rng.integers(-2, 3 if stock else 300, each, np.int32),
+        shift=shift,
+    )
+
+
+@st.composite
+def graphs(draw, most: int = 4, stock: bool = False, recurrent: bool = False) -> tuple[Graph, np.ndarray]:
     """A graph whose populations read any nodes before them, aligned, and input spikes uint8 (samples, T, C, H, W).
 
-    stock: only what stock processes of Lava run.
+    stock: only what stock processes of Lava run. recurrent: populations may feed themselves, too.
     """
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
     nodes: list[Node] = [Input("input", draw(SHAPES))]
     count = draw(st.integers(2, most))
-    late = draw(st.sampled_from([False, False, True]))  # delays by channel
+    late = recurrent or draw(st.sampled_from([False, False, True]))  # delays by channel, and what feeds itself
     for k in range(count):
         shape = draw(st.one_of(SHAPES, st.just(nodes[-1].shape)))
         read = [nodes[-1], *draw(st.lists(st.sampled_from(nodes), max_size=2))]
@@ -110,6 +152,8 @@ def graphs(draw, most: int = 4, stock: bool = False) -> tuple[Graph, np.ndarray]
                 np.broadcast_to(rng.integers(0, 4, (shape[0], 1, 1)), shape) if late and draw(st.booleans()) else None
             )
             edges.append(Edge(source.name, _operator(rng, kind, source.shape, shape), target_delay=waits))
+        if recurrent and k < count - 1 and draw(st.booleans()):
+            edges += [_feedback(draw, rng, f"p{k}", shape)]
         neuron = _neuron(draw, rng, shape, driven=not (late and stock)) if k < count - 1 else Neuron(None)
         nodes.append(Population(f"p{k}", shape, tuple(edges), neuron))
     meta = Meta(timesteps=draw(st.integers(1, 8)))

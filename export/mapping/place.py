@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from export.graph import Graph, GraphError, Input, Population, Shape, depths
+from export.graph import Graph, GraphError, Input, Population, Shape, depths, without_recurrence
 from export.mapping.axons import axons_out
 from export.mapping.chips import RESOURCES, Board, Chip
 from export.mapping.geometry import Tile
@@ -80,7 +80,7 @@ def place(graph: Graph, chip: Chip) -> Placement:
     """
     if not graph.integer:
         raise GraphError("the graph holds floats; quantize it before it is laid out")
-    depths(graph)
+    depths(without_recurrence(graph, "a map"))
     nodes = {node.name: node for node in graph.nodes if isinstance(node, Population) or _has_neurons(node)}
     shapes = {node.name: node.shape for node in graph.nodes}
     most: dict[str, int] = {}

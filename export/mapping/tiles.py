@@ -15,7 +15,7 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping
 
-from export.graph import Dense, GraphError, Input, Population, Shape, Sparse
+from export.graph import Dense, GraphError, Input, Population, Shape, SigmaDelta, Sparse
 from export.mapping.axons import axons_in
 from export.mapping.chips import RESOURCES, Chip
 from export.mapping.geometry import Span, Tile, cut, grid, has, neurons_read
@@ -24,9 +24,11 @@ from export.mapping.memory import synapse_words
 
 def compartments(chip: Chip, node: Input | Population) -> int:
     """Of a core, that each neuron takes. Raises GraphError for a reset that the chip has not got."""
-    neuron = node.neuron
+    neuron = node.cuba if isinstance(node, Population) else node.neuron
     if neuron is None or neuron.threshold is None:
         return 1
+    if isinstance(neuron, SigmaDelta):
+        raise GraphError(f"{node.name}: has sigma-delta neurons; integrate-and-fire neurons are what a map knows")
     if neuron.reset not in chip.compartments:
         raise GraphError(f"{node.name}: reset is {neuron.reset!r}; {', '.join(chip.compartments)} run on {chip.title}")
     return chip.compartments[neuron.reset]

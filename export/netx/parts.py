@@ -12,7 +12,10 @@ import numpy as np
 
 from export.graph import (
     ENCODERS,
+    SPIKE_SHIFT,
+    STATE_SHIFT,
     STEPS_UNKNOWN,
+    AnyNeuron,
     Conv,
     ConvT,
     Dense,
@@ -21,15 +24,18 @@ from export.graph import (
     Neuron,
     Pair,
     Shape,
+    SigmaDelta,
     Sparse,
 )
 from export.hdf5 import GEOMETRY_MAX
-from export.limits import BIAS_MAX, DECAY_MAX, POTENTIAL_MAX
+from export.limits import BIAS_MAX, DECAY_MAX, POTENTIAL_MAX, SHIFT_MAX
 from export.netx.fields import Fields
 
 FORMAT_VERSION = 1
 HARD_RESET, SOFT_RESET = "CUBA", "CUBA_SOFT_RESET"  # stock NetX knows the first only
 NEURON_TYPES = {HARD_RESET: "zero", "LOIHI": "zero", SOFT_RESET: "subtract"}
+SIGMA_DELTA, FINE_SIGMA_DELTA = "SDNN", "SDNN_FINE"  # stock NetX knows the first only, whose fields are << NETX_SHIFT
+NETX_SHIFT = SPIKE_SHIFT + STATE_SHIFT
 TIMESTEPS_MAX = 2**20
 
 
@@ -51,6 +57,17 @@ def conv_transposed(fields: Fields, source: Shape) -> ConvT:
 
 def dense(fields: Fields, source: Shape) -> Dense:
     return Dense(_weight(fields, 2, flat=(fields.shape()[0], -1)))
+
+
+def recurrent(fields: Fields) -> Dense:
+    """What a `dense_rec` layer sends itself."""
+    n = math.prod(fields.shape())
+    weight = _weight(fields, 2, flat=(n, n), field="weight_rec")
+    if weight.shape != (n, n):
+        raise fields.error("weight_rec", f"of shape {weight.shape}", f"{(n, n)}")
+    if "delay" in fields:  # where NetX runs its weights at another scale: blocks/process.py, RecurrentDense
+        raise fields.error("delay", "of a recurrent layer", "none")
+    return Dense(weight)
 
 
 def sparse(fields: Fields, source: Shape) -> Sparse:
@@ -98,17 +115,17 @@ def _tiling_kernel(fields: Fields) -> tuple[np.ndarray, Pair]:
     return weight[0, 0], sides
 
 
-def _weight(fields: Fields, ndim: int, flat: tuple[int, int] | None = None) -> np.ndarray:
+def _weight(fields: Fields, ndim: int, flat: tuple[int, int] | None = None, field: str = "weight") -> np.ndarray:
     """Integer weights with `ndim` axes; SLAYER writes a dense layer of one output flat. Of single ones may be none."""
-    weight = fields.numbers("weight")
+    weight = fields.numbers(field)
     if flat and weight.ndim == 1 and weight.size % flat[0] == 0:
         weight = weight.reshape(flat)
     if ndim == 4 and weight.ndim == 5 and weight.shape[4] == 1:  # SLAYER keeps an axis for time
         weight = weight[..., 0]
     if weight.ndim != ndim or not (weight.size or ndim == 1):
-        raise fields.error("weight", f"of shape {weight.shape}", f"{ndim} axes, none empty,")
+        raise fields.error(field, f"of shape {weight.shape}", f"{ndim} axes, none empty,")
     if not _whole(weight, 2**15):
-        raise fields.error("weight", "fractional or beyond 16 bits", "integers")
+        raise fields.error(field, "fractional or beyond 16 bits", "integers")
     return weight.astype(np.int32)
 
 
@@ -129,10 +146,12 @@ def _geometry(fields: Fields) -> tuple[Pair, Pair, Pair, int]:
 AFFINE_THRESHOLD = (1 << 18) - 1  # how SLAYER's affine block says that it never fires: slayer/block/base.py
 
 
-def neuron(fields: Fields, shape: Shape) -> Neuron:
+def neuron(fields: Fields, shape: Shape) -> AnyNeuron:
     kind = fields.text("type")
+    if kind in (SIGMA_DELTA, FINE_SIGMA_DELTA):
+        return _sigma_delta(fields, shape, fine=kind == FINE_SIGMA_DELTA)
     if kind not in NEURON_TYPES:
-        raise fields.error("type", repr(kind), ", ".join(NEURON_TYPES))
+        raise fields.error("type", repr(kind), ", ".join((*NEURON_TYPES, SIGMA_DELTA, FINE_SIGMA_DELTA)))
     reset = fields.text("reset") if "reset" in fields else NEURON_TYPES[kind]
     if reset != NEURON_TYPES[kind]:
         raise fields.error("reset", repr(reset), f"{NEURON_TYPES[kind]!r} with type {kind}")
@@ -149,7 +168,29 @@ def neuron(fields: Fields, shape: Shape) -> Neuron:
         current_decay=_by_place(fields, "iDecay", DECAY_MAX, shape),
         voltage_decay=_by_place(fields, "vDecay", DECAY_MAX, shape),
         drop=_by_place(fields, "drop", POTENTIAL_MAX, shape) if "drop" in fields else None,
-        bias=_bias(fields, shape) if "bias" in fields else None,
+        bias=_bias(fields, shape, BIAS_MAX) if "bias" in fields else None,
+    )
+
+
+def _sigma_delta(fields: Fields, shape: Shape, *, fine: bool) -> SigmaDelta:
+    """NetX runs a ReLU, whatever the activation (hdf5.py, get_neuron_params); its threshold and bias are << 12.
+
+    The bias of SDNN neurons is the layer's.
+    """
+    if "activation" in fields and (activation := fields.text("activation")) != "relu":
+        raise fields.error("activation", repr(activation), "'relu', which is all that NetX runs,")
+    fields.integer("messageBits", 1, 32, default=16)  # 0 would be spikes without values
+    for field in ("wgtExp", "weight_exp"):
+        fields.integer(field, 0, 0, default=0)
+    # NetX looks whether the field is there, not what it says.
+    sums = not fields.integer("fires", 0, 1, default=1) if fine else "sigma_output" in fields
+    if not fine:
+        threshold = fields.integer("vThMant", 0, POTENTIAL_MAX >> NETX_SHIFT) << NETX_SHIFT
+        return SigmaDelta(threshold=None if sums else threshold)
+    return SigmaDelta(
+        threshold=None if sums else fields.integer("vThMant", 0, POTENTIAL_MAX),
+        bias=_bias(fields, shape, POTENTIAL_MAX) if "bias" in fields else None,
+        shift=fields.integer("shift", 0, SHIFT_MAX),
     )
 
 
@@ -161,10 +202,10 @@ def _by_place(fields: Fields, field: str, most: int, shape: Shape) -> int | np.n
     return found.reshape(shape if len(found) == math.prod(shape) else (-1, 1, 1))
 
 
-def _bias(fields: Fields, shape: Shape) -> np.ndarray:
+def _bias(fields: Fields, shape: Shape, most: int) -> np.ndarray:
     bias = fields.numbers("bias")
-    if not _whole(bias, BIAS_MAX):
-        raise fields.error("bias", "fractional or too large", f"integers up to +-{BIAS_MAX}")
+    if not _whole(bias, most):
+        raise fields.error("bias", "fractional or too large", f"integers up to +-{most}")
     if bias.ndim > 3 or any(n not in (1, m) for n, m in zip(bias.shape[::-1], shape[::-1], strict=False)):
         raise fields.error("bias", f"of shape {bias.shape}", f"one that broadcasts to {shape}")
     return bias.astype(np.int32)

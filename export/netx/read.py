@@ -14,9 +14,23 @@ import h5py
 import numpy as np
 
 from export import hdf5
-from export.graph import Conv, Dense, Edge, Graph, GraphError, Input, Neuron, Node, Operator, Population, Shape, Sparse
+from export.graph import (
+    Conv,
+    Dense,
+    Edge,
+    Graph,
+    GraphError,
+    Input,
+    Neuron,
+    Node,
+    Operator,
+    Population,
+    Shape,
+    SigmaDelta,
+    Sparse,
+)
 from export.guard import guarded
-from export.limits import BIAS_MANTISSA_MAX, DELAY_MAX, INPUT_MAX, one_signed
+from export.limits import BIAS_MANTISSA_MAX, DELAY_MAX, INPUT_MAX, POTENTIAL_MAX, one_signed
 from export.netx import checksum, parts
 from export.netx.fields import Fields
 from export.passes import slice_channels
@@ -25,12 +39,14 @@ MAX_LAYERS = 1000
 MAX_EDGES = 2**14  # more come of layers that read each other over and over, not of a network
 MAX_SYNAPSES = 2**24  # single ones, counted in each edge that they are looked through for
 SCALE_MAX = 1e30
+SELF = ""  # the population that is being read, as a source; a name in a file is never empty
 INPUT_GAIN = 64.0  # of an input block that has none: lava/lib/dl/netx/hdf5.py, create_input
 NETX_BIAS_EXPONENT = 6  # lava/lib/dl/netx/hdf5.py, get_neuron_params
 SYNAPSES: dict[str, Callable[[Fields, Shape], Operator]] = {
     "conv": parts.conv,
     "convT": parts.conv_transposed,
     "dense": parts.dense,
+    "dense_rec": parts.dense,
     "sparse": parts.sparse,
     "pool": parts.pool,
     "unpool": parts.unpool,
@@ -124,6 +140,7 @@ class _Reader:
             "flatten": self._previous,
             "add": self._add,
             "average": self._average,
+            "feedback": self._feedback,
         }
         if kind not in readers and kind not in SYNAPSES:
             raise fields.error("type", repr(kind[:40]), ", ".join(("input", *SYNAPSES, *list(readers)[1:])))
@@ -147,7 +164,7 @@ class _Reader:
     def _begin(self, fields: Fields, kind: str) -> None:
         """The input of a file that begins with a synapse, as lava-dl writes networks that others feed."""
         shape = self.input_shape
-        if shape is None and kind == "dense":
+        if shape is None and kind in ("dense", "dense_rec"):
             shape = (parts.dense(fields, (1, 1, 1)).weight.shape[1], 1, 1)
         elif shape is None and kind == "conv":
             shape = _source_of(parts.conv(fields, (1, 1, 1)), fields.shape())
@@ -178,9 +195,16 @@ class _Reader:
                 if part.weight.size or not isinstance(part, Sparse) or len(by_delay) == 1:
                     edges.append(Edge(name, part, delay, target_delay))
                 start += shape[0]
+        if fields.text("type") == "dense_rec":
+            edges.append(Edge(SELF, parts.recurrent(fields)))
         if "neuron" not in fields:
             return _Stream((), fields.shape(), tuple(edges))
         return self._population(fields, tuple(edges))
+
+    def _feedback(self, fields: Fields) -> _Stream:
+        """The spikes of the population that the next add layer makes, some steps late."""
+        self.shapes[SELF] = fields.shape()
+        return _Stream(((SELF, fields.integer("delay", 0, DELAY_MAX, default=0)),), fields.shape())
 
     @staticmethod
     def _by_delay(fields: Fields, op: Operator) -> list[tuple[Operator, np.ndarray | None]]:
@@ -257,13 +281,17 @@ class _Reader:
         shape = fields.shape()
         neuron = parts.neuron(fields.sub("neuron"), shape)
         if "bias" in fields:
-            mantissa = fields.integers("bias", -BIAS_MANTISSA_MAX, BIAS_MANTISSA_MAX, counts=(1, shape[0]))
-            bias = np.array(mantissa, np.int32).reshape(-1, 1, 1) << NETX_BIAS_EXPONENT
+            sigma_delta = isinstance(neuron, SigmaDelta)
+            most = POTENTIAL_MAX >> parts.NETX_SHIFT if sigma_delta else BIAS_MANTISSA_MAX
+            mantissa = fields.integers("bias", -most, most, counts=(1, shape[0]))
+            shift = parts.NETX_SHIFT if sigma_delta else NETX_BIAS_EXPONENT
+            bias = np.array(mantissa, np.int32).reshape(-1, 1, 1) << shift
             neuron = replace(neuron, bias=bias if neuron.bias is None else neuron.bias + bias)
         scale = fields.number("scale", 0.0, SCALE_MAX) if "scale" in fields else None
         if scale is not None and scale <= 0:
             raise fields.error("scale", f"{scale:g}", "a positive number")
         name = self._name(fields, f"layer_{len(self.streams)}")
+        edges = tuple(replace(edge, source=name) if edge.source == SELF else edge for edge in edges)
         return self._node(Population(name, shape, edges, neuron, scale=scale))
 
     def _node(self, node: Node) -> _Stream:

@@ -1,11 +1,13 @@
 """The writing half of `netx`: lava-dl's NetX HDF5 of a graph.
 
 `layer/0`, `layer/1`, ... in topological order with the fields of lava/lib/dl/slayer/block/base.py (export_hdf5).
-Beyond lava-dl: `inputs` and `delay` of a concat layer, the layer types `add` (a neuron that sums synapse layers) and
-`sparse` (single synapses), `neuron/reset`, `neuron/u0`, `name`, `scale`, and the group `meta` with its checksum.
+Beyond lava-dl: `inputs` and `delay` of a concat layer, the layer types `add` (a neuron that sums synapse layers),
+`sparse` (single synapses) and `feedback` (what a population sends itself), `neuron/reset`, `neuron/u0`, `name`,
+`scale`, and the group `meta` with its checksum.
 
-A chain with reset zero is what stock NetX runs. What it would run wrongly, it must not load: skips pass through
-`concat`, which it refuses, as do single synapses, and soft-reset neurons carry a type that it does not know.
+A chain with reset zero is what stock NetX runs, and one of sigma-delta neurons at its scale. What it would run wrongly,
+it must not load: skips pass through `concat`, which it refuses, as do single synapses, and neurons that it has not got
+carry a type that it does not know.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ import numpy as np
 
 from export import files
 from export.graph import (
+    STATE_SHIFT,
+    AnyNeuron,
     Conv,
     ConvT,
     Dense,
@@ -33,11 +37,19 @@ from export.graph import (
     Operator,
     Population,
     Shape,
+    SigmaDelta,
     Sparse,
 )
-from export.limits import BIAS_MANTISSA_MAX, THRESHOLD_MAX
+from export.limits import BIAS_MANTISSA_MAX, POTENTIAL_MAX, THRESHOLD_MAX
 from export.netx import checksum
-from export.netx.parts import FORMAT_VERSION, HARD_RESET, SOFT_RESET
+from export.netx.parts import (
+    FINE_SIGMA_DELTA,
+    FORMAT_VERSION,
+    HARD_RESET,
+    NETX_SHIFT,
+    SIGMA_DELTA,
+    SOFT_RESET,
+)
 from export.netx.read import NETX_BIAS_EXPONENT
 
 
@@ -73,7 +85,7 @@ class _Writer:
                     layer = self.layer("input", node.shape)
                     layer["name"] = node.name
                     if node.neuron is not None:
-                        _write_neuron(layer.create_group("neuron"), node.neuron, node.shape)
+                        _write_any(layer.create_group("neuron"), node.neuron, node.shape)
                         layer["weight"], layer["bias"] = node.gain, node.offset
                 case Population():
                     layer = self.population(node)
@@ -96,21 +108,18 @@ class _Writer:
         )
         bias = _stock_bias(population)
         plain = plain and (population.neuron.bias is None or bias is not None)
-        if len(edges) == 1 and plain and not edges[0].delay and self.index[edges[0].source] == len(self.group) - 1:
+        plain = plain and not edges[0].delay and self.index.get(edges[0].source) == len(self.group) - 1
+        if plain and len(edges) == 1:
             layer = self.synapse(edges[0], population.shape, self.shapes[edges[0].source])
-        elif (joined := _join(edges, self.shapes)) is not None:
+        elif plain and _is_dense_recurrent(population):
+            layer = self.synapse(edges[0], population.shape, self.shapes[edges[0].source], recurrent=edges[1])
+        elif not population.recurrent and (joined := _join(edges, self.shapes)) is not None:
             op, shape = joined
             self.concat(edges, shape)
             layer = self.synapse(replace(edges[0], op=op), population.shape, shape)
         else:
-            parts = []
-            for edge in edges:
-                self.concat([edge], self.shapes[edge.source])
-                self.synapse(edge, population.shape, self.shapes[edge.source])
-                parts.append(len(self.group) - 1)
-            layer = self.layer("add", population.shape)
-            layer["inputs"] = np.array(parts, np.int64)
-        _write_neuron(layer.create_group("neuron"), population.neuron, population.shape, with_bias=bias is None)
+            layer = self.sum(population)
+        _write_any(layer.create_group("neuron"), population.neuron, population.shape, with_bias=bias is None)
         if bias is not None:
             layer["bias"] = bias
         layer["name"] = population.name
@@ -118,17 +127,33 @@ class _Writer:
             layer["scale"] = population.scale
         return layer
 
+    def sum(self, population: Population) -> h5py.Group:
+        """An add layer, of a synapse layer for every edge; the first of them stands behind a concat."""
+        parts = []
+        for edge in (*population.forward, *population.recurrent):
+            if edge.source == population.name:
+                self.layer("feedback", population.shape)["delay"] = edge.delay
+            else:
+                self.concat([edge], self.shapes[edge.source])
+            self.synapse(edge, population.shape, self.shapes[edge.source])
+            parts.append(len(self.group) - 1)
+        layer = self.layer("add", population.shape)
+        layer["inputs"] = np.array(parts, np.int64)
+        return layer
+
     def concat(self, edges: Sequence[Edge], shape: Sequence[int]) -> None:
         layer = self.layer("concat", shape)
         layer["inputs"] = np.array([self.index[edge.source] for edge in edges], np.int64)
         layer["delay"] = np.array([edge.delay for edge in edges], np.int64)
 
-    def synapse(self, edge: Edge, shape: Sequence[int], source: Sequence[int]) -> h5py.Group:
+    def synapse(
+        self, edge: Edge, shape: Sequence[int], source: Sequence[int], *, recurrent: Edge | None = None
+    ) -> h5py.Group:
         op = edge.op
         if isinstance(op, Dense):
             if source[1:] != (1, 1):
                 self.layer("flatten", (int(np.prod(source)), 1, 1))
-            layer = self.layer("dense", shape)
+            layer = self.layer("dense" if recurrent is None else "dense_rec", shape)
             layer["inFeatures"], layer["outFeatures"] = op.weight.shape[1], op.weight.shape[0]
         elif isinstance(op, Sparse):
             layer = self.layer("sparse", shape)
@@ -149,8 +174,18 @@ class _Writer:
             if (edge.target_delay != edge.target_delay[:, :1, :1]).any():
                 raise GraphError("delays by target neuron differ within a channel; the file has one for each channel")
             layer["delay"] = edge.target_delay[:, 0, 0].astype(np.int64)
-        layer.create_dataset("weight", data=op.weight.astype(np.int16), compression="gzip", shuffle=True)
+        weights = {"weight": op.weight} | ({} if recurrent is None else {"weight_rec": recurrent.op.weight})
+        for name, weight in weights.items():
+            layer.create_dataset(name, data=weight.astype(np.int16), compression="gzip", shuffle=True)
         return layer
+
+
+def _is_dense_recurrent(population: Population) -> bool:
+    """Whether it is what lava-dl calls dense_rec: all to all from one source and from itself, a step late."""
+    if len(population.edges) != 2 or len(population.recurrent) != 1 or population.edges[1].source != population.name:
+        return False
+    whole = all(isinstance(edge.op, Dense) and edge.target_delay is None for edge in population.edges)
+    return whole and not population.recurrent[0].delay
 
 
 def _join(edges: Sequence[Edge], shapes: dict[str, tuple[int, ...]]) -> tuple[Operator, tuple[int, ...]] | None:
@@ -201,15 +236,29 @@ def _same(a: np.ndarray | None, b: np.ndarray | None) -> bool:
 
 
 def _stock_bias(population: Population) -> np.ndarray | None:
-    """The bias (C,) of a hard-reset population as stock NetX reads it, of the layer; None where it cannot say it."""
-    bias, shape = population.neuron.bias, population.shape
-    if bias is None or population.neuron.reset != "zero":
-        return None
+    """The bias (C,) of a population as stock NetX reads it, of the layer; None where it cannot say it."""
+    neuron, shape = population.neuron, population.shape
+    if isinstance(neuron, SigmaDelta):
+        stock, shift, most = _is_stock(neuron, shape), NETX_SHIFT, POTENTIAL_MAX >> NETX_SHIFT
+    else:
+        stock, shift, most = neuron.reset == "zero", NETX_BIAS_EXPONENT, BIAS_MANTISSA_MAX
+    return _mantissa(neuron.bias, shape, shift, most) if stock and neuron.bias is not None else None
+
+
+def _mantissa(bias: np.ndarray, shape: Shape, shift: int, most: int) -> np.ndarray | None:
+    """One number a channel, << shift; None where that does not say it."""
     whole = np.broadcast_to(bias, shape).reshape(shape[0], -1)
-    mantissa = whole[:, 0] >> NETX_BIAS_EXPONENT
-    if (whole != (mantissa << NETX_BIAS_EXPONENT)[:, None]).any() or np.abs(mantissa).max() > BIAS_MANTISSA_MAX:
+    mantissa = whole[:, 0] >> shift
+    if (whole != (mantissa << shift)[:, None]).any() or np.abs(mantissa).max() > most:
         return None
     return mantissa.astype(np.int32)
+
+
+def _is_stock(neuron: SigmaDelta, shape: Shape) -> bool:
+    """Whether stock NetX has such a sigma-delta neuron."""
+    unit = 1 << NETX_SHIFT
+    biased = neuron.bias is None or _mantissa(neuron.bias, shape, NETX_SHIFT, POTENTIAL_MAX >> NETX_SHIFT) is not None
+    return neuron.shift == STATE_SHIFT and not (neuron.threshold or 0) % unit and biased
 
 
 def _by_place(value: float | np.ndarray, shape: Shape) -> int | np.ndarray:
@@ -218,6 +267,26 @@ def _by_place(value: float | np.ndarray, shape: Shape) -> int | np.ndarray:
     if (whole == whole[0, 0]).all():
         return int(whole[0, 0])
     return whole[:, 0] if (whole == whole[:, :1]).all() else whole.ravel()
+
+
+def _write_any(group: h5py.Group, neuron: AnyNeuron, shape: Shape, *, with_bias: bool = True) -> None:
+    if isinstance(neuron, SigmaDelta):
+        _write_sigma_delta(group, neuron, shape, with_bias=with_bias)
+    else:
+        _write_neuron(group, neuron, shape, with_bias=with_bias)
+
+
+def _write_sigma_delta(group: h5py.Group, neuron: SigmaDelta, shape: Shape, *, with_bias: bool) -> None:
+    stock, threshold = _is_stock(neuron, shape), neuron.threshold or 0
+    group["type"] = (SIGMA_DELTA if stock else FINE_SIGMA_DELTA).encode("ascii")
+    group["activation"] = b"relu"
+    group["vThMant"] = threshold >> NETX_SHIFT if stock else threshold
+    if stock and neuron.threshold is None:
+        group["sigma_output"] = True
+    if not stock:
+        group["shift"], group["fires"] = neuron.shift, neuron.threshold is not None
+    if with_bias and neuron.bias is not None:
+        group["bias"] = neuron.bias.astype(np.int32)
 
 
 def _write_neuron(group: h5py.Group, neuron: Neuron, shape: Shape, *, with_bias: bool = True) -> None:

@@ -165,7 +165,7 @@ def _shown(value: Each) -> str:
 
 def to_nir(nir: ModuleType, population: Population, shape: Shape, *, dt: float, integer: bool) -> Any:
     """The NIR node of a population's neurons, whose parameters get `shape`. Raises GraphError for what NIR has not."""
-    neuron = population.neuron
+    neuron = population.cuba
 
     def tau(decay: Decay) -> Each:
         if not np.all(decay):

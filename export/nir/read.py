@@ -71,7 +71,7 @@ def read(
     if not path.is_file():
         raise GraphError(f"{path}: no such file")
     graph = guarded(functools.partial(_open, options=options), path)
-    if options.framework is None and OWN not in graph.meta.notes and any(p.neuron.leaks for p in graph.populations):
+    if options.framework is None and OWN not in graph.meta.notes and any(p.cuba.leaks for p in graph.populations):
         log.warning(
             "%s: does not say how its leaky neurons are stepped; read with forward Euler steps of %g s and reset %s. "
             "Name the framework that wrote it to be sure: %s",

@@ -29,6 +29,7 @@ from export.graph import (
     Shape,
     Sparse,
     same,
+    without_recurrence,
 )
 from export.limits import POTENTIAL_SHIFT
 from export.nir.frameworks import DT
@@ -63,7 +64,7 @@ def write(graph: Graph, path: Path | str, *, dt: float = DT) -> Path:
 
 
 def _beyond_nir(population: Population) -> bool:
-    return population.neuron.reset == "subtract" or bool(population.neuron.u0)
+    return population.cuba.reset == "subtract" or bool(population.cuba.u0)
 
 
 def _plain(graph: Graph) -> Graph:
@@ -73,7 +74,7 @@ def _plain(graph: Graph) -> Graph:
     for node in graph.nodes:
         if "/" in node.name:
             raise GraphError(f"{node.name}: a name with '/', which HDF5 splits; others are allowed")
-    for population in graph.populations:
+    for population in without_recurrence(graph, "NIR, as it is written here,").populations:
         for edge in population.edges:
             if isinstance(edge.op, ConvT):
                 raise GraphError(
@@ -188,7 +189,7 @@ def _synapse(nir: ModuleType, edge: Edge, source: Shape, bias: np.ndarray | None
 
 def _bias(population: Population, *, integer: bool) -> np.ndarray | None:
     """One number a channel (C,), in weight units."""
-    neuron = population.neuron
+    neuron = population.cuba
     if neuron.bias is None:
         return None
     if neuron.gathers:

@@ -81,10 +81,12 @@ def compare(software: Trace, hardware: Trace) -> Comparison:
 
     Raises TraceError when the runs differ in populations, shapes, samples or steps, or recorded no spikes.
     """
-    if not software.packed and not hardware.packed:
+    if not software.spikes and not hardware.spikes:
         raise TraceError("neither run recorded spikes; there is nothing to compare")
-    if list(software.packed) != list(hardware.packed):
-        raise TraceError(f"populations differ: {', '.join(software.packed)} and {', '.join(hardware.packed)}")
+    if list(software.spikes) != list(hardware.spikes):
+        raise TraceError(f"populations differ: {', '.join(software.spikes)} and {', '.join(hardware.spikes)}")
+    if software.graded.keys() != hardware.graded.keys():
+        raise TraceError("spikes carry values in one of the runs, and none in the other")
     if dict(software.shapes) != dict(hardware.shapes) or software.output.shape != hardware.output.shape:
         raise TraceError("populations have different shapes, or the runs have different numbers of samples")
     if software.timesteps != hardware.timesteps:
@@ -94,11 +96,10 @@ def compare(software: Trace, hardware: Trace) -> Comparison:
         raise TraceError("the runs were given different input spikes; there is nothing to compare")
     layers = []
     firsts: list[tuple[int, int, str]] = []  # step, order, name: earliest step first, then network order
-    for order, name in enumerate(software.packed):
-        differing = np.bitwise_xor(software.packed[name], hardware.packed[name])
-        mismatched = int(np.unpackbits(differing).sum(dtype=np.int64))
+    for order, name in enumerate(software.spikes):
+        differing, mismatched = _differing(software, hardware, name)
         if mismatched:
-            firsts.append((int(np.nonzero(differing.any(axis=(0, 2)))[0][0]), order, name))
+            firsts.append((int(np.nonzero(differing)[0][0]), order, name))
         neurons = int(np.prod(software.shapes[name]))
         spikes = software.total(name)
         layers.append(
@@ -122,6 +123,15 @@ def compare(software: Trace, hardware: Trace) -> Comparison:
     )
 
 
+def _differing(software: Trace, hardware: Trace, name: str) -> tuple[np.ndarray, int]:
+    """Whether any spike of a population differs, by step (T,); and how many do."""
+    if name in software.graded:
+        differing = software.graded[name] != hardware.graded[name]
+        return differing.any(axis=(0, 2, 3, 4)), int(differing.sum())
+    bits = np.bitwise_xor(software.packed[name], hardware.packed[name])
+    return bits.any(axis=(0, 2)), int(np.unpackbits(bits).sum(dtype=np.int64))
+
+
 def _output(software: Trace, hardware: Trace, place: np.ndarray) -> str:
     sample, *neuron = (int(k) for k in place)
     ours, theirs = (int(trace.output[tuple(place)]) for trace in (software, hardware))
@@ -133,8 +143,8 @@ def _output(software: Trace, hardware: Trace, place: np.ndarray) -> str:
 
 def divergence(software: Trace, hardware: Trace, name: str) -> Divergence:
     """The first spike of a population that differs: earliest step, then sample, then neuron."""
-    differing = np.bitwise_xor(software.packed[name], hardware.packed[name])
-    step = int(np.nonzero(differing.any(axis=(0, 2)))[0][0])
+    differing, _ = _differing(software, hardware, name)
+    step = int(np.nonzero(differing)[0][0])
     ours, theirs = software.spikes[name][:, step], hardware.spikes[name][:, step]
     sample, *neuron = (int(k) for k in np.argwhere(ours != theirs)[0])
     spot, place = (sample, *neuron), (sample, step, *neuron)

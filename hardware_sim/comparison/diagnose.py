@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from export.graph import Graph, Population
+from export.graph import Graph, Population, SigmaDelta
 from export.limits import POTENTIAL_MAX
 from hardware_sim.comparison.bounds import UNIT
 from hardware_sim.comparison.compare import divergence
 from hardware_sim.comparison.hypotheses import Case, Cause, causes, outcome
-from hardware_sim.reference import edge_input, integer_scan
+from hardware_sim.neurons import scan
+from hardware_sim.reference import edge_input
 from hardware_sim.trace import Trace, TraceError, unpack
 
 AROUND = 4  # steps shown before and after the first that differs
@@ -93,18 +94,18 @@ def diagnose(graph: Graph, software: Trace, hardware: Trace) -> Diagnosis | None
     inputs = {edge.source: _spikes(graph, software, edge.source, near) for edge in population.edges}
     case = Case(population, inputs, torch.empty(0))
     currents = case.currents()
-    predicted = outcome(currents, population.neuron)
+    predicted = outcome(currents, population.cuba)
     ours, theirs = (_observed(trace, population, near) for trace in (software, hardware))
     strays = [side for side, seen in (("software", ours), ("hardware", theirs)) if not torch.equal(seen, predicted)]
-    spikes, potentials = integer_scan(currents, population.neuron)
+    spikes, potentials = scan(currents, population.cuba)
     peak = float(potentials.abs().max()) / POTENTIAL_MAX
     return Diagnosis(
         population=population.name,
         sample=sample,
         step=step,
         neuron=neuron,
-        threshold=population.neuron.threshold,
-        reset=population.neuron.reset if population.neuron.threshold is not None else "never",
+        threshold=population.cuba.threshold,
+        reset=population.cuba.reset if population.cuba.threshold is not None else "never",
         arrivals=_arrivals(graph, population, (software, hardware), (sample, step, neuron)),
         rows=_rows(population, (software, hardware), (sample, step, neuron), (currents, spikes, potentials), first),
         departs="both" if len(strays) == 2 else strays[0],
@@ -126,6 +127,10 @@ def _untried(case: Case, peak: float) -> str:
 
 
 def _check(graph: Graph, *traces: Trace) -> None:
+    for population in graph.populations:
+        if population.recurrent or isinstance(population.neuron, SigmaDelta):
+            what = "feeds itself" if population.recurrent else "has sigma-delta neurons"
+            raise TraceError(f"{population.name} {what}: causes are told of integrate-and-fire neurons in layers alone")
     known = {population.name: population.shape for population in graph.populations}
     for trace in traces:
         for name, shape in {**trace.shapes, trace.output_name: trace.output.shape[1:]}.items():
@@ -139,7 +144,7 @@ def _check(graph: Graph, *traces: Trace) -> None:
 def _first(graph: Graph, software: Trace, hardware: Trace) -> Population | None:
     for population in graph.populations:
         name = population.name
-        if population.neuron.threshold is None:
+        if population.cuba.threshold is None:
             ends = [_end(trace, name) for trace in (software, hardware)]
             recorded = all(end is not None for end in ends)
             differ = recorded and not np.array_equal(ends[0], ends[1])  # type: ignore[arg-type]
@@ -171,7 +176,7 @@ def _spikes(graph: Graph, trace: Trace, name: str, samples: slice) -> torch.Tens
 
 
 def _observed(trace: Trace, population: Population, samples: slice) -> torch.Tensor:
-    if population.neuron.threshold is None:
+    if population.cuba.threshold is None:
         end = _end(trace, population.name)
         assert end is not None
         return torch.from_numpy(end[samples])
@@ -181,7 +186,7 @@ def _observed(trace: Trace, population: Population, samples: slice) -> torch.Ten
 
 def _place(software: Trace, hardware: Trace, population: Population) -> tuple[int, int, tuple[int, ...]]:
     """Sample, step and neuron; of an output that never fires the last step."""
-    if population.neuron.threshold is not None:
+    if population.cuba.threshold is not None:
         first = divergence(software, hardware, population.name)
         return first.sample, first.step, first.neuron
     ours, theirs = _end(software, population.name), _end(hardware, population.name)

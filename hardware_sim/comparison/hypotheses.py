@@ -17,7 +17,8 @@ import torch
 from export.graph import Conv, ConvT, Dense, Edge, Neuron, Population, Sparse
 from export.limits import THRESHOLD_MAX, THRESHOLD_MIN, WEIGHT_MAX, WEIGHT_MIN
 from hardware_sim.comparison.bounds import UNIT, between, bounds, drive, exact, gather, into_neuron, spent, taps
-from hardware_sim.reference import edge_input, integer_scan
+from hardware_sim.neurons import scan
+from hardware_sim.reference import edge_input
 
 LATE = (1, -1, 2, -2, 3, -3)  # steps
 Place = tuple[slice, slice, slice]  # in (C, H, W)
@@ -50,7 +51,7 @@ class Case:
 
     def does(self, currents: torch.Tensor, neuron: Neuron | None = None) -> bool:
         """Whether this input, into these neurons, gives exactly what was observed."""
-        return bool(torch.equal(outcome(currents, neuron or self.population.neuron), self.observed))
+        return bool(torch.equal(outcome(currents, neuron or self.population.cuba), self.observed))
 
     def sample(self, k: int) -> Case:
         """One sample alone."""
@@ -61,12 +62,12 @@ class Case:
     @property
     def plain(self) -> bool:
         """Whether the neurons only integrate: then input and threshold follow from the spikes."""
-        return not self.population.neuron.leaks and self.population.neuron.drop is None
+        return not self.population.cuba.leaks and self.population.cuba.drop is None
 
 
 def outcome(currents: torch.Tensor, neuron: Neuron) -> torch.Tensor:
     """Spikes (T, B, C, H, W) of neurons, or where they never fire the potentials (B, C, H, W) after the last step."""
-    spikes, potentials = integer_scan(currents, neuron)
+    spikes, potentials = scan(currents, neuron)
     return potentials[-1] if neuron.threshold is None else spikes
 
 
@@ -89,7 +90,7 @@ def causes(case: Case) -> tuple[Cause, ...]:
 
 def _threshold(case: Case, expected: torch.Tensor) -> Iterator[Cause]:
     """The thresholds v that all spikes allow: after n spikes a neuron fires where v < drive / (n + 1), else not."""
-    neuron = case.population.neuron
+    neuron = case.population.cuba
     if neuron.threshold is None or not case.plain:
         return
     fired = case.observed > 0
@@ -102,7 +103,7 @@ def _threshold(case: Case, expected: torch.Tensor) -> Iterator[Cause]:
 
 
 def _neuron(case: Case, expected: torch.Tensor) -> Iterator[Cause]:
-    neuron = case.population.neuron
+    neuron = case.population.cuba
     if neuron.threshold is not None:
         other = "zero" if neuron.reset == "subtract" else "subtract"
         if case.does(expected, replace(neuron, reset=other)):
@@ -201,7 +202,7 @@ def _swap(case: Case, edge: Edge, i: int, j: int) -> torch.Tensor:
 def _own_channels(case: Case, expected: torch.Tensor) -> Iterator[Cause]:
     axis = case.observed.ndim - 3
     ours, theirs = (
-        x.movedim(axis, 0).flatten(1) for x in (outcome(expected, case.population.neuron), case.observed)
+        x.movedim(axis, 0).flatten(1) for x in (outcome(expected, case.population.cuba), case.observed)
     )  # C, ...
     wrong = [c for c in range(len(ours)) if not torch.equal(ours[c], theirs[c])]
     match = {c: [k for k in wrong if torch.equal(theirs[c], ours[k])] for c in wrong}
@@ -211,14 +212,14 @@ def _own_channels(case: Case, expected: torch.Tensor) -> Iterator[Cause]:
 
 
 def _first_sample(case: Case, expected: torch.Tensor) -> int:
-    differing = outcome(expected, case.population.neuron) != case.observed
+    differing = outcome(expected, case.population.cuba) != case.observed
     by_sample = differing.movedim(differing.ndim - 4, 0).flatten(1).any(1)
     return int(by_sample.nonzero()[0])
 
 
 def _bias(case: Case, expected: torch.Tensor) -> Iterator[Cause]:
     """The bias of one channel off by some d, which adds up at every step."""
-    neuron, channel = case.population.neuron, _only_channel(_differing(case, expected))
+    neuron, channel = case.population.cuba, _only_channel(_differing(case, expected))
     if neuron.bias is None or channel is None or not case.plain:
         return
     spot = f"the bias of channel {channel}"
@@ -274,7 +275,7 @@ def _carriers(
 
 def _differing(case: Case, expected: torch.Tensor) -> torch.Tensor:
     """The neurons (C, H, W) that do not do what they should."""
-    return (outcome(expected, case.population.neuron) != case.observed).flatten(0, -4).any(0)
+    return (outcome(expected, case.population.cuba) != case.observed).flatten(0, -4).any(0)
 
 
 def _only_channel(differing: torch.Tensor) -> int | None:
@@ -294,7 +295,7 @@ def _changes(
 
     With x of them up to a step, neurons fire if drive + d x > v, and else not.
     """
-    neuron = case.population.neuron
+    neuron = case.population.cuba
     if neuron.bias is not None:
         neuron = replace(neuron, bias=np.broadcast_to(neuron.bias, case.population.shape)[place].copy())
     observed = case.observed[(..., *place)]

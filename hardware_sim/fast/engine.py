@@ -28,16 +28,24 @@ CHUNK = 3  # samples at a time
 SMALL = 2**18  # neurons of all layers, up to which more samples go together
 
 
-def run_fast(graph: Graph, spikes: np.ndarray, *, record: Record = Record(), on_step: Progress | None = None) -> Trace:
-    """Run an integer graph on spikes uint8 (samples, T, C, H, W); see `hardware_sim.run`.
+def run_fast(
+    graph: Graph,
+    spikes: np.ndarray,
+    *,
+    record: Record = Record(),
+    on_step: Progress | None = None,
+    stream: bool = False,
+) -> Trace:
+    """Run an integer graph on spikes (samples, T, C, H, W); see `hardware_sim.run`.
 
-    What may exceed Loihi's range by a bound is left to the reference, which watches it. Trace.seconds has what each
+    Left to the reference: what may exceed Loihi's range by a bound, and so all spikes that carry values; what feeds
+    itself; a stream. Trace.seconds has what each
     layer took. Raises GraphError for a graph that is not integer or has pools left.
     """
     if not graph.integer or any(isinstance(node, Pool | Concat | Dropout) for node in graph.nodes):
         raise GraphError("the graph holds floats, or a pool, a concatenation or dropout; quantize it first")
-    if beyond(graph):
-        return run_reference(graph, spikes, record=record, on_step=on_step)
+    if stream or beyond(graph) or any(population.recurrent for population in graph.populations):
+        return run_reference(graph, spikes, record=record, on_step=on_step, stream=stream)
     start = time.perf_counter()
     chunk, steps = _chunk(graph), graph.meta.timesteps
     plan = _plan(graph, record, chunk)
@@ -104,7 +112,7 @@ def _plan(graph: Graph, record: Record, chunk: int) -> _Plan:
             name=population.name,
             shape=population.shape,
             parts=parts_of(graph, population, chunk * graph.meta.timesteps),
-            neurons=_neurons(population.neuron, population.shape),
+            neurons=_neurons(population.cuba, population.shape),
             done_with=tuple(source for source, reader in last.items() if reader == population.name),
         )
         for population in graph.populations

@@ -1,4 +1,4 @@
-"""Neurons in one pass over memory, and spikes as bits, compiled by numba. `reference.integer_scan` is their twin.
+"""Neurons in one pass over memory, and spikes as bits, compiled by numba. `hardware_sim.neurons` is their twin.
 
 Arrays are (T, B, n) with the n neurons of a population in (H, W, C) order, which is that of channels-last tensors.
 """

@@ -21,6 +21,7 @@ class Job:
     spikes: tuple[str, ...]
     counts: tuple[str, ...]
     potentials: tuple[str, ...]
+    stream: bool = False
 
     def save(self, folder: Path) -> None:
         (folder / "job.json").write_text(json.dumps(asdict(self)))

@@ -215,6 +215,62 @@ def scatter(spikes: np.ndarray, taps: Taps | Columns, total: np.ndarray) -> None
     _scatter(spikes, taps.columns, taps.rows, taps.weight, taps.first_output, channels, height, total, active)
 
 
+@numba.njit(numba.void(_I32, _COLUMNS, _ROWS, _WEIGHT, _I32, _INT, _INT, _I32), cache=True, nogil=True)
+def _scatter_values(values, columns, rows, weight, first_output, channels, height, total):
+    cin, kw, kh, n = weight.shape
+    flat = weight.reshape(-1)
+    start = 0
+    for x in range(columns.shape[0]):
+        for y in range(rows.shape[0]):
+            for c in range(cin):
+                value = values[start + c]
+                if value == 0:
+                    continue
+                for kx in range(kw):
+                    column = columns[x, kx]
+                    if column < 0:
+                        continue
+                    for run in range(rows.shape[1]):
+                        count = rows[y, run, 1]
+                        if count == 0:
+                            break
+                        target = np.uint64((column * height + rows[y, run, 2]) * channels + first_output[c])
+                        source = np.uint64(((c * kw + kx) * kh + rows[y, run, 0]) * n)
+                        for o in range(np.uint64(count * n)):
+                            total[target + o] += value * np.int32(flat[source + o])
+            start += cin
+
+
+@numba.njit(numba.void(_I32, numba.int64[::1], _I32, _I16, _I32), cache=True, nogil=True)
+def _scatter_column_values(values, starts, places, weight, total):
+    for neuron in range(values.shape[0]):
+        if values[neuron] != 0:
+            for k in range(starts[neuron], starts[neuron + 1]):
+                total[places[k]] += values[neuron] * np.int32(weight[k])
+
+
+def scatter_values(values: np.ndarray, taps: Taps | Columns, total: np.ndarray) -> None:
+    """`scatter` of spikes that carry values: int32, as the total is."""
+    if isinstance(taps, Columns):
+        _scatter_column_values(values, taps.starts, taps.places, taps.weight, total)
+        return
+    channels, height, _ = taps.target
+    _scatter_values(values, taps.columns, taps.rows, taps.weight, taps.first_output, channels, height, total)
+
+
+@numba.njit(numba.void(_I32, _I32, _I32, _I32, _I32, _I32, _INT, _INT), cache=True, nogil=True)
+def sigma_delta(total, sigma, act, residue, bias, sent, threshold, shift):
+    """One step of sigma-delta neurons, in the units of their state; takes the inputs and leaves them zero."""
+    for k in range(total.shape[0]):
+        sigma[k] += total[k]
+        total[k] = 0
+        new = max(np.int64(sigma[k]) + bias[k], np.int64(0))
+        delta = new - act[k] + residue[k]
+        told = delta if abs(delta) >= threshold else np.int64(0)
+        act[k], residue[k] = new, delta - told
+        sent[k] = told >> shift
+
+
 @numba.njit(numba.void(_I16, _I32, _U8, numba.int32, numba.boolean, numba.boolean), cache=True, nogil=True)
 def integrate_fire(total, potential, fired, threshold, subtract, fires):
     """One step of neurons without leak or bias; takes the inputs and leaves them zero.

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from export import netx
-from export.graph import Graph
+from export.graph import Graph, graded
 from hardware_sim.lava_backend.job import Files, Job
 from hardware_sim.lava_backend.limits import check_room
 from hardware_sim.lava_backend.process import LavaWorker
@@ -33,10 +33,11 @@ def run_lava(
     stall_timeout: float,
     on_step: Progress | None = None,
     worker: LavaWorker | None = None,
+    stream: bool = False,
 ) -> Trace:
     """Run an integer graph in Lava; see `hardware_sim.run`."""
     start = time.perf_counter()
-    job = _job(graph, spikes, backend=backend, fidelity=fidelity, record=record)
+    job = _job(graph, spikes, backend=backend, fidelity=fidelity, record=record, stream=stream)
     with _files(worker) as (given, files):
         _prepare(files, job, graph, spikes)
         _watch(given, files, job, graph, stall_timeout, on_step)
@@ -63,7 +64,7 @@ def _files(worker: LavaWorker | None) -> Iterator[tuple[LavaWorker, Files]]:
         yield worker, Files(Path(folder))
 
 
-def _job(graph: Graph, spikes: np.ndarray, *, backend: str, fidelity: str, record: Record) -> Job:
+def _job(graph: Graph, spikes: np.ndarray, *, backend: str, fidelity: str, record: Record, stream: bool = False) -> Job:
     return Job(
         backend=backend,
         fidelity=fidelity,
@@ -72,6 +73,7 @@ def _job(graph: Graph, spikes: np.ndarray, *, backend: str, fidelity: str, recor
         spikes=record.names(graph, "spikes"),
         counts=record.names(graph, "counts"),
         potentials=record.names(graph, "potentials"),
+        stream=stream,
     )
 
 
@@ -128,8 +130,18 @@ def _collect(files: Files, job: Job, graph: Graph, start: float) -> Trace:
     def each(names: tuple[str, ...], file: Callable[[int], Path], shape: Callable[[str], tuple]) -> dict:
         return {name: read(file(k), np.int32, shape(name)) for k, name in enumerate(names)}
 
+    values = graded(graph)
     return Trace(
-        packed={name: read(files.spikes(k), np.uint8, (job.timesteps, -1)) for k, name in enumerate(job.spikes)},
+        packed={
+            name: read(files.spikes(k), np.uint8, (job.timesteps, -1))
+            for k, name in enumerate(job.spikes)
+            if name not in values
+        },
+        graded={
+            name: read(files.spikes(k), np.int32, (job.timesteps, *graph[name].shape))
+            for k, name in enumerate(job.spikes)
+            if name in values
+        },
         shapes={name: graph[name].shape for name in job.spikes},
         tallied=each(job.counts, files.counts, lambda name: graph[name].shape),
         potentials=each(job.potentials, files.potentials, lambda name: (job.timesteps, *graph[name].shape)),

@@ -8,7 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from export.graph import Graph
+from export.graph import Graph, graded
 from hardware_sim.lava_backend.job import Job
 from hardware_sim.record import SimulationError
 
@@ -52,7 +52,9 @@ def recorded_bytes(graph: Graph, job: Job) -> int:
     """Size of the array files of a job, its input among them."""
     neurons = {node.name: math.prod(node.shape) for node in graph.nodes}
     steps = job.samples * job.timesteps
-    spikes = sum(-(-neurons[name] // 8) for name in (*job.spikes, graph.input.name)) * steps
+    values = graded(graph)
+    each = {name: INT32 * n if name in values else -(-n // 8) for name, n in neurons.items()}
+    spikes = sum(each[name] for name in (*job.spikes, graph.input.name)) * steps
     potentials = INT32 * steps * sum(neurons[name] for name in job.potentials)
     counts = INT32 * job.samples * sum(neurons[name] for name in (*job.counts, graph.output.name))
     return spikes + potentials + counts

@@ -31,13 +31,14 @@ from lava.magma.runtime.mgmt_token_enums import MGMT_RESPONSE, enum_equal
 from lava.utils import loihi
 
 from export import netx
-from export.graph import Graph
+from export.graph import Graph, graded
 from hardware_sim.lava_backend.job import FAST, FLOOR, Files, Job
 from hardware_sim.lava_backend.layout import LayerFiles
 from hardware_sim.lava_backend.network import LavaNetwork, build, file_source, ring_buffer
 from hardware_sim.lava_backend.parts.fast_models import FAST_MODELS
 from hardware_sim.lava_backend.parts.fused_layers import FUSED_MODELS, IDLE_MODELS
-from hardware_sim.lava_backend.parts.processes import PotentialRecorder, SpikeRecorder
+from hardware_sim.lava_backend.parts.graded_layers import GRADED_MODELS
+from hardware_sim.lava_backend.parts.processes import PotentialRecorder, SpikeRecorder, ValueRecorder
 
 compat.remember_models()
 
@@ -59,12 +60,13 @@ def run(folder: Path, memory: str) -> None:
     graph = netx.read(files.network, trusted=True)
     if job.fidelity in ("stock", FAST):
         source = ring_buffer(graph, np.load(files.input, mmap_mode="r"))
-        network = build(graph, source, samples=job.samples, timesteps=job.timesteps, files={})
-        _attach_recorders(network, job, files, output=graph.output.name)
+        network = build(graph, source, samples=job.samples, timesteps=job.timesteps, files={}, stream=job.stream)
+        _attach_recorders(network, job, files, graph)
     else:
         source = file_source(graph, str(files.input))
         recording = _layer_files(graph, job, files)
-        network = build(graph, source, samples=job.samples, timesteps=job.timesteps, files=recording)
+        steps = {"samples": job.samples, "timesteps": job.timesteps}
+        network = build(graph, source, **steps, files=recording, stream=job.stream)
     with _said_if_full(folder, memory), _running(network.source, network.steps, config) as runtime:
         built = time.perf_counter()
         files.started.touch()
@@ -79,7 +81,7 @@ def _run_config(job: Job) -> RunConfig:
         models = FAST_MODELS if job.fidelity == FAST else None
         return Loihi2SimCfg(select_tag="fixed_pt", select_sub_proc_model=True, exception_proc_model_map=models)
     if job.backend == "lava":
-        models = {FLOOR: IDLE_MODELS}.get(job.fidelity, FUSED_MODELS)
+        models = IDLE_MODELS if job.fidelity == FLOOR else {**FUSED_MODELS, **GRADED_MODELS}
         return Loihi2SimCfg(select_tag="fixed_pt", exception_proc_model_map=models)
     if not loihi.is_installed():
         raise SystemExit("backend 'loihi' needs a Loihi chip and Intel's lava-loihi extension; none was found")
@@ -105,7 +107,8 @@ def _layer_files(graph: Graph, job: Job, files: Files) -> dict[str, LayerFiles]:
     }
 
 
-def _attach_recorders(network: LavaNetwork, job: Job, files: Files, *, output: str) -> None:
+def _attach_recorders(network: LavaNetwork, job: Job, files: Files, graph: Graph) -> None:
+    values = graded(graph)
     for slot, (name, layer) in enumerate(network.layers.items()):
         window = network.windows[name]
         recorded = LayerFiles(
@@ -115,12 +118,13 @@ def _attach_recorders(network: LavaNetwork, job: Job, files: Files, *, output: s
             slot=slot,
         )
         if recorded.spikes or recorded.counts:
-            recorder = SpikeRecorder(shape=layer.s_out.shape, window=window, files=recorded)
+            kind = ValueRecorder if name in values else SpikeRecorder
+            recorder = kind(shape=layer.s_out.shape, window=window, files=recorded)
             layer.s_out.connect(recorder.s_in)
         if name in job.potentials:
             kept = LayerFiles(potentials=str(files.potentials(job.potentials.index(name))))
             PotentialRecorder(potential=layer.v, window=window, files=kept)
-        if name == output:
+        if name == graph.output.name:
             kept = LayerFiles(output=str(files.output), progress=str(files.progress), slot=slot)
             PotentialRecorder(potential=layer.v, window=window, files=kept)
 

@@ -103,7 +103,7 @@ def metrics(
             done = effective_operations(edge, events[edge.source], population) / samples
             dense += synapse_count(edge.op, graph[edge.source].shape, population.shape) * steps
             macs, acs = (macs, acs + done) if edge.source in binary else (macs + done, acs)
-        emits = population.neuron.threshold is not None and population.name in events
+        emits = population.cuba.threshold is not None and population.name in events
         weights = [edge.op.weight for edge in population.edges]
         made = None if updates is None else updates.get(population.name)
         layers.append(
@@ -126,12 +126,12 @@ def metrics(
 def footprint(population: Population, *, integer: bool) -> int:
     """Bytes of a population's parameters: weights of 8 bits and a threshold of 32, or floats; of neurons' own, 32."""
     weights = sum(edge.op.weight.size for edge in population.edges)
-    neuron = population.neuron
+    neuron = population.cuba
     own = (neuron.bias, neuron.current_decay, neuron.voltage_decay, neuron.drop)
     bias = sum(value.size for value in own if isinstance(value, np.ndarray)) * INT32_BYTES
     if not integer:
         return weights * FLOAT_BYTES + bias
-    threshold = INT32_BYTES if population.neuron.threshold is not None else 0
+    threshold = INT32_BYTES if population.cuba.threshold is not None else 0
     return weights * INTEGER_WEIGHT_BYTES + bias + threshold
 
 
@@ -196,11 +196,11 @@ def membrane_updates(population: Population, trace: Trace) -> float | None:
     after, fired = trace.potentials.get(population.name), trace.spikes.get(population.name)
     if after is None:
         return None
-    threshold = population.neuron.threshold
+    threshold = population.cuba.threshold
     if threshold is None or fired is None:
         changed = after[:, 1:] != after[:, :-1]
-    elif population.neuron.reset == "subtract":
-        given = population.neuron.drop
+    elif population.cuba.reset == "subtract":
+        given = population.cuba.drop
         drop = np.asarray(int(threshold) << POTENTIAL_SHIFT if given is None else given)
         before_reset = after[:, 1:] + fired[:, 1:].astype(np.int32) * drop
         changed = before_reset != after[:, :-1]
@@ -218,7 +218,7 @@ def active_steps(graph: Graph, trace: Trace) -> dict[str, float]:
     for population in graph.populations:
         after = trace.potentials.get(population.name)
         if after is not None:
-            before = np.concatenate([np.full_like(after[:, :1], int(population.neuron.u0)), after[:, :-1]], axis=1)
+            before = np.concatenate([np.full_like(after[:, :1], int(population.cuba.u0)), after[:, :-1]], axis=1)
             fired = trace.spikes.get(population.name, np.zeros_like(after, np.uint8))
             found[population.name] = float(((before != 0) | (after != 0) | (fired > 0)).sum())
     return found

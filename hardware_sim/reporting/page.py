@@ -89,9 +89,9 @@ def _svg(text: str) -> str:
 def rasters(software: Trace, hardware: Trace, diagnosis: Diagnosis | None = None) -> list[Raster]:
     """A few neurons of every population, over all slices; first the one that differs, if one does."""
     chosen: list[tuple[str, tuple[int, ...]]] = []
-    if diagnosis and diagnosis.population in software.packed:
+    if diagnosis and diagnosis.population in software.spikes:
         chosen.append((diagnosis.population, diagnosis.neuron))
-    for name in software.packed:
+    for name in software.spikes:
         counts = software.counts[name].sum(axis=0)
         places = [int(np.abs(counts - share * counts.max()).argmin()) for share in SHARES]
         chosen += [(name, tuple(int(k) for k in np.unravel_index(place, counts.shape))) for place in places]
@@ -103,7 +103,10 @@ def _raster(software: Trace, hardware: Trace, name: str, neuron: tuple[int, ...]
     byte, bit = divmod(flat, 8)
 
     def steps(trace: Trace) -> tuple[int, ...]:
-        fired = (trace.packed[name][..., byte] >> (7 - bit)) & 1  # samples, T
+        if name in trace.graded:
+            fired = trace.graded[name][:, :, neuron[0], neuron[1], neuron[2]] != 0  # samples, T
+        else:
+            fired = (trace.packed[name][..., byte] >> (7 - bit)) & 1
         return tuple(np.flatnonzero(fired.reshape(-1)).tolist())
 
     return Raster(f"{name}, neuron {neuron}", steps(software), steps(hardware))
@@ -113,7 +116,7 @@ def count_cells(software: Trace, hardware: Trace) -> dict[str, list[Cell]]:
     """For every population, how many neurons and slices have which spike counts in software and in hardware."""
     size = software.timesteps + 1
     cells = {}
-    for name in software.packed:
+    for name in software.spikes:
         pairs = software.counts[name].astype(np.int64) * size + hardware.counts[name]
         places, amounts = np.unique(pairs, return_counts=True)
         cells[name] = [

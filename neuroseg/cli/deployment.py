@@ -95,7 +95,7 @@ def simulate(
         files.write_array(logits(graph, trace), logits_file)
     if labels_file:
         files.write_array(decide(logits(graph, trace)), labels_file)
-    total = sum(trace.total(name) for name in trace.packed)
+    total = sum(trace.total(name) for name in trace.spikes)
     counted = f", {total:,} spikes" if out else ""
     written = ", ".join(str(path) for path in (out, logits_file, labels_file) if path)
     console.print(f"{trace.samples} samples{counted} in {trace.seconds['run']:.1f} s; {escape(written)}")

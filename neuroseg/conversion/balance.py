@@ -127,7 +127,7 @@ class _RateGain:
         low, high = np.log2(GAIN_RANGE[0]), np.log2(min(GAIN_RANGE[1], HEAVIEST / heaviest))
         for _ in range(BISECTIONS):
             middle = (low + high) / 2
-            spikes = integrate_fire(currents * 2**middle, reset=population.neuron.reset, u0=population.neuron.u0)
+            spikes = integrate_fire(currents * 2**middle, reset=population.cuba.reset, u0=population.cuba.u0)
             low, high = (middle, high) if float(spikes.mean()) < target else (low, middle)
         log.debug("%s: gain %.3f for rate %.2f", population.name, 2**high, target)
         return float(2**high)
@@ -146,9 +146,9 @@ def _by_population(
         factor = gain(population, currents)
         for k in range(len(population.edges)):
             network.weights[f"{population.name}:{k}"].mul_(factor)
-        if population.neuron.bias is not None:
+        if population.cuba.bias is not None:
             network.biases[bias_key(population.name)].mul_(factor)
-        return integrate_fire(currents * factor, reset=population.neuron.reset, u0=network.neuron.u0)
+        return integrate_fire(currents * factor, reset=population.cuba.reset, u0=network.neuron.u0)
 
     network.walk(spikes, respond, keep_all=False)
     return network
@@ -172,6 +172,6 @@ def _scale_by_activation(network: SpikingNetwork, images: torch.Tensor, percenti
         for k, edge in enumerate(population.edges):
             scale = per_input_channel(lambdas[edge.source], operator(edge), network.graph[edge.source].shape) / out
             network.weights[f"{population.name}:{k}"].mul_(scale.float())
-        if population.neuron.bias is not None:
+        if population.cuba.bias is not None:
             network.biases[bias_key(population.name)].div_(out)
     return network

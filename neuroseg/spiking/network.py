@@ -73,8 +73,8 @@ class SpikingNetwork(nn.Module):
             for k, edge in enumerate(population.edges):
                 weight = torch.tensor(edge.op.weight, dtype=torch.float32)
                 self.weights[_key(population, k)] = nn.Parameter(weight)
-            if population.neuron.bias is not None:
-                bias = torch.tensor(population.neuron.bias, dtype=torch.float32)
+            if population.cuba.bias is not None:
+                bias = torch.tensor(population.cuba.bias, dtype=torch.float32)
                 by_channel = bias.shape[-2:] == (1, 1)
                 self.biases[bias_key(population.name)] = nn.Parameter(bias.reshape(-1) if by_channel else bias)
         # Threshold in integer weight units, per population; 0 until chosen (see export.quantize).
@@ -95,8 +95,8 @@ class SpikingNetwork(nn.Module):
     @property
     def neuron(self) -> Neuron:
         """What all firing populations share: threshold, reset and start potential (in thresholds)."""
-        firing = [population.neuron for population in self.populations if population.neuron.threshold is not None]
-        return firing[0] if firing else self.populations[0].neuron
+        firing = [population.cuba for population in self.populations if population.cuba.threshold is not None]
+        return firing[0] if firing else self.populations[0].cuba
 
     @property
     def populations(self) -> tuple[Population, ...]:
@@ -174,7 +174,7 @@ class SpikingNetwork(nn.Module):
 
         In thresholds, or in integer weight units when quantized.
         """
-        if population.neuron.bias is None:
+        if population.cuba.bias is None:
             return None
         bias = self.biases[bias_key(population.name)].double()
         if not quantized:
@@ -315,8 +315,8 @@ class SpikingNetwork(nn.Module):
         threshold = self.scale(population) if quantized else 1.0
         return {
             "threshold": threshold,
-            "reset": population.neuron.reset,
-            "u0": population.neuron.u0 * threshold,
+            "reset": population.cuba.reset,
+            "u0": population.cuba.u0 * threshold,
             "limit": POTENTIAL_LIMIT if quantized else NO_LIMIT,
         }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from export.graph import Conv, ConvT, Edge, Graph, Population, Sparse
+from export.graph import Conv, ConvT, Edge, Graph, Population, Sparse, without_recurrence
 from neuroseg.spiking.neuron import check_neuron
 
 Trainable = Conv | ConvT | Sparse
@@ -10,7 +10,7 @@ Trainable = Conv | ConvT | Sparse
 
 def fires(population: Population) -> bool:
     """Whether its neurons spike; those of an output only integrate."""
-    return population.neuron.threshold is not None
+    return population.cuba.threshold is not None
 
 
 def operator(edge: Edge) -> Trainable:
@@ -24,8 +24,9 @@ def check_trainable(graph: Graph) -> None:
     if graph.integer:
         raise ValueError("the graph holds integers; a float one is needed")
     shared = None
+    without_recurrence(graph, "PyTorch's training here")
     for population in graph.populations:
-        neuron = population.neuron
+        neuron = population.cuba
         check_neuron(threshold=1.0, reset=neuron.reset)
         if neuron.reset == "zero" and neuron.u0:
             raise ValueError(f"u0 is {neuron.u0} with reset 'zero'; stock Lava neurons start from 0")

@@ -12,9 +12,20 @@ from lava.magma.core.model.py.type import LavaPyType
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 from lava.proc.lif.models import AbstractPyLifModelFixed
+from lava.proc.sdn import models as sdn
 
 from hardware_sim.lava_backend.layout import Tape, open_tape, whc
-from hardware_sim.lava_backend.parts.processes import IF, PotentialRecorder, SpikeRecorder, SpikeSource
+from hardware_sim.lava_backend.parts.processes import (
+    IF,
+    PotentialRecorder,
+    SigmaDeltaReset,
+    SigmaReset,
+    SpikeRecorder,
+    SpikeSource,
+    ValueRecorder,
+    ValueSource,
+)
+from hardware_sim.trace import unpack
 
 
 @implements(proc=IF, protocol=LoihiProtocol)
@@ -45,11 +56,42 @@ class PyIFModel(AbstractPyLifModelFixed):
         self.s_out.send(fired)
 
 
-@implements(proc=SpikeSource, protocol=LoihiProtocol)
+@implements(proc=SigmaDeltaReset, protocol=LoihiProtocol)
 @requires(CPU)
 @tag("fixed_pt")
-class PySpikeSourceModel(PyLoihiProcessModel):
-    s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.uint8)
+class PySigmaDeltaResetModel(sdn.AbstractSigmaDeltaModel):
+    """Stock fixed-point dynamics and their types, but for the reset."""
+
+    a_in, s_out = sdn.PySigmaDeltaModelFixed.a_in, sdn.PySigmaDeltaModelFixed.s_out
+    vth, bias = sdn.PySigmaDeltaModelFixed.vth, sdn.PySigmaDeltaModelFixed.bias
+    sigma, act = sdn.PySigmaDeltaModelFixed.sigma, sdn.PySigmaDeltaModelFixed.act
+    residue, error = sdn.PySigmaDeltaModelFixed.residue, sdn.PySigmaDeltaModelFixed.error
+    spike_exp, state_exp = sdn.PySigmaDeltaModelFixed.spike_exp, sdn.PySigmaDeltaModelFixed.state_exp
+    cum_error = sdn.PySigmaDeltaModelFixed.cum_error
+
+    def run_spk(self) -> None:
+        if self.time_step % self.proc_params["reset_interval"] == self.proc_params["reset_offset"]:
+            for state in (self.sigma, self.act, self.residue, self.error):
+                state[:] = 0
+        sdn.PySigmaDeltaModelFixed.run_spk(self)
+
+
+@implements(proc=SigmaReset, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class PySigmaResetModel(sdn.AbstractSigmaModel):
+    """Stock dynamics and their types, but for the reset."""
+
+    a_in, s_out, sigma = sdn.PySigmaModelFixed.a_in, sdn.PySigmaModelFixed.s_out, sdn.PySigmaModelFixed.sigma
+
+    def run_spk(self) -> None:
+        if self.time_step % self.proc_params["reset_interval"] == self.proc_params["reset_offset"]:
+            self.sigma[:] = 0
+        super().run_spk()
+
+
+class _Source(PyLoihiProcessModel):
+    """Sends frame after frame of a file. Its models differ in the frames; Lava lets none be derived of another."""
 
     def __init__(self, proc_params: dict[str, Any]) -> None:
         super().__init__(proc_params)
@@ -59,17 +101,30 @@ class PySpikeSourceModel(PyLoihiProcessModel):
     def run_spk(self) -> None:
         sample, t = divmod(self.time_step - 1, self.frames.shape[1])
         if sample < len(self.frames):
-            frame = np.unpackbits(self.frames[sample, t], count=int(np.prod(self.shape))).reshape(self.shape)
+            frame = unpack(self.frames[sample : sample + 1, t : t + 1], self.shape)[0, 0]
             self.s_out.send(np.ascontiguousarray(frame.transpose(2, 1, 0)))
         else:
-            self.s_out.send(np.zeros(whc(self.shape), np.uint8))
+            self.s_out.send(np.zeros(whc(self.shape), self.frames.dtype))
 
 
-@implements(proc=SpikeRecorder, protocol=LoihiProtocol)
+@implements(proc=SpikeSource, protocol=LoihiProtocol)
 @requires(CPU)
 @tag("fixed_pt")
-class PySpikeRecorderModel(PyLoihiProcessModel):
-    s_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, bool, precision=1)
+class PySpikeSourceModel(_Source):
+    s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.uint8)
+
+
+@implements(proc=ValueSource, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class PyValueSourceModel(_Source):
+    s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
+
+
+class _Recorder(PyLoihiProcessModel):
+    """Writes what is sent, bits or values, and counts spikes."""
+
+    bits: bool
 
     def __init__(self, proc_params: dict[str, Any]) -> None:
         super().__init__(proc_params)
@@ -79,16 +134,32 @@ class PySpikeRecorderModel(PyLoihiProcessModel):
         self.progress = np.load(self.files.progress, mmap_mode="r+")
 
     def run_spk(self) -> None:
-        fired = self.s_in.recv().astype(bool).transpose(2, 1, 0)  # C, H, W
+        sent = self.s_in.recv().transpose(2, 1, 0)  # C, H, W
         place = self.window.place(self.time_step)
         if place is not None and self.spikes is not None:
-            self.spikes.append(np.packbits(fired))
+            self.spikes.append(np.packbits(sent != 0) if self.bits else sent.astype(np.int32))
         if place is not None and self.counts is not None:
-            self.tally += fired
+            self.tally += sent != 0
             if place[1] == self.window.timesteps - 1:
                 self.counts.append(self.tally)
                 self.tally[:] = 0
         self.progress[self.files.slot] = self.time_step
+
+
+@implements(proc=SpikeRecorder, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class PySpikeRecorderModel(_Recorder):
+    s_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, bool, precision=1)
+    bits = True
+
+
+@implements(proc=ValueRecorder, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class PyValueRecorderModel(_Recorder):
+    s_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32, precision=24)
+    bits = False
 
 
 @implements(proc=PotentialRecorder, protocol=LoihiProtocol)

@@ -7,8 +7,9 @@ from lava.magma.core.process.ports.ports import InPort, OutPort, RefPort
 from lava.magma.core.process.process import AbstractProcess
 from lava.magma.core.process.variable import Var
 from lava.proc.lif.process import LIFReset
+from lava.proc.sdn.process import Sigma, SigmaDelta
 
-from export.graph import Decay, GraphError, Population, Shape
+from export.graph import Decay, GraphError, Neuron, Population, Shape
 from hardware_sim.lava_backend.layout import LayerFiles, Window, whc
 from hardware_sim.lava_backend.limits import MAX_INPUTS
 
@@ -21,6 +22,7 @@ class Layer(AbstractProcess):
     """
 
     inputs = 0
+    graded = False  # whether spikes carry values
 
     def __init__(
         self, *, population: Population, sources: tuple[Shape, ...], window: Window, files: LayerFiles = LayerFiles()
@@ -29,24 +31,36 @@ class Layer(AbstractProcess):
         for k, shape in enumerate(sources):
             setattr(self, f"s_in{k}", InPort(shape=whc(shape)))
         self.s_out = OutPort(shape=whc(population.shape))
-        self.v = Var(shape=whc(population.shape), init=int(population.neuron.u0))
+        start = int(population.neuron.u0) if isinstance(population.neuron, Neuron) else 0
+        self.v = Var(shape=whc(population.shape), init=start)
 
     def in_port(self, k: int) -> InPort:
         return getattr(self, f"s_in{k}")
 
 
 # Lava tells models by the class of their process, and wants their ports declared on classes: one by number of inputs.
-LAYERS = {n: type(f"Layer{n}", (Layer,), {"inputs": n, "__module__": __name__}) for n in range(1, MAX_INPUTS + 1)}
+def _layers(name: str, *, graded: bool) -> dict[int, type[Layer]]:
+    given = {"graded": graded, "__module__": __name__}
+    return {n: type(f"{name}{n}", (Layer,), {"inputs": n, **given}) for n in range(1, MAX_INPUTS + 1)}
+
+
+LAYERS, GRADED_LAYERS = _layers("Layer", graded=False), _layers("GradedLayer", graded=True)
 
 
 def make_layer(
-    population: Population, sources: tuple[Shape, ...], window: Window, files: LayerFiles = LayerFiles()
+    population: Population,
+    sources: tuple[Shape, ...],
+    window: Window,
+    files: LayerFiles = LayerFiles(),
+    *,
+    graded: bool = False,
 ) -> Layer:
     """The Layer with as many inputs as the population has edges. Raises GraphError beyond MAX_INPUTS."""
     n = len(population.edges)
     if n not in LAYERS:
         raise GraphError(f"{population.name}: {n} edges feed it; 1 to {MAX_INPUTS} run in Lava")
-    return LAYERS[n](population=population, sources=sources, window=window, files=files)
+    kinds = GRADED_LAYERS if graded else LAYERS
+    return kinds[n](population=population, sources=sources, window=window, files=files)
 
 
 class IF(LIFReset):
@@ -85,6 +99,32 @@ class IF(LIFReset):
         self.proc_params["drop"] = drop
 
 
+class SigmaDeltaReset(SigmaDelta):
+    """Lava's sigma-delta neurons that start every sample from rest. vth, bias (W, H, C): in units of their state."""
+
+    def __init__(
+        self,
+        *,
+        shape: tuple[int, ...],
+        vth: int,
+        bias: np.ndarray | int,
+        state_exp: int,
+        reset_interval: int,
+        reset_offset: int,
+    ) -> None:
+        # The model shifts by state_exp alone; Lava would scale vth and bias by both exponents.
+        super().__init__(shape=shape, vth=vth, bias=bias, spike_exp=-state_exp, state_exp=state_exp)
+        self.proc_params["reset_interval"], self.proc_params["reset_offset"] = reset_interval, reset_offset
+
+
+class SigmaReset(Sigma):
+    """Lava's sums that start every sample from 0."""
+
+    def __init__(self, *, shape: tuple[int, ...], reset_interval: int, reset_offset: int) -> None:
+        super().__init__(shape=shape)
+        self.proc_params["reset_interval"], self.proc_params["reset_offset"] = reset_interval, reset_offset
+
+
 class SpikeSource(AbstractProcess):
     """Sends the spikes of a file step by step, and nothing after its end.
 
@@ -96,12 +136,20 @@ class SpikeSource(AbstractProcess):
         self.s_out = OutPort(shape=whc(shape))
 
 
+class ValueSource(SpikeSource):
+    """Sends values likewise. path: int32 array file (samples, T, C, H, W)."""
+
+
 class SpikeRecorder(AbstractProcess):
     """Writes the spikes of one population, bit by bit, to a file that the parent process maps."""
 
     def __init__(self, *, shape: tuple[int, ...], window: Window, files: LayerFiles) -> None:
         super().__init__(shape=shape, window=window, files=files)
         self.s_in = InPort(shape=shape)
+
+
+class ValueRecorder(SpikeRecorder):
+    """Writes the values of one population's spikes likewise."""
 
 
 class PotentialRecorder(AbstractProcess):

@@ -7,6 +7,7 @@ synapse of delay k - 1 (DelaySparse), which repeats every spike.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,6 +15,7 @@ from lava.magma.core.decorator import implements
 from lava.magma.core.model.sub.model import AbstractSubProcessModel
 from lava.magma.core.process.ports.ports import AbstractPort
 from lava.magma.core.process.process import AbstractProcess
+from lava.magma.core.process.variable import Var
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 from lava.proc.conv.process import Conv as LavaConv
 from lava.proc.lif.process import LIF, LIFReset
@@ -24,9 +26,10 @@ from scipy import sparse
 from export.graph import Conv, Decay, Edge, GraphError, Neuron, Population, Shape
 from export.limits import BIAS_EXPONENT_MAX, BIAS_MANTISSA_MAX, THRESHOLD_MAX, WEIGHT_STEP
 from hardware_sim.lava_backend.layout import Window, whc
-from hardware_sim.lava_backend.parts.processes import IF, LAYERS, Layer
+from hardware_sim.lava_backend.parts.processes import GRADED_LAYERS, IF, LAYERS, Layer, SigmaDeltaReset, SigmaReset
 from hardware_sim.lava_backend.synapses import to_sparse
 
+MESSAGE_BITS = 24  # of spikes that carry values
 RELAY_WEIGHT, RELAY_THRESHOLD = 2, 1  # one spike lifts a relay over its threshold
 NO_CURRENT_DECAY_LEFT = 4095  # du of 4095 and the offset bit: the current lasts one step
 
@@ -36,13 +39,17 @@ class StockLayer(AbstractSubProcessModel):
 
     def __init__(self, proc: AbstractProcess) -> None:
         population: Population = proc.proc_params["population"]
-        self.neurons = make_neurons(population, proc.proc_params["window"])
+        self.neurons, potential = make_neurons(population, proc.proc_params["window"])
+        self.message_bits = MESSAGE_BITS if proc.graded else 0
         for k, edge in enumerate(population.edges):
             source = proc.proc_params["sources"][k]
-            spikes = self._delayed(proc.in_port(k), source, edge.delay)
+            spikes = proc.in_port(k)
+            if edge.delay and proc.graded:  # a relay has no values
+                edge = replace(edge, delay=0, target_delay=_later(edge, population.shape))
+            spikes = self._delayed(spikes, source, edge.delay)
             self._synapse(spikes, edge, source, population.shape).connect(self.neurons.a_in)
         self.neurons.s_out.connect(proc.s_out)
-        proc.v.alias(self.neurons.v)
+        proc.v.alias(potential)
 
     def _synapse(self, spikes: AbstractPort, edge: Edge, source: Shape, target: Shape) -> AbstractPort:
         """Connect an edge's synapse to its spikes; returns the port of its activations (W, H, C)."""
@@ -55,19 +62,21 @@ class StockLayer(AbstractSubProcessModel):
                 padding=op.padding[::-1],
                 dilation=op.dilation[::-1],
                 groups=op.groups,
+                num_message_bits=self.message_bits,
             )
             spikes.connect(synapse.s_in)
             activation = synapse.a_out
         else:
-            weights = to_sparse(edge.op, source, target)
+            weights, mode, bits = to_sparse(edge.op, source, target), sign_mode(edge.op.weight), self.message_bits
             if edge.target_delay is None:
-                synapse = Sparse(weights=weights, sign_mode=sign_mode(edge.op.weight))
+                synapse = Sparse(weights=weights, sign_mode=mode, num_message_bits=bits)
             else:
                 steps = np.repeat(edge.target_delay.T.reshape(-1), np.diff(weights.indptr))  # a row is a target
                 waits = sparse.csr_matrix((steps.astype(int), weights.indices, weights.indptr), weights.shape)
                 longest = int(edge.target_delay.max())
-                mode = sign_mode(edge.op.weight)
-                synapse = DelaySparse(weights=weights, delays=waits, max_delay=longest, sign_mode=mode)
+                synapse = DelaySparse(
+                    weights=weights, delays=waits, max_delay=longest, sign_mode=mode, num_message_bits=bits
+                )
             spikes.flatten().connect(synapse.s_in)
             activation = synapse.a_out.reshape(whc(target))
         self._own(synapse)
@@ -96,13 +105,20 @@ class StockLayer(AbstractSubProcessModel):
         setattr(self, f"part{len(self.__dict__)}", process)
 
 
-def _model(inputs: int, process: type[Layer]) -> type[StockLayer]:
-    model = type(f"StockLayer{inputs}", (StockLayer,), {"__module__": __name__})
+def _later(edge: Edge, target: Shape) -> np.ndarray:
+    """An edge's delay as one of each target neuron."""
+    further = 0 if edge.target_delay is None else edge.target_delay
+    return np.broadcast_to(np.int32(edge.delay) + further, target)
+
+
+def _model(process: type[Layer]) -> type[StockLayer]:
+    model = type(f"Stock{process.__name__}", (StockLayer,), {"__module__": __name__})
     return implements(proc=process, protocol=LoihiProtocol)(model)
 
 
 # Lava looks for them among the names of the module.
-globals().update({f"StockLayer{inputs}": _model(inputs, process) for inputs, process in LAYERS.items()})
+for _process in (*LAYERS.values(), *GRADED_LAYERS.values()):
+    globals()[f"Stock{_process.__name__}"] = _model(_process)
 
 
 def sign_mode(weight: np.ndarray) -> SignMode:
@@ -112,9 +128,24 @@ def sign_mode(weight: np.ndarray) -> SignMode:
     return SignMode.EXCITATORY if weight.min() >= 0 else SignMode.INHIBITORY
 
 
-def make_neurons(population: Population, window: Window) -> LIFReset:
+def make_neurons(population: Population, window: Window) -> tuple[AbstractProcess, Var]:
+    """Lava's neurons, which start every sample anew, and their potential: `make_cuba`'s, SigmaDelta or Sigma."""
+    neuron, shape = population.neuron, whc(population.shape)
+    if isinstance(neuron, Neuron):
+        found = make_cuba(population, window)
+        return found, found.v
+    when = {"reset_interval": window.timesteps, "reset_offset": (1 + window.depth) % window.timesteps}
+    if neuron.threshold is None:
+        sums = SigmaReset(shape=shape, **when)
+        return sums, sums.sigma
+    bias = 0 if neuron.bias is None else np.broadcast_to(neuron.bias, population.shape).transpose(2, 1, 0).copy()
+    sends = SigmaDeltaReset(shape=shape, vth=neuron.threshold, bias=bias, state_exp=neuron.shift, **when)
+    return sends, sends.act
+
+
+def make_cuba(population: Population, window: Window) -> LIFReset:
     """Lava's LIFReset, or our IF where a spike subtracts."""
-    neuron = population.neuron
+    neuron = population.cuba
     mantissa, exponent = bias_parts(population.name, neuron, population.shape)
     threshold = THRESHOLD_MAX if neuron.threshold is None else int(neuron.threshold)
     drop = None if neuron.drop is None else np.broadcast_to(neuron.drop, population.shape).transpose(2, 1, 0)

@@ -93,7 +93,7 @@ def corrupt(path, where: str, value):
 BROKEN = {
     "no layers": ("layer", None, "no group 'layer'"),
     "a layer missing": ("layer/1", None, "layer 1 is missing"),
-    "unknown type": ("layer/1/type", b"dense_rec", "layer 1: type is 'dense_rec'; input, conv"),
+    "unknown type": ("layer/1/type", b"dense_comp", "layer 1: type is 'dense_rec'; input, conv"),
     "no weight": ("layer/1/weight", None, "layer 1: field 'weight' is missing"),
     "NaN weight": ("layer/1/weight", np.full((2, 1, 3, 3), np.nan), "layer 1: weight is NaN or infinite"),
     "fractional weight": ("layer/1/weight", np.full((2, 1, 3, 3), 0.5), "layer 1: weight is fractional"),

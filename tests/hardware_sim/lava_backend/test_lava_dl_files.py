@@ -16,7 +16,8 @@ import hardware_sim
 from export import netx
 from export.graph import Graph, GraphError, same, with_timesteps
 from hardware_sim.comparison.compare import compare
-from hardware_sim.reference import input_spikes, neuron_spikes
+from hardware_sim.neurons import neuron_spikes
+from hardware_sim.reference import input_spikes
 
 LAVA_DL = Path(importlib.util.find_spec("lava.lib.dl.netx").submodule_search_locations[0])
 FILES = LAVA_DL.parents[3] / "tests" / "lava" / "lib" / "dl" / "netx"  # installed with lava-dl
