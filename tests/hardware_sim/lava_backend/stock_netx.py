@@ -26,7 +26,8 @@ if __name__ == "__main__":
     # Its first layer resets at step 1 + reset_offset, its input's first spikes arrive at step 2.
     network = hdf5.Network(net_config=sys.argv[1], reset_interval=timesteps, reset_offset=1)
     frames = spikes.reshape(-1, *spikes.shape[2:]).transpose(3, 2, 1, 0).astype(np.int32)
-    quiet = np.zeros((*frames.shape[:3], len(network)), np.int32)
+    frames = frames.reshape(*network.inp.shape, -1)  # dense layers first: without sides
+    quiet = np.zeros((*frames.shape[:-1], len(network)), np.int32)
     steps = frames.shape[-1] + len(network)
     source = Source(data=np.concatenate([frames, quiet], -1))
     source.s_out.connect(network.inp)

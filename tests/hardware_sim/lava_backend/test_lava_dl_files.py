@@ -9,12 +9,13 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 import hardware_sim
 from export import netx
-from export.graph import Graph, GraphError, same, with_timesteps
+from export.graph import Graph, same, with_timesteps
 from hardware_sim.comparison.compare import compare
 from hardware_sim.neurons import neuron_spikes
 from hardware_sim.reference import input_spikes
@@ -105,10 +106,46 @@ def test_they_are_written_as_they_were_read(recording, tmp_path):
     assert same(netx.read(netx.write(graph, tmp_path / "again.net")), graph)
 
 
-@pytest.mark.parametrize("name", ["network", "square_network"])
-def test_sigma_delta_networks_are_refused(name):
-    with pytest.raises(GraphError, match=r"layer 0.*type is 'SDNN'; CUBA, LOIHI, CUBA_SOFT_RESET is allowed"):
-        netx.read(FILES / "gts" / "pilotnet_sdnn" / f"{name}.net")
+def sigma_delta(name: str, steps: int) -> tuple[Graph, np.ndarray]:
+    """PilotNet of sigma-delta neurons, and an image that stands still, as messages."""
+    graph = with_timesteps(netx.read(FILES / "gts" / "pilotnet_sdnn" / f"{name}.net"), steps)
+    messages = load("pilotnet_sdnn/act0").T[None, :steps].astype(np.int32)  # samples, T, C, H, W
+    return graph, messages[..., : graph.input.shape[2]]
+
+
+@pytest.mark.parametrize(("backend", "fidelity"), [("reference", "fused"), ("lava", "fused"), ("lava", "stock")])
+def test_sigma_delta_networks_do_at_every_step_what_lava_dl_recorded(backend, fidelity, worker):
+    """The network that nobody resets, from Lava's first step on."""
+    lava = worker if backend == "lava" else None
+    kept = hardware_sim.Record(potentials="all")
+    graph, spikes = sigma_delta("network", 9)
+    image = load("pilotnet_sdnn/input").T / graph.input.gain
+    assert (input_spikes(graph, image) == spikes).all()
+    trace = hardware_sim.run(graph, spikes, backend=backend, fidelity=fidelity, record=kept, worker=lava, stream=True)
+    recorded = load("pilotnet_sdnn/output")[0]
+    assert recorded.any() and (trace.potentials[graph.output.name].ravel() == recorded).all()
+    graph, spikes = sigma_delta("square_network", 20)
+    trace = hardware_sim.run(graph, spikes, backend=backend, fidelity=fidelity, record=kept, worker=lava, stream=True)
+    for k, population in enumerate(graph.populations[:4], start=1):
+        sigma = load(f"pilotnet_sdnn/sigma{k}_square").T[None]
+        ours = trace.potentials[population.name]
+        assert sigma.any() and (ours == np.maximum(sigma + population.neuron.bias, 0)).all(), population.name
+
+
+@pytest.mark.parametrize("fidelity", ["fused", "stock"])
+def test_lava_runs_samples_of_sigma_delta_networks_alike(fidelity, worker):
+    graph, _ = sigma_delta("network", 5)
+    spikes = input_spikes(graph, np.random.default_rng(0).integers(-50, 60, (2, 5, *graph.input.shape)) / 64)
+    ours = hardware_sim.run(graph, spikes)
+    comparison = compare(ours, hardware_sim.run(graph, spikes, backend="lava", fidelity=fidelity, worker=worker))
+    assert comparison.equal and comparison.total > 10_000, comparison.cause
+
+
+def test_sigma_delta_networks_are_written_as_they_were_read(tmp_path):
+    graph, _ = sigma_delta("network", 5)
+    assert same(netx.read(netx.write(graph, tmp_path / "again.net")), graph)
+    with h5py.File(tmp_path / "again.net") as file:
+        assert {file[f"layer/{k}/type"][0] for k in range(10)} == {b"input", b"conv", b"flatten", b"dense"}
 
 
 def test_what_is_late_does_not_reach_the_next_sample():

@@ -24,12 +24,14 @@ import numpy as np
 import pytest
 import torch
 from lava.lib.dl import slayer
-from lava.lib.dl.slayer.block import cuba
+from lava.lib.dl.slayer.block import cuba, sigma_delta
 
 import hardware_sim
 from export import netx
 from export.graph import Conv, Graph, GraphError, same, with_timesteps
 from hardware_sim.comparison.compare import compare
+from hardware_sim.reference import input_spikes
+from tests.hardware_sim.lava_backend.test_lava import run_stock
 
 LEAKY = {"threshold": 2.0, "current_decay": 0.25, "voltage_decay": 0.05}
 PLAIN = {"threshold": 1.0, "current_decay": 1.0, "voltage_decay": 0.0}
@@ -156,6 +158,63 @@ def test_decays_of_channels(tmp_path, worker):
             del neuron[field]
             neuron[field] = np.full(8, one)
     assert same(with_timesteps(netx.read(path), T), whole)
+
+
+def test_recurrent_layers_fire_as_in_slayer_and_in_stock_netx(tmp_path, worker):
+    torch.manual_seed(0)
+    first = cuba.Recurrent(dict(LEAKY), 20, 12)
+    for synapse, most, fan in ((first.input_synapse, 1.5, 20), (first.recurrent_synapse, 0.6, 12)):
+        synapse.weight.data.uniform_(-1.0, most).mul_(2.5 / math.sqrt(fan))
+    blocks = [cuba.Input(None, delay_shift=False), cuba.Flatten(), first, *drawn([cuba.Dense(LEAKY, 12, 5)])]
+    spikes, path = spikes_for((20, 1, 1)), tmp_path / "loop.net"
+    graph = agree(blocks, spikes, path)
+    assert [edge.source for edge in graph["layer_2"].edges] == ["input", "layer_2"]
+    ours = hardware_sim.run(graph, spikes)
+    for fidelity in ("fused", "stock"):
+        lavas = hardware_sim.run(graph, spikes, backend="lava", fidelity=fidelity, worker=worker)
+        assert compare(ours, lavas).equal
+    again = netx.write(graph, tmp_path / "again.net")
+    assert same(netx.read(again), graph)
+    for options in ([], ["fast"]):
+        done = run_stock(again, spikes, tmp_path, *options)
+        assert done.returncode == 0, done.stderr
+        with np.load(tmp_path / "out.npz") as found:
+            for k, population in enumerate(graph.populations):
+                theirs = found[str(k)][k + 1 :][:T].reshape(-1, *population.shape)
+                np.testing.assert_array_equal(theirs, ours.spikes[population.name][0], err_msg=population.name)
+    with h5py.File(path, "r+") as file:
+        file["layer/2/delay"] = np.ones(12)
+    with pytest.raises(GraphError, match="layer 2: delay is of a recurrent layer; none is allowed"):
+        netx.read(path)
+
+
+def test_sigma_delta_layers_tell_what_slayer_tells(tmp_path, worker):
+    """Of even inputs, which SLAYER's input block rounds to, and thresholds that NetX's mantissa holds."""
+    neuron = {"threshold": 6 / 64, "activation": torch.nn.functional.relu}
+    torch.manual_seed(0)
+    blocks = [
+        sigma_delta.Input(neuron),
+        sigma_delta.Conv(neuron, 2, 4, 3, padding=1, weight_scale=2),
+        sigma_delta.Flatten(),
+        sigma_delta.Dense(neuron, 4 * 8 * 6, 10),
+        sigma_delta.Output(neuron, 10, 3),
+    ]
+    frames = np.random.default_rng(0).integers(0, 33, (1, T, 2, 8, 6)) / 32
+    x, told = torch.from_numpy(np.moveaxis(frames, 1, -1)).float(), []
+    with torch.no_grad():
+        for block in blocks:
+            x = block.eval()(x)
+            told.append(np.moveaxis(x.numpy(), -1, 1))
+    graph = with_timesteps(netx.read(export(blocks, tmp_path / "sigma.net")), T)
+    spikes = input_spikes(graph, frames)
+    np.testing.assert_array_equal(spikes, told[0] * 64 * 64)
+    for fidelity in (None, "fused", "stock"):
+        backend = "lava" if fidelity else "reference"
+        trace = hardware_sim.run(graph, spikes, backend=backend, fidelity=fidelity or "fused", worker=worker)
+        for name, theirs in (("layer_1", told[1]), ("layer_3", told[3][..., None, None])):
+            np.testing.assert_array_equal(trace.spikes[name], theirs * 64 * 64, err_msg=name)
+            assert trace.total(name) > 50
+        np.testing.assert_array_equal(trace.output[0, :, 0, 0], told[4][0, -1] * 64 * 64 * 64)
 
 
 @pytest.mark.parametrize("by", ["input", "weight"])
@@ -310,11 +369,10 @@ def test_at_the_threshold_slayer_fires_only_where_float32_loses_its_hundredth(ma
 @pytest.mark.parametrize(
     ("block", "message"),
     [
-        (cuba.Recurrent(LEAKY, 96, 4), "layer 2: type is 'dense_rec'; input, conv"),
         (cuba.KWTA({**LEAKY}, 96, 4, 2), "layer 2: field 'type' is missing"),
         (slayer.block.rf.Dense({"threshold": 1, "period": 9, "decay": 0.1}, 96, 4), "weight is a group; a dataset"),
     ],
-    ids=["recurrent", "winners", "resonator"],
+    ids=["winners", "resonator"],
 )
 def test_what_cannot_run_is_refused(block, message, tmp_path):
     blocks = [cuba.Input(None, delay_shift=False), cuba.Flatten(), block]
