@@ -42,6 +42,7 @@ from export.nir.nodes import (
 )
 
 PASSING = ("Output", "Flatten", "Input")  # the last of a nested graph
+MAX_LOOPS = 1000
 INTEGRATOR = Neuron(threshold=None, reset="zero")
 
 
@@ -80,20 +81,46 @@ class Reader:
             self.feeds[target].append(source)
         self.read = {source for source, _ in links}
         self.options, self.input_shape = options, options.input_shape
+        self.late: dict[str, list[str]] = {}  # of a node, the neurons whose last step's spikes it reads
         self.made: dict[str, Node] = {}
 
     def graph(self) -> tuple[Node, ...]:
-        try:
-            order = tuple(TopologicalSorter(self.feeds).static_order())
-        except CycleError as error:
-            raise GraphError(f"{' -> '.join(error.args[1])}: a recurrent loop; networks without are allowed") from None
         signals: dict[str, _Signal] = {}
-        for name in order:
-            signals[name] = self._node(name, [signals[source] for source in self.feeds[name]])
+        for name in self._order():
+            arriving = [signals[source] for source in self.feeds[name]]
+            for neuron in self.late.get(name, ()):
+                known = [signals[feed] for feed in self.feeds[neuron] if feed in signals] + arriving
+                if not known:
+                    raise GraphError(f"{neuron}: only feeds itself; a path from the input must feed it")
+                arriving.append(_Signal(known[0].shape, spikes=((neuron, 1.0),)))
+            signals[name] = self._node(name, arriving)
         inputs = [node.name for node in self.made.values() if isinstance(node, Input)]
         if len(inputs) != 1 or len(self.made) < 2:
             raise GraphError(f"{len(inputs)} inputs, {len(self.made)} layers; 1 and at least 2 are allowed")
         return tuple(self.made.values())
+
+    def _order(self) -> tuple[str, ...]:
+        """Nodes after those that they read. Where neurons come back to themselves, that is cut, and so a step late."""
+        first = {name: list(feeds) for name, feeds in self.feeds.items()}
+        for _ in range(MAX_LOOPS):
+            try:
+                return tuple(TopologicalSorter(first).static_order())
+            except CycleError as error:
+                loop = list(error.args[1])  # each feeds the next, the last is the first
+                neurons = {name for name in loop if type(self.nodes[name]).__name__ in SPIKING}
+                if len(neurons) != 1:
+                    raise GraphError(
+                        f"{' -> '.join(loop)}: a recurrent loop of {len(neurons)} layers of neurons; one that feeds "
+                        "itself is allowed: a later layer's spikes would come as many steps late as layers lie between"
+                    ) from None
+                neuron = neurons.pop()
+                reader = loop[loop.index(neuron) + 1]
+                for feeds in (first, self.feeds):
+                    feeds[reader] = [name for name in feeds[reader] if name != neuron]
+                self.late.setdefault(reader, []).append(neuron)
+                # What tells the shape of the neurons has to be known before.
+                first[reader] += [name for name in first[neuron] if name not in loop]
+        raise GraphError(f"more than {MAX_LOOPS} recurrent loops")
 
     def _node(self, name: str, arriving: list[_Signal]) -> _Signal:
         node = self.nodes[name]
@@ -117,7 +144,7 @@ class Reader:
             raise GraphError(f"{name}: nothing feeds it; a path from the input must")
         signal = _sum(name, arriving)
         for source, _ in signal.spikes:
-            made = self.made[source]
+            made = self.made.get(source)  # none yet, of what it comes back to
             if isinstance(made, Population) and made.neuron.threshold is None and kind not in PASSING:
                 raise GraphError(f"{name}: reads {source}, which never fires; only an output may")
         return readers[kind](name, node, signal)
@@ -153,6 +180,8 @@ class Reader:
             raise GraphError(f"{name}: kernel {kernel}, stride {stride}, padding {padding}; {allowed}, no padding is")
         pools = []
         for source, gain in signal.spikes:
+            if source not in self.made:
+                raise GraphError(f"{name}: pools in a recurrent loop; weights are allowed there")
             c, h, w = self.made[source].shape
             pool_name = name if len(signal.spikes) == 1 else f"{name}.{source}"
             pool = Pool(pool_name, (c, h // kernel[0], w // kernel[1]), source, kernel)

@@ -1,7 +1,8 @@
 """Read NIR, the exchange format of snnTorch, Norse, SpikingJelly, Sinabs and others: `nodes` has the equations.
 
 What it can say and Loihi can run comes through: Conv2d, Linear, Affine, SumPool2d, AvgPool2d, Flatten, neurons, sums of
-in-edges, nested graphs. Between two neurons there is one weight at most, with pools before it or after a convolution.
+in-edges, nested graphs; neurons that feed themselves, a step late. Between two neurons there is one weight at most,
+with pools before it or after a convolution.
 
 Where a framework steps its own network otherwise than `nodes` says, spikes differ, and no file tells: `frameworks` has
 what is known of each. snnTorch 1.0.0 needs reset_delay=False for `Synaptic` that resets to zero, else it loses an input

@@ -308,7 +308,6 @@ def test_what_does_not_fit_is_named(name, tmp_path):
 
 
 LOOSE = {
-    "a loop": ([("in", "w"), ("w", "n"), ("n", "w"), ("n", "out")], "(w -> n -> w|n -> w -> n): a recurrent loop"),
     "a double edge": ([("in", "w"), ("in", "w"), ("w", "n"), ("n", "out")], "w: two edges come from in"),
     "an edge from nowhere": ([("x", "w"), ("w", "n"), ("n", "out")], "an edge from x to w: there is no node x"),
     "a loose end": ([("in", "w"), ("n", "out")], "n: nothing feeds it"),
