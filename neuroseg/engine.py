@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 import hardware_sim
-from export.graph import Graph
+from export.graph import Graph, GraphError, graded
+from export.limits import POTENTIAL_MAX
 from hardware_sim import LavaWorker, npz
 from hardware_sim.record import Progress, Record, SimulationError
 from hardware_sim.reference import input_spikes
@@ -41,36 +42,55 @@ class Engine:
             yield replace(self, worker=worker)
 
     def run(
-        self, graph: Graph, spikes: torch.Tensor, *, record: Record = Record(), on_step: Progress | None = None
+        self,
+        graph: Graph,
+        spikes: torch.Tensor,
+        *,
+        record: Record = Record(),
+        on_step: Progress | None = None,
+        stream: bool = False,
     ) -> Trace:
-        """Run spikes (T, B, C, H, W) of 0 and 1. Raises GraphError and SimulationError as `hardware_sim.run` does."""
+        """Run spikes (T, B, C, H, W) of 0 and 1, or values, int32.
+
+        Raises GraphError and SimulationError as `hardware_sim.run` does.
+        """
+        given = spikes.transpose(0, 1).numpy()
         return hardware_sim.run(
             graph,
-            spikes.transpose(0, 1).numpy().astype(np.uint8),
+            given if given.dtype == np.int32 else given.astype(np.uint8),
             backend=self.backend,
             fidelity=self.fidelity,
             record=record,
             stall_timeout=self.stall_timeout,
             on_step=on_step,
             worker=self.worker,
+            stream=stream,
         )
 
 
 def image_spikes(graph: Graph, images: torch.Tensor) -> torch.Tensor:
-    """Spikes (T, B, C, H, W) of images (B, C, H, W) in [0, 1], by the graph's input neurons or its encoder."""
+    """Spikes (T, B, C, H, W) of images (B, C, H, W) in [0, 1], by the graph's input neurons or its encoder.
+
+    Raises GraphError for a graph that reads values, and has no neurons that make them of images.
+    """
     if graph.input.neuron is not None:
         return torch.from_numpy(input_spikes(graph, images.numpy())).transpose(0, 1)
+    if graph.input.name in graded(graph):
+        raise GraphError(f"{graph.input.name}: reads values, and the file has no neurons that make them of images")
     return encode(images, timesteps=graph.meta.timesteps, encoder=graph.meta.encoder)
 
 
 def read_spikes(path: Path, graph: Graph) -> torch.Tensor:
     """Spikes (T, B, C, H, W) for a graph out of a .npy (B, T, C, H, W) of 0 and 1, or the input of a trace, TRACE.npz.
 
-    Raises FileNotFoundError, TraceError, and SimulationError saying what was found and is allowed.
+    Where they carry values these are integers. Raises FileNotFoundError, TraceError, and SimulationError saying what
+    was found and is allowed.
     """
+    values = graph.input.name in graded(graph)
     if path.suffix == ".npz":
         bits = Trace.load(path).stimulus
-        if bits is None or bits.shape[2] != -(-math.prod(graph.input.shape) // 8):
+        expects = graph.input.shape if values else (-(-math.prod(graph.input.shape) // 8),)
+        if bits is None or bits.shape[2:] != expects:
             raise SimulationError(f"{path}: its input is not of {graph.input.shape}, as the network takes it")
         spikes = unpack(bits, graph.input.shape)
     else:
@@ -78,10 +98,14 @@ def read_spikes(path: Path, graph: Graph) -> torch.Tensor:
             spikes = npz.load_npy(path)
         except ValueError as error:
             raise SimulationError(f"{path}: no array of spikes ({error})") from error
-    if spikes.dtype.kind not in "biuf" or spikes.ndim != 5 or not np.isin(spikes, (0, 1)).all():
-        expected = f"0 and 1 of (samples, {graph.meta.timesteps}, {', '.join(map(str, graph.input.shape))})"
+    good = spikes.dtype.kind in "biuf" and spikes.ndim == 5
+    if not good or not (spikes == np.round(spikes) if values else np.isin(spikes, (0, 1))).all():
+        what = "integers" if values else "0 and 1"
+        expected = f"{what} of (samples, {graph.meta.timesteps}, {', '.join(map(str, graph.input.shape))})"
         raise SimulationError(f"{path}: {spikes.dtype} of {spikes.shape}; {expected} are allowed")
-    return torch.from_numpy(spikes.astype(np.uint8)).transpose(0, 1)
+    if values and np.abs(spikes).max(initial=0) > POTENTIAL_MAX:
+        raise SimulationError(f"{path}: values up to {np.abs(spikes).max():g}; {POTENTIAL_MAX} is what 24 bits hold")
+    return torch.from_numpy(spikes.astype(np.int32 if values else np.uint8)).transpose(0, 1)
 
 
 def logits(graph: Graph, trace: Trace) -> np.ndarray:

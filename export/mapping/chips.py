@@ -42,7 +42,8 @@ class Chip:
     """What one core holds, and how many cores there are.
 
     synapses: how weights are stored; see `memory`. channels_last: whether channels are divided only where no tile holds
-    them all; see `tiles`. compartments: of `neurons` that a neuron takes, by its reset. boards: from small to large.
+    them all; see `tiles`. compartments: of `neurons` that a neuron takes, by its reset. graded: whether its spikes can
+    carry values. boards: from small to large.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Chip:
     synapses: Literal["loihi1", "loihi2"]
     channels_last: bool
     compartments: Mapping[str, int]
+    graded: bool
     cores: int
     boards: tuple[Board, ...]
 
@@ -79,6 +81,7 @@ LOIHI1 = Chip(
     synapses="loihi1",
     channels_last=False,
     compartments={"subtract": SOFT_RESET_COMPARTMENTS, "zero": 1},
+    graded=False,
     cores=CORES,
     boards=(Board("Kapoho Bay", 2), Board("Nahuku", 32)),  # Intel's press kit of Pohoiki Springs, 2020
 )
@@ -92,6 +95,7 @@ LOIHI2 = Chip(
     synapses="loihi2",
     channels_last=True,
     compartments={"subtract": 1, "zero": 1},  # its neurons are programs
+    graded=True,
     cores=CORES,
     boards=(
         Board("Oheo Gulch", 1),

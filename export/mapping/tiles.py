@@ -23,12 +23,16 @@ from export.mapping.memory import synapse_words
 
 
 def compartments(chip: Chip, node: Input | Population) -> int:
-    """Of a core, that each neuron takes. Raises GraphError for a reset that the chip has not got."""
-    neuron = node.cuba if isinstance(node, Population) else node.neuron
-    if neuron is None or neuron.threshold is None:
+    """Of a core, that each neuron takes. Raises GraphError for neurons or a reset that the chip has not got."""
+    neuron = node.neuron
+    if neuron is None:
         return 1
     if isinstance(neuron, SigmaDelta):
-        raise GraphError(f"{node.name}: has sigma-delta neurons; integrate-and-fire neurons are what a map knows")
+        if not chip.graded:
+            raise GraphError(f"{node.name}: has sigma-delta neurons, whose spikes carry values; {chip.title} has none")
+        return 1
+    if neuron.threshold is None:
+        return 1
     if neuron.reset not in chip.compartments:
         raise GraphError(f"{node.name}: reset is {neuron.reset!r}; {', '.join(chip.compartments)} run on {chip.title}")
     return chip.compartments[neuron.reset]

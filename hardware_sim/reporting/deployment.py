@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from export.graph import Graph
+from export.graph import STEPS_UNKNOWN, Graph, GraphError, graded, with_timesteps
 from export.mapping.chips import Chip
 from export.mapping.cost import Cost, cost
 from export.mapping.energies import TABLES
@@ -24,11 +24,19 @@ class Deployment:
 def deploy(graph: Graph, chip: Chip, trace: Trace | None = None) -> Deployment:
     """Lay an integer graph out on a chip, and count what a run made its cores do.
 
-    Raises GraphError for a layer that no tiling fits, TraceError for a trace that is not the graph's.
+    Raises GraphError for a layer that no tiling fits, and for the cost of spikes that carry values, whose energies are
+    not known; TraceError for a trace that is not the graph's.
     """
     placement = place(graph, chip)
     if trace is None:
         return Deployment(placement, ())
+    if values := graded(graph):
+        raise GraphError(
+            f"{', '.join(sorted(values))}: spikes that carry values; the energies that are published are of others. "
+            "A map alone, without a run, is allowed"
+        )
+    if STEPS_UNKNOWN in graph.meta.notes:
+        graph = with_timesteps(graph, trace.timesteps)
     counts, active = spike_counts(graph, trace), active_steps(graph, trace)
     costs = (cost(graph, placement, counts, table, samples=trace.samples, active=active) for table in TABLES)
     return Deployment(placement, tuple(costs))

@@ -14,7 +14,22 @@ from typing import Any
 
 import numpy as np
 
-from export.graph import Concat, Conv, ConvT, Dense, Edge, Graph, Input, Node, Pool, Population, Sparse
+from export.graph import (
+    STEPS_UNKNOWN,
+    Concat,
+    Conv,
+    ConvT,
+    Dense,
+    Edge,
+    Graph,
+    Input,
+    Node,
+    Pool,
+    Population,
+    SigmaDelta,
+    Sparse,
+    graded,
+)
 from export.inspect import synapse_count
 from export.limits import POTENTIAL_SHIFT
 from export.mapping.geometry import taps
@@ -103,7 +118,7 @@ def metrics(
             done = effective_operations(edge, events[edge.source], population) / samples
             dense += synapse_count(edge.op, graph[edge.source].shape, population.shape) * steps
             macs, acs = (macs, acs + done) if edge.source in binary else (macs + done, acs)
-        emits = population.cuba.threshold is not None and population.name in events
+        emits = population.neuron.threshold is not None and population.name in events
         weights = [edge.op.weight for edge in population.edges]
         made = None if updates is None else updates.get(population.name)
         layers.append(
@@ -126,12 +141,13 @@ def metrics(
 def footprint(population: Population, *, integer: bool) -> int:
     """Bytes of a population's parameters: weights of 8 bits and a threshold of 32, or floats; of neurons' own, 32."""
     weights = sum(edge.op.weight.size for edge in population.edges)
-    neuron = population.cuba
-    own = (neuron.bias, neuron.current_decay, neuron.voltage_decay, neuron.drop)
+    neuron, own = population.neuron, [population.neuron.bias]
+    if not isinstance(neuron, SigmaDelta):
+        own += [neuron.current_decay, neuron.voltage_decay, neuron.drop]  # type: ignore[list-item]
     bias = sum(value.size for value in own if isinstance(value, np.ndarray)) * INT32_BYTES
     if not integer:
         return weights * FLOAT_BYTES + bias
-    threshold = INT32_BYTES if population.cuba.threshold is not None else 0
+    threshold = INT32_BYTES if neuron.threshold is not None else 0
     return weights * INTEGER_WEIGHT_BYTES + bias + threshold
 
 
@@ -159,24 +175,25 @@ def _nonzero_outputs(op: Conv | ConvT, cin: int) -> np.ndarray:
 
 def trace_metrics(graph: Graph, trace: Trace) -> Metrics:
     """The metrics of a spiking run; membrane updates need its potentials. Raises TraceError where some are missing."""
+    values = graded(graph)
     made = {population.name: membrane_updates(population, trace) for population in graph.populations}
     return metrics(
         graph,
         spike_counts(graph, trace),
         samples=trace.samples,
         steps=trace.timesteps,
-        binary=[node.name for node in graph.nodes],
+        binary=[node.name for node in graph.nodes if node.name not in values],
         updates={name: value for name, value in made.items() if value is not None},
     )
 
 
 def spike_counts(graph: Graph, trace: Trace) -> dict[str, np.ndarray]:
     """Spikes (C, H, W) of the input and of every population that the trace has, over all samples. Raises TraceError."""
-    if trace.timesteps != graph.meta.timesteps:
+    if trace.timesteps != graph.meta.timesteps and STEPS_UNKNOWN not in graph.meta.notes:
         raise TraceError(f"the trace has {trace.timesteps} steps a sample; the network {graph.meta.timesteps}")
     if trace.stimulus is None:
         raise TraceError("the trace has no input spikes; run the network again with this version")
-    found = {graph.input.name: unpack(trace.stimulus, graph.input.shape).sum((0, 1), dtype=np.int64)}
+    found = {graph.input.name: (unpack(trace.stimulus, graph.input.shape) != 0).sum((0, 1), dtype=np.int64)}
     for population in graph.populations:
         if population.name in trace.counts:
             found[population.name] = trace.counts[population.name].sum(0, dtype=np.int64)
@@ -196,11 +213,11 @@ def membrane_updates(population: Population, trace: Trace) -> float | None:
     after, fired = trace.potentials.get(population.name), trace.spikes.get(population.name)
     if after is None:
         return None
-    threshold = population.cuba.threshold
-    if threshold is None or fired is None:
+    threshold = population.neuron.threshold
+    if threshold is None or fired is None or isinstance(population.neuron, SigmaDelta):
         changed = after[:, 1:] != after[:, :-1]
-    elif population.cuba.reset == "subtract":
-        given = population.cuba.drop
+    elif population.neuron.reset == "subtract":
+        given = population.neuron.drop
         drop = np.asarray(int(threshold) << POTENTIAL_SHIFT if given is None else given)
         before_reset = after[:, 1:] + fired[:, 1:].astype(np.int32) * drop
         changed = before_reset != after[:, :-1]

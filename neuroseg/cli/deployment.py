@@ -54,7 +54,9 @@ def simulate(
     images: ImagesToRun = None,
     spikes: Annotated[
         Path | None,
-        typer.Option(help="Spikes to run on: a .npy (samples, T, C, H, W) of 0 and 1, or TRACE.npz for its input."),
+        typer.Option(
+            help="Spikes to run on: a .npy (samples, T, C, H, W) of 0 and 1 (or values), or TRACE.npz for its input."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Trace to write, TRACE.npz: every spike.")] = None,
     logits_file: Annotated[
@@ -71,6 +73,10 @@ def simulate(
         int | None, typer.Option("--timesteps", "-T", min=1, help="Steps a sample, other than the file says.")
     ] = None,
     potentials: Annotated[bool, typer.Option(help="Record membrane potentials too.")] = False,
+    stream: Annotated[
+        bool,
+        typer.Option(help="One sample, all layers from Lava's first step, as in a network that nobody resets."),
+    ] = False,
     stall_timeout: StallTimeout = STALL_TIMEOUT,
 ) -> None:
     """Run an exported network on scans, images or spikes; keep every spike, the logits, or what is decided.
@@ -88,7 +94,7 @@ def simulate(
     with Engine(backend.value, fidelity.value, stall_timeout).warm() as engine:  # Lava comes up meanwhile
         given = _stimulus(graph, data, images, spikes, subjects)
         with steps_bar(backend.value) as show:
-            trace = engine.run(graph, given, record=record, on_step=show)
+            trace = engine.run(graph, given, record=record, on_step=show, stream=stream)
     if out:
         trace.save(out)
     if logits_file:
