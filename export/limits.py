@@ -45,7 +45,9 @@ BIAS_MANTISSA_MAX, BIAS_EXPONENT_MAX = (
 BIAS_MAX = BIAS_MANTISSA_MAX << BIAS_EXPONENT_MAX
 GEOMETRY_MAX = 127  # kernel, stride, padding are int8: lava/proc/conv/models.py
 RESETS = ("subtract", "zero")
-SHIFT_MAX = 16  # of a state that a message leaves out: ours; lava/lib/dl/netx/hdf5.py knows 6 alone
+# Of a state that a message leaves out. lava/lib/dl/netx/hdf5.py has 6, and lava/proc/sdn/models.py says 3 bits, which
+# its arithmetic does not keep to; a neuron of Loihi 2 is a program, which may shift further. Untried on a chip.
+SHIFT_MAX = 16
 SETTLED = 1e-9  # of a potential, which rises no further
 
 

@@ -6,13 +6,14 @@ that fine-tuning (neuroseg/spiking/integers.py) rounds with the same lines. Both
 
 from __future__ import annotations
 
-import dataclasses
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 
-from export.graph import Graph, GraphError, Population
+from export.graph import SPIKE_SHIFT, Conv, Edge, Graph, GraphError, Input, Node, Population, SigmaDelta, Sparse
 from export.limits import (
     BIAS_EXPONENT_MAX,
     BIAS_MANTISSA_MAX,
@@ -21,15 +22,20 @@ from export.limits import (
     INPUT_MAX,
     POTENTIAL_MAX,
     POTENTIAL_SHIFT,
+    SHIFT_MAX,
     THRESHOLD_MAX,
     WEIGHT_MAX,
     WEIGHT_MIN,
     input_bound,
     readout_gains,
 )
+from export.passes import align_delays
 
 Array = TypeVar("Array", np.ndarray, Any)  # a numpy array or a torch tensor
 
+MESSAGE_MAX = 2**15 - 1  # of sigma-delta neurons: lava/lib/dl/netx/hdf5.py gives them 16 bits
+SIGMA_DELTA_MARGIN = 2.0  # how much further than on the calibration images sums may reach
+TINY, ROUNDING = 1e-12, 1e-9
 BIAS_LIMIT = BIAS_MAX / 2**POTENTIAL_SHIFT  # in weight units
 
 
@@ -54,13 +60,13 @@ def quantize(graph: Graph) -> Graph:
     """
     if graph.integer:
         raise GraphError("the graph is integer already")
-    return dataclasses.replace(
+    return replace(
         graph,
         integer=True,
         nodes=tuple(
             _quantize(node, graph.meta.timesteps) if isinstance(node, Population) else node for node in graph.nodes
         ),
-        meta=dataclasses.replace(graph.meta, logit_scale=_logit_scale(graph)),
+        meta=replace(graph.meta, logit_scale=_logit_scale(graph)),
     )
 
 
@@ -135,8 +141,8 @@ def _quantize(population: Population, timesteps: int) -> Population:
                 f"{POTENTIAL_MAX} is allowed"
             )
         drop = rounded.astype(np.int32) if rounded.ndim else int(rounded)
-    changed = dataclasses.replace(neuron, threshold=threshold, u0=u0, bias=bias, drop=drop)
-    return dataclasses.replace(integer, neuron=changed, scale=scale)
+    changed = replace(neuron, threshold=threshold, u0=u0, bias=bias, drop=drop)
+    return replace(integer, neuron=changed, scale=scale)
 
 
 def integer_bias(name: str, bias: np.ndarray, scale: float) -> np.ndarray:
@@ -151,16 +157,131 @@ def integer_bias(name: str, bias: np.ndarray, scale: float) -> np.ndarray:
 def _with_integer_weights(population: Population, scale: float) -> Population:
     # In float64 and in this order, as the fine-tuned network does (neuroseg/spiking/network.py).
     edges = tuple(
-        dataclasses.replace(
+        replace(
             edge,
-            op=dataclasses.replace(
+            op=replace(
                 edge.op,
                 weight=even_integers(edge.op.weight.astype(np.float64) * (scale / 2)).astype(np.int32),
             ),
         )
         for edge in population.edges
     )
-    return dataclasses.replace(population, edges=edges)
+    return replace(population, edges=edges)
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far from 0 the sum of a population's inputs gets, with bias or without, and each edge's input."""
+
+    sum: float
+    edges: tuple[float, ...] = ()
+
+
+def quantize_sigma_delta(
+    graph: Graph, peaks: Mapping[str, Reach], *, margin: float = SIGMA_DELTA_MARGIN, threshold: float = 0.0
+) -> Graph:
+    """The ReLU network that a float graph stands for, as an integer graph of sigma-delta neurons: one step an image.
+
+    A message leaves out as many binary places of a neuron's state as its readers' sums need to stay within 24 bits, and
+    it within 16; weights get as many of their 8 bits as that leaves. peaks: how far the inputs of each population reach
+    (`hardware_sim.analog`); margin: how much further they may. threshold: a change that is not told, in the
+    activation's own units. Expects a graph of populations, and aligns it. Raises GraphError for neurons that leak, and
+    numbers that do not fit.
+    """
+    if graph.integer:
+        raise GraphError("the graph is integer already")
+    messages: dict[str, float] = {}  # units of a message, of one unit of activation
+    nodes: list[Node] = []
+    logit_scale = graph.meta.logit_scale
+    for node in graph.nodes:
+        if isinstance(node, Input):
+            gain = math.floor(_finest(graph, node.name, peaks, margin) / 2**SPIKE_SHIFT)
+            if gain < 1:
+                raise GraphError(f"{node.name}: what reads it needs messages of less than one unit; scale its weights")
+            messages[node.name] = float(gain * 2**SPIKE_SHIFT)
+            nodes.append(replace(node, neuron=SigmaDelta(0), gain=float(gain), offset=0.0))
+        elif isinstance(node, Population):
+            made, messages[node.name] = _sigma_delta(graph, node, messages, peaks, margin, threshold)
+            nodes += _with_bias(made, graph.input.name)
+            if node.name == graph.output.name:
+                assert made.scale is not None
+                logit_scale /= made.scale
+        else:
+            raise GraphError(f"{node.name}: a {type(node).__name__} is left; run the passes first")
+    meta = replace(graph.meta, timesteps=1, logit_scale=logit_scale)
+    return align_delays(replace(graph, nodes=tuple(nodes), integer=True, meta=meta))
+
+
+def _finest(graph: Graph, name: str, peaks: Mapping[str, Reach], margin: float) -> float:
+    """The most units of a node's messages with which what it brings its readers fits 24 bits, at weights of 8 bits."""
+    found = MESSAGE_MAX / max(margin * peaks[name].sum, TINY)
+    for population in graph.populations:
+        for edge, reach in zip(population.edges, peaks[population.name].edges, strict=True):
+            heaviest = float(np.abs(edge.op.weight).max(initial=0))
+            if edge.source == name and heaviest:
+                found = min(found, POTENTIAL_MAX / max(margin * reach, TINY) * heaviest / WEIGHT_MAX)
+    return found
+
+
+def _sigma_delta(
+    graph: Graph,
+    population: Population,
+    messages: Mapping[str, float],
+    peaks: Mapping[str, Reach],
+    margin: float,
+    threshold: float,
+) -> tuple[Population, float]:
+    """A population, and the units of its messages."""
+    neuron = population.cuba
+    if neuron.leaks or neuron.drop is not None or population.recurrent:
+        raise GraphError(f"{population.name}: leaks, or feeds itself; sigma-delta neurons do neither")
+    scales = [
+        WEIGHT_MAX * messages[edge.source] / float(np.abs(edge.op.weight).max())
+        for edge in population.edges
+        if edge.op.weight.any()
+    ]
+    finest = math.inf if neuron.threshold is None else _finest(graph, population.name, peaks, margin)
+    most = POTENTIAL_MAX / max(margin * peaks[population.name].sum, TINY)
+    scale = min((*scales, most, finest * 2**SHIFT_MAX)) if scales else 1.0
+    edges = tuple(
+        replace(
+            edge,
+            op=replace(
+                edge.op,
+                weight=even_integers(edge.op.weight.astype(np.float64) * (scale / messages[edge.source] / 2)).astype(
+                    np.int32
+                ),
+            ),
+        )
+        for edge in population.edges
+    )
+    bias = None if neuron.bias is None else np.round(np.asarray(neuron.bias, np.float64) * scale).astype(np.int32)
+    shift = 0
+    if neuron.threshold is None:
+        made = SigmaDelta(None, bias)
+    else:
+        shift = max(0, math.ceil(math.log2(scale / finest) - ROUNDING))
+        made = SigmaDelta(round(threshold * scale), bias, shift)
+    return replace(population, edges=edges, neuron=made, scale=scale), scale / 2**shift
+
+
+def _with_bias(population: Population, source: str) -> tuple[Population, ...]:
+    """Lava's sums know no bias: neurons beside them, behind synapses from `source` that are none, tell it at first."""
+    neuron = population.neuron
+    if neuron.threshold is not None or neuron.bias is None:
+        return (population,)
+    channels = population.shape[0]
+    silent = Sparse(np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64), population.shape)
+    half = SigmaDelta(0, np.maximum(neuron.bias // 2, 0), 0), SigmaDelta(0, np.maximum(-neuron.bias // 2, 0), 0)
+    told = tuple(
+        replace(population, name=f"{population.name}.bias{sign}", edges=(Edge(source, silent),), neuron=each)
+        for sign, each in zip("+-", half, strict=True)
+    )
+    back = tuple(
+        Edge(each.name, Conv(np.full((channels, 1, 1, 1), weight, np.int32), groups=channels))
+        for each, weight in zip(told, (2, -2), strict=True)
+    )
+    return (*told, replace(population, edges=(*population.edges, *back), neuron=SigmaDelta(None)))
 
 
 def _logit_scale(graph: Graph) -> float:

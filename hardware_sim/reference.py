@@ -153,8 +153,9 @@ def _watch(
     """Raise SimulationError where a step's input or a neuron's state exceeds what Loihi holds: (T, B, ...)."""
     shift = 1 << POTENTIAL_SHIFT
     if isinstance(population.neuron, SigmaDelta):
-        bias = 0 if population.neuron.bias is None else torch.from_numpy(population.neuron.bias)
-        reached = [("input", currents), ("sigma", currents.cumsum(0)), ("sigma with bias", currents.cumsum(0) + bias)]
+        sigma, bias = currents.cumsum(0), population.neuron.bias
+        reached = [("input", currents), ("sigma", sigma)]
+        reached += [] if bias is None else [("sigma with bias", sigma + torch.from_numpy(bias))]
         if len(population.edges) > 1:  # each is a synapse of its own, 24 bits wide
             reached += [
                 (f"input from {edge.source}", edge_input(edge, values[edge.source])) for edge in population.edges
@@ -165,8 +166,9 @@ def _watch(
         if population.neuron.threshold is None:
             bounds.append(("potential, >> 6,", after / shift, -THRESHOLD_MAX, THRESHOLD_MAX))
     for what, value, low, high in bounds:
-        wrong = (value < low) | (value > high)
-        if wrong.any():
+        least, most = value.aminmax()
+        if least < low or most > high:
+            wrong = (value < low) | (value > high)
             t, sample = (int(place) for place in wrong.nonzero()[0][:2])
             found = value[t, sample][wrong[t, sample]][0].item()
             raise SimulationError(

@@ -54,6 +54,10 @@ class Run:
         return self.folder / f"converted{WEIGHTS}"
 
     @property
+    def sigma_delta(self) -> Path:
+        return self.folder / "sigma_delta.net"
+
+    @property
     def snn(self) -> Path:
         return self.folder / f"snn{WEIGHTS}"
 
@@ -113,7 +117,7 @@ class Run:
     def forget_after(self, step: Path) -> None:
         """Delete what later steps made: it does not belong to what `step` will hold now."""
         looked_at = (self.drawing, self.chip, self.report, self.page, self.picture)
-        made = (self.ann, self.converted, self.snn, self.network, *looked_at)
+        made = (self.ann, self.sigma_delta, self.converted, self.snn, self.network, *looked_at)
         for file in made[made.index(step) + 1 :]:
             file.unlink(missing_ok=True)
         if step in (self.ann, self.converted):

@@ -19,6 +19,7 @@ from neuroseg import runs
 from neuroseg.conversion.balance import balance
 from neuroseg.conversion.convert import convert
 from neuroseg.conversion.lower import export, integer_scales
+from neuroseg.conversion.sigma_delta import SigmaDeltaConversion, explain_sigma_delta
 from neuroseg.data import ScanError
 from neuroseg.data.volume import Subject, stack_slices
 from neuroseg.engine import Engine
@@ -98,6 +99,26 @@ def convert_run(run: Run, training: Sequence[Subject], conversion: Conversion = 
         notes = {"balance": conversion.method, "data": Path(settings.data).name}
         runs.save_snn(network, run.converted, notes=notes)
     return network
+
+
+def sigma_delta_run(
+    run: Run, images: torch.Tensor, *, slices: int = CALIBRATION_SLICES, threshold: float = 0.0
+) -> SigmaDeltaConversion:
+    """Turn the ANN of a run into a network of sigma-delta neurons, calibrated on some images (B, C, H, W).
+
+    threshold: a change of an activation that is not told. Makes sigma_delta.net.
+    """
+    with run.held("convert"):
+        class_names: tuple[str, ...] = ()
+        if run.is_imported:
+            network, seed = runs.load_snn(run.ann)[0], run.load_imported().seed
+        else:
+            network = convert(runs.load_ann(run.ann), tuple(images.shape[1:]), timesteps=1)
+            seed, class_names = run.load_settings().seed, CLASS_NAMES
+        chosen = sample(images, slices, seed=seed)
+        done = explain_sigma_delta(network, chosen, threshold=threshold, class_names=class_names)
+        netx.write(done.graph, run.sigma_delta)
+    return done
 
 
 def calibrated(

@@ -124,7 +124,7 @@ def _sigma_delta(draw, rng: np.random.Generator, shape: Shape, *, last: bool) ->
         return SigmaDelta(None)
     each = draw(st.sampled_from([None, (shape[0], 1, 1), shape]))
     stock = draw(st.booleans())  # as NetX knows them
-    unit, shift = (4096, 6) if stock else (1, draw(st.integers(3, 9)))
+    unit, shift = (4096, 6) if stock else (1, draw(st.integers(2, 9)))
     return SigmaDelta(
         threshold=unit * draw(st.integers(0, 3 if stock else 500)),
         bias=None if each is None else unit * rng.integers(-2, 3 if stock else 300, each, np.int32),

@@ -16,15 +16,11 @@ import numpy as np
 
 from export.graph import (
     STEPS_UNKNOWN,
-    Concat,
     Conv,
     ConvT,
     Dense,
     Edge,
     Graph,
-    Input,
-    Node,
-    Pool,
     Population,
     SigmaDelta,
     Sparse,
@@ -246,36 +242,12 @@ def ann_metrics(graph: Graph, images: np.ndarray) -> Metrics:
 
     Pools and concatenations are nodes still. Scaling a layer by a positive number leaves them as they are.
     """
-    import torch  # noqa: PLC0415 - the spiking half needs none
+    from hardware_sim.analog import analog  # noqa: PLC0415 - torch, which the spiking half needs not
 
-    values: dict[str, torch.Tensor] = {}
-    for node in graph.nodes:
-        values[node.name] = _relu_value(node, values, images)
-    events = {name: (value != 0).sum((0, 1)).numpy() for name, value in values.items()}
+    values = analog(graph, images)
+    events = {name: (value != 0).sum(0).numpy() for name, value in values.items()}
     binary = [name for name, value in values.items() if bool(((value == 0) | (value.abs() == 1)).all())]
     return metrics(graph, events, samples=len(images), steps=1, binary=binary)
-
-
-def _relu_value(node: Node, values: Mapping[str, Any], images: np.ndarray) -> Any:
-    """What a node of a ReLU network gives: float64 (1, samples, C, H, W)."""
-    import torch  # noqa: PLC0415
-    import torch.nn.functional as F  # noqa: PLC0415
-
-    from hardware_sim.reference import sum_inputs  # noqa: PLC0415
-
-    match node:
-        case Input():
-            return torch.from_numpy(images.astype(np.float64))[None]
-        case Pool():
-            return F.avg_pool2d(values[node.source][0], node.kernel)[None]
-        case Concat():
-            return torch.cat([values[name] for name in node.sources], dim=2)
-        case Population():
-            y = sum_inputs(node, dict(values))
-            y = y if node.neuron.bias is None else y + torch.from_numpy(np.asarray(node.neuron.bias, np.float64))
-            return y if node.neuron.threshold is None else y.clamp(min=0)
-        case _:  # dropout, of training alone
-            return values[node.source]
 
 
 def as_json(found: Metrics) -> dict[str, Any]:

@@ -17,6 +17,10 @@ class Balance(StrEnum):
     rate, activation, threshold, best = "rate", "activation", "threshold", "best"
 
 
+class NeuronKind(StrEnum):
+    integrate_and_fire, sigma_delta = "integrate-and-fire", "sigma-delta"
+
+
 class Reset(StrEnum):
     subtract, zero = "subtract", "zero"
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from neuroseg.cli.console import console
 from neuroseg.cli.tables import spikes_table
 from neuroseg.conversion.convert import Row
+from neuroseg.conversion.sigma_delta import SigmaDeltaConversion
 from neuroseg.experiments.tables import score_cells
 from neuroseg.report import STAGES
 
@@ -81,6 +82,15 @@ def show_agreement(reached: Mapping[int, float], frozen: float | None) -> None:
     console.print(
         f"Before fine-tuning it agrees with the model on the calibration images to {found} "
         "(of masks the Dice, of classes the share of equal labels)."
+    )
+
+
+def show_sigma_delta(found: SigmaDeltaConversion, path: Path) -> None:
+    """What a network of sigma-delta neurons does on its calibration images."""
+    console.print(
+        f"{len(found.graph.populations)} populations of sigma-delta neurons, one step an image, "
+        f"{found.messages:,.0f} messages; on the calibration images it agrees with the ANN to {found.agreement:.2%}; "
+        f"{escape(str(path))}"
     )
 
 

@@ -18,13 +18,15 @@ from neuroseg.cli.options import (
     ImagesToRun,
     LabelsOfImages,
     Loss,
+    NeuronKind,
     OtherData,
     Reset,
     RunFolder,
 )
-from neuroseg.cli.results import conversion_table, crossval_tables, rates_table, show_agreement
+from neuroseg.cli.results import conversion_table, crossval_tables, rates_table, show_agreement, show_sigma_delta
 from neuroseg.cli.subjects import parse_box, place, run_subjects, usable_subjects
 from neuroseg.conversion.model_file import ONNX, PT2
+from neuroseg.data import stack_slices
 from neuroseg.data.images import read_images, read_labels
 from neuroseg.data.labels import parse_labels
 from neuroseg.experiments.crossval import make_folds, run_fold
@@ -33,7 +35,7 @@ from neuroseg.imported import ann_of, convert_model, finetune_run_images, images
 from neuroseg.pretrained import copy_pretrained
 from neuroseg.runs import Run
 from neuroseg.settings import Settings
-from neuroseg.steps import CALIBRATION_SLICES, Conversion, convert_run, finetune_run, train_run
+from neuroseg.steps import CALIBRATION_SLICES, Conversion, convert_run, finetune_run, sigma_delta_run, train_run
 from neuroseg.training.finetune import FinetuneConfig
 from neuroseg.training.train import TrainConfig, split
 from neuroseg.training.unet import UNetConfig
@@ -97,10 +99,16 @@ def convert(
     ],
     calibrate: Annotated[Path | None, typer.Option(help=f"Images to balance a MODEL on: {IMAGES_HELP}.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder to make of a MODEL.")] = None,
-    timesteps: Annotated[int, typer.Option("--timesteps", "-T", min=1, help="Time steps per slice.")] = 8,
-    reset: Annotated[Reset, typer.Option(help="What a spike does to the potential.")] = Reset.subtract,
-    u0: Annotated[float, typer.Option(min=0, max=1, help="Start potential, in thresholds.")] = 0.0,
-    encoder: Annotated[Encoder, typer.Option(help="Image to spikes.")] = Encoder.rate,
+    timesteps: Annotated[
+        int | None, typer.Option("--timesteps", "-T", min=1, help="Time steps per slice.", show_default="8")
+    ] = None,
+    reset: Annotated[
+        Reset | None, typer.Option(help="What a spike does to the potential.", show_default="subtract")
+    ] = None,
+    u0: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Start potential, in thresholds.", show_default="0")
+    ] = None,
+    encoder: Annotated[Encoder | None, typer.Option(help="Image to spikes.", show_default="rate")] = None,
     method: Annotated[
         Balance | None,
         typer.Option("--balance", help="Threshold balancing; default: rate for a RUN, best for a MODEL."),
@@ -113,6 +121,10 @@ def convert(
         ),
     ] = False,
     slices: Annotated[int, typer.Option(min=1, help="Slices or images to calibrate on.")] = CALIBRATION_SLICES,
+    neuron: Annotated[
+        NeuronKind,
+        typer.Option(help="sigma-delta: graded spikes of Loihi 2, one step an image; makes RUN/sigma_delta.net."),
+    ] = NeuronKind.integrate_and_fire,
     data: OtherData = None,
 ) -> None:
     """Turn an ANN into integrate-and-fire neurons and balance their thresholds. Makes RUN/converted.safetensors.
@@ -123,10 +135,17 @@ def convert(
     Example: neuroseg convert runs/first -T 8 --reset zero
 
     Example: neuroseg convert model.pt2 --calibrate images.npy --out runs/mine
+
+    Example: neuroseg convert runs/first --neuron sigma-delta
     """
     is_run = source.is_dir() or source.suffix not in (PT2, ONNX)
+    given = {"--timesteps": timesteps, "--reset": reset, "--u0": u0, "--encoder": encoder, "--balance": method}
+    unknown = [option for option, value in given.items() if value is not None]
+    if neuron == NeuronKind.sigma_delta and unknown:
+        raise ValueError(f"{', '.join(unknown)}: sigma-delta neurons take one step, and have no threshold to balance")
     method = method or (Balance.rate if is_run else Balance.best)
-    conversion = Conversion(timesteps, reset.value, u0, encoder.value, method.value, slices)
+    reset, encoder = reset or Reset.subtract, encoder or Encoder.rate
+    conversion = Conversion(timesteps or 8, reset.value, u0 or 0.0, encoder.value, method.value, slices)
     if is_run:
         if calibrate or out or freeze_norms:
             raise ValueError(
@@ -137,6 +156,11 @@ def convert(
             came = run.load_imported().program
             raise ValueError(f"{source} came by file: neuroseg convert {came} --calibrate IMAGES --out {source}")
         training, _ = run_subjects(run.load_settings(), data)
+        if neuron == NeuronKind.sigma_delta:
+            with console.status(f"calibrating on {slices} training slices"):
+                made = sigma_delta_run(run, stack_slices(training)[0], slices=slices)
+            show_sigma_delta(made, run.sigma_delta)
+            return
         with console.status(f"balancing on {slices} training slices ({method.value})"):
             network = convert_run(run, training, conversion)
     else:
@@ -148,8 +172,10 @@ def convert(
         network = done.network
         console.print(conversion_table(done.rows, title=source.name))
         show_agreement(done.agreement, done.frozen)
+        if neuron == NeuronKind.sigma_delta:
+            show_sigma_delta(sigma_delta_run(run, images.pixels, slices=slices), run.sigma_delta)
     console.print(
-        f"{len(network.populations)} populations, T = {timesteps}, reset {reset.value}, "
+        f"{len(network.populations)} populations, T = {conversion.timesteps}, reset {reset.value}, "
         f"{encoder.value} code; {escape(str(run.converted))}"
     )
 
