@@ -43,6 +43,19 @@ def test_the_table_of_the_folds(folds):
     assert len(rows) == 5 and set(rows) <= set(table.splitlines())
 
 
+def test_the_sigma_delta_network():
+    found, page = _result("sigma_delta"), (ROOT / "docs" / "files.md").read_text()
+    spiking, graded = found["integrate-and-fire"], found["sigma-delta"]
+    assert spiking["differing in Lava"] == graded["differing in Lava"] == 0 and graded["timesteps"] == 1
+    for said in (
+        f"agrees to {graded['agreement with the ANN']:.1%}".replace("%", " %"),
+        f"to {spiking['agreement with the ANN']:.1%} as".replace("%", " %"),
+        f"{graded['messages'] / 1000:.0f} thousand",
+        f"{spiking['messages'] / 1000:.0f} thousand spikes",
+    ):
+        assert said in " ".join(page.split()), said
+
+
 def test_every_loss_has_whole_folds(folds):
     networks = {loss: {row["method"] for f in folds if f["loss"] == loss for row in f["rows"]} for loss in LOSSES}
     assert networks["bce"] == networks["bce-dice"] == networks["dice"] and len(networks["dice"]) == 7

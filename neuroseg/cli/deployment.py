@@ -27,7 +27,7 @@ commands = typer.Typer(add_completion=False)
 
 class Bench(StrEnum):
     engines, lava, finetune, reference, scaling = "engines", "lava", "finetune", "reference", "scaling"
-    mapping, heads, third_party = "mapping", "heads", "third_party"
+    mapping, heads, third_party, sigma_delta = "mapping", "heads", "third_party", "sigma_delta"
 
 
 @commands.command()
