@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from export import netx
-from export.graph import Conv, ConvT, Dense, Edge, Graph, Input, Meta, Neuron, Population, Sparse
+from export.graph import Conv, ConvT, Dense, Edge, Graph, Input, Meta, Neuron, Population, SigmaDelta, Sparse
 from export.passes import align_delays
 
 
@@ -28,7 +28,7 @@ def originals(folder: Path) -> list[Original]:
     """Sound files: our own of every shape that there is, and the smallest that lava-dl ships."""
     files = [
         netx.write(graph, folder / f"{graph.populations[0].name}.net")
-        for graph in (_chain(), _skips(), _delays(), _single())
+        for graph in (_chain(), _skips(), _delays(), _single(), _loops(), _values())
     ]
     spec = importlib.util.find_spec("lava.lib.dl.netx")
     if spec is None or not spec.submodule_search_locations:
@@ -115,6 +115,41 @@ def _delays() -> Graph:
         Input("input", (1, 3, 3)),
         Population("wait", (5, 1, 1), (Edge("input", Dense(2 * rng.integers(-9, 20, (5, 9))), 0, wait),), each),
         Population("b", (2, 1, 1), (Edge("wait", Dense(2 * rng.integers(-9, 20, (2, 5)))),), leaky),
+    )
+    return Graph(nodes, integer=True)
+
+
+def _loops() -> Graph:
+    """Populations that feed themselves: as lava-dl has it, and through a convolution, some steps late."""
+    rng = np.random.default_rng(5)
+    again = Edge("first", Dense(2 * rng.integers(-9, 9, (4, 4))))
+    later = Edge("image", Conv(2 * rng.integers(-9, 9, (2, 2, 3, 3)), padding=(1, 1)), 2)
+    up = Sparse(2 * rng.integers(1, 20, 18), np.arange(18), np.arange(18) % 4, (2, 3, 3))
+    nodes = (
+        Input("input", (9, 1, 1)),
+        Population(
+            "first",
+            (4, 1, 1),
+            (Edge("input", Dense(2 * rng.integers(-9, 20, (4, 9)))), again),
+            Neuron(30, reset="zero", voltage_decay=128),
+        ),
+        Population("image", (2, 3, 3), (Edge("first", up), later), Neuron(20)),
+    )
+    return Graph(nodes, integer=True)
+
+
+def _values() -> Graph:
+    """Sigma-delta neurons, at the scale that NetX knows and at another, and an output that sums."""
+    rng = np.random.default_rng(6)
+    bias = 4096 * rng.integers(-3, 4, (3, 1, 1), dtype=np.int32)
+    kernel = Conv(2 * rng.integers(-9, 20, (3, 2, 3, 3)), padding=(1, 1))
+    nodes = (
+        Input("input", (2, 4, 4), SigmaDelta(4096), gain=64.0, offset=3.0),
+        Population("told", (3, 4, 4), (Edge("input", kernel),), SigmaDelta(8192, bias)),
+        Population(
+            "fine", (5, 1, 1), (Edge("told", Dense(2 * rng.integers(-9, 20, (5, 48)))),), SigmaDelta(99, None, 9)
+        ),
+        Population("sums", (2, 1, 1), (Edge("fine", Dense(2 * rng.integers(-9, 20, (2, 5)))),), SigmaDelta(None)),
     )
     return Graph(nodes, integer=True)
 
