@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from neuroseg import runs
 from neuroseg.agreement import Agreement, OnImages, validate_images
@@ -26,7 +27,7 @@ from neuroseg.spiking.activity import measure
 from neuroseg.spiking.network import SpikingNetwork
 from neuroseg.steps import CALIBRATION_SLICES, Conversion, Tuning, final, read_network, sample
 from neuroseg.training.finetune import FinetuneConfig, finetune_images
-from neuroseg.training.train import OnStep
+from neuroseg.training.train import CPU, OnStep
 
 LONG = 64  # steps, at which a converted network shows how far it is from its model
 HIGHEST = 99.9  # percentile of activations that is a threshold then: few are cut off, and 64 steps resolve the rest
@@ -97,13 +98,25 @@ def ann_of(run: Run) -> SpikingNetwork:
 
 
 def finetune_run_images(
-    run: Run, images: Images, labels: np.ndarray, config: FinetuneConfig, *, on_step: OnStep | None = None
+    run: Run,
+    images: Images,
+    labels: np.ndarray,
+    config: FinetuneConfig,
+    *,
+    on_step: OnStep | None = None,
+    device: torch.device = CPU,
 ) -> Tuning:
     """Fine-tune the converted network of a run on labelled images; resumes. Makes snn.safetensors."""
     with run.held("finetune"):
         network, notes = runs.load_snn(run.converted)
         tuned, history = finetune_images(
-            network, images.pixels, labels, config=config, checkpoint=run.checkpoint(run.snn), on_step=on_step
+            network,
+            images.pixels,
+            labels,
+            config=config,
+            checkpoint=run.checkpoint(run.snn),
+            on_step=on_step,
+            device=device,
         )
         if not runs.holds(run.snn, tuned):
             run.forget_after(run.snn)

@@ -27,9 +27,10 @@ from neuroseg.report import provenance, write_report
 from neuroseg.runs import Run, RunError
 from neuroseg.settings import Settings
 from neuroseg.spiking.activity import measure
+from neuroseg.spiking.device import place
 from neuroseg.spiking.network import SpikingNetwork
 from neuroseg.training.finetune import FinetuneConfig, finetune
-from neuroseg.training.train import Epoch, OnStep, predict, train
+from neuroseg.training.train import CPU, Epoch, OnStep, predict, train
 from neuroseg.validation import OnSubject, Validation, validate
 
 CALIBRATION_SLICES = 25
@@ -55,6 +56,7 @@ def train_run(
     validation: Sequence[Subject],
     *,
     on_step: OnStep | None = None,
+    device: torch.device = CPU,
 ) -> list[Epoch]:
     """Train the ANN of a run, or go on where that stopped; returns its history. Makes ann.safetensors.
 
@@ -62,7 +64,7 @@ def train_run(
     """
     settings.model.check_slice(*training[0].image.shape[1:])
     with run.held("train", made_by=None):
-        return _train(run, settings, training, validation, on_step)
+        return _train(run, settings, training, validation, on_step, device)
 
 
 def _train(
@@ -71,6 +73,7 @@ def _train(
     training: Sequence[Subject],
     validation: Sequence[Subject],
     on_step: OnStep | None,
+    device: torch.device,
 ) -> list[Epoch]:
     if run.settings_file.exists() and run.load_settings() != settings:
         raise RunError(f"{run.folder} holds a run with other settings; delete it or choose another folder")
@@ -82,6 +85,7 @@ def _train(
         config=settings.train,
         checkpoint=run.checkpoint(run.ann),
         on_step=on_step,
+        device=device,
     )
     if not runs.holds(run.ann, network):
         run.forget_after(run.ann)
@@ -158,12 +162,15 @@ def finetune_run(
     config: FinetuneConfig,
     *,
     on_step: OnStep | None = None,
+    device: torch.device = CPU,
 ) -> Tuning:
     """Fine-tune the converted network of a run, or go on where that stopped. Makes snn.safetensors."""
     with run.held("finetune"):
         network, notes = runs.load_snn(run.converted)
         checkpoint = run.checkpoint(run.snn)
-        tuned, history = finetune(network, training, validation, config=config, checkpoint=checkpoint, on_step=on_step)
+        tuned, history = finetune(
+            network, training, validation, config=config, checkpoint=checkpoint, on_step=on_step, device=device
+        )
         if not runs.holds(run.snn, tuned):
             run.forget_after(run.snn)
             notes = {**notes, "finetuned": json.dumps(dataclasses.asdict(config))}
@@ -205,7 +212,13 @@ def held_out(run: Run, subjects: Sequence[Subject], *, source: str) -> list[Subj
 
 
 def validate_run(
-    run: Run, subjects: Sequence[Subject], engine: Engine, *, command: str, on_step: OnSubject | None = None
+    run: Run,
+    subjects: Sequence[Subject],
+    engine: Engine,
+    *,
+    command: str,
+    on_step: OnSubject | None = None,
+    device: torch.device = CPU,
 ) -> tuple[Validation, dict[str, Any]]:
     """Hold the exported network of a run against PyTorch. Makes report.json, report.html, segmentation.png.
 
@@ -213,17 +226,24 @@ def validate_run(
     changes while it is read.
     """
     with run.held("validate"):
-        return _validate(run, subjects, engine, command, on_step)
+        return _validate(run, subjects, engine, command, on_step, device)
 
 
 def _validate(
-    run: Run, subjects: Sequence[Subject], engine: Engine, command: str, on_step: OnSubject | None
+    run: Run,
+    subjects: Sequence[Subject],
+    engine: Engine,
+    command: str,
+    on_step: OnSubject | None,
+    device: torch.device,
 ) -> tuple[Validation, dict[str, Any]]:
     network, _ = final(run)
     raw, graph = read_network(run)
     run.forget_after(run.network)
     stages = masks_by_stage(run, network, subjects)
+    place(network, device)
     found = validate(network, graph, subjects, engine, stages=stages, on_step=on_step)
+    place(network, CPU)
     seed = run.load_settings().seed
     repeat = provenance(raw, command=command, seed=seed, encoder=graph.meta.encoder)
     return found, write_report(run, found, network, repeat=repeat)

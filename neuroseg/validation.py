@@ -19,8 +19,9 @@ from hardware_sim.trace import Trace, TraceError, pack
 from neuroseg.data.volume import Subject, stack_slices
 from neuroseg.engine import Engine
 from neuroseg.metrics import mean_dice
+from neuroseg.spiking.device import device_of
 from neuroseg.spiking.encode import encode
-from neuroseg.spiking.network import SpikingNetwork
+from neuroseg.spiking.network import Activity, SpikingNetwork
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +136,7 @@ def software_trace(network: SpikingNetwork, spikes: torch.Tensor, *, potentials:
     output = network.output.name
     parts = []
     for chunk in spikes.split(SLICES, dim=1):
-        activity = network.record(chunk, quantized=True, potentials_of=kept)
+        activity = _on_host(network.record(chunk.to(device_of(network)), quantized=True, potentials_of=kept))
         shifted = {
             name: activity.potentials[name].transpose(0, 1).numpy() * 2**POTENTIAL_SHIFT for name in {*kept, output}
         }
@@ -155,6 +156,13 @@ def software_trace(network: SpikingNetwork, spikes: torch.Tensor, *, potentials:
         output=np.concatenate([part.output for part in parts]),
         stimulus=pack(spikes.transpose(0, 1).numpy().astype(np.uint8)),
     )
+
+
+def _on_host(activity: Activity) -> Activity:
+    spikes, potentials = (
+        {name: value.cpu() for name, value in values.items()} for values in (activity.spikes, activity.potentials)
+    )
+    return Activity(spikes, potentials, activity.logits.cpu())
 
 
 def explain(network: SpikingNetwork, graph: Graph, engine: Engine, pair: Runs) -> Diagnosis | None:

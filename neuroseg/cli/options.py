@@ -37,6 +37,14 @@ class Fidelity(StrEnum):
     stock, fused = "stock", "fused"
 
 
+class Device(StrEnum):
+    auto, cpu, cuda, mps = "auto", "cpu", "cuda", "mps"
+
+
+OnDevice = Annotated[
+    Device, typer.Option(help="Where PyTorch computes; auto: a GPU where there is one. Untried on one.")
+]
+
 RunFolder = Annotated[Path, typer.Argument(help="Run folder, as `neuroseg train --out` made it.")]
 
 Data = Annotated[

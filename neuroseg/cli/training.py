@@ -14,11 +14,13 @@ from neuroseg.cli.options import (
     IMAGES_HELP,
     Balance,
     Data,
+    Device,
     Encoder,
     ImagesToRun,
     LabelsOfImages,
     Loss,
     NeuronKind,
+    OnDevice,
     OtherData,
     Reset,
     RunFolder,
@@ -35,6 +37,7 @@ from neuroseg.imported import ann_of, convert_model, finetune_run_images, images
 from neuroseg.pretrained import copy_pretrained
 from neuroseg.runs import Run
 from neuroseg.settings import Settings
+from neuroseg.spiking.device import choose
 from neuroseg.steps import CALIBRATION_SLICES, Conversion, convert_run, finetune_run, sigma_delta_run, train_run
 from neuroseg.training.finetune import FinetuneConfig
 from neuroseg.training.train import TrainConfig, split
@@ -60,11 +63,13 @@ def train(
         str | None, typer.Option(help="Values of the masks that are hippocampus, like 17,53 of FreeSurfer's aseg.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of split, weights and order.")] = 0,
+    device: OnDevice = Device.cpu,
 ) -> None:
     """Train the ANN U-Net; goes on where it stopped if it was killed. Makes RUN/ann.safetensors.
 
     Example: neuroseg train --data data/Task04_Hippocampus --out runs/first
     """
+    where = choose(device.value)
     try:
         widths = tuple(int(width) for width in channels.split(","))
     except ValueError:
@@ -87,7 +92,7 @@ def train(
     where = f"validating on {len(held_out)}" if validation else f"{len(held_out)} of them show how far it is"
     console.print(f"training on {len(training)} subjects, {where}")
     with training_bar("ANN") as show:
-        history = train_run(run, settings, training, held_out, on_step=show)
+        history = train_run(run, settings, training, held_out, on_step=show, device=where)
     console.print(f"best validation 3D Dice {max(row.validation_dice for row in history):.4f}; {escape(str(run.ann))}")
 
 
@@ -191,6 +196,7 @@ def finetune(
     data: OtherData = None,
     images: ImagesToRun = None,
     labels: LabelsOfImages = None,
+    device: OnDevice = Device.cpu,
 ) -> None:
     """Fine-tune the spiking network by spike-based backpropagation; resumes. Makes RUN/snn.safetensors.
 
@@ -201,7 +207,7 @@ def finetune(
 
     Example: neuroseg finetune runs/mine --images images --labels labels
     """
-    run = Run(run_folder)
+    run, where = Run(run_folder), choose(device.value)
     config = FinetuneConfig(
         epochs=epochs,
         learning_rate=learning_rate,
@@ -215,14 +221,14 @@ def finetune(
         pictures = images_for(run, images)
         truth = read_labels(labels, pictures, output=ann_of(run).output.shape)
         with training_bar("spiking", score="score") as show:
-            tuning = finetune_run_images(run, pictures, truth, config, on_step=show)
+            tuning = finetune_run_images(run, pictures, truth, config, on_step=show, device=where)
         reached = "score"
     else:
         settings = run.load_settings()
         training, held_out = run_subjects(settings, data)
         config = replace(config, loss=loss.value if loss else settings.train.loss, seed=settings.seed)
         with training_bar("spiking") as show:
-            tuning = finetune_run(run, training, held_out, config, on_step=show)
+            tuning = finetune_run(run, training, held_out, config, on_step=show, device=where)
         reached = "3D Dice"
     console.print(rates_table(tuning.before, tuning.after))
     best = max(row.validation_dice for row in tuning.history)
@@ -239,6 +245,7 @@ def crossval(
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of the ANN.")] = TrainConfig.epochs,
     subjects: Annotated[int | None, typer.Option(min=4, help="Use the first N subjects only.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of folds, weights and order.")] = 0,
+    device: OnDevice = Device.cpu,
 ) -> None:
     """Cross-validate the whole road: ANN, conversions, fine-tuned networks, each fold by itself.
 
@@ -247,6 +254,7 @@ def crossval(
 
     Example: neuroseg crossval --data data/Task04_Hippocampus --out runs/crossval --folds 5
     """
+    where = choose(device.value)
     parts = make_folds(usable_subjects(data, seed)[:subjects], folds=folds, seed=seed)
     wrong = [number for number in fold or () if not 1 <= number <= folds]
     if wrong:
@@ -260,6 +268,7 @@ def crossval(
                 data=place(data),
                 bar=training_bar,
                 config=TrainConfig(epochs=epochs, loss=loss.value, seed=seed),
+                device=where,
             )
     done = load_folds(out)
     check_folds(done)

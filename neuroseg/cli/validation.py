@@ -11,7 +11,17 @@ from rich.markup import escape
 
 from neuroseg.cli.app import EXIT_DIFFERENT
 from neuroseg.cli.console import console, steps_bar, subjects_bar
-from neuroseg.cli.options import Backend, Fidelity, ImagesToRun, LabelsOfImages, OtherData, RunFolder, StallTimeout
+from neuroseg.cli.options import (
+    Backend,
+    Device,
+    Fidelity,
+    ImagesToRun,
+    LabelsOfImages,
+    OnDevice,
+    OtherData,
+    RunFolder,
+    StallTimeout,
+)
 from neuroseg.cli.results import show_report
 from neuroseg.cli.subjects import settings_subjects
 from neuroseg.cli.tables import show_diagnosis
@@ -19,6 +29,7 @@ from neuroseg.data.images import read_labels
 from neuroseg.engine import STALL_TIMEOUT, Engine
 from neuroseg.imported import ann_of, images_for, validate_run_images
 from neuroseg.runs import Run
+from neuroseg.spiking.device import choose
 from neuroseg.steps import held_out, validate_run
 
 commands = typer.Typer(add_completion=False)
@@ -34,6 +45,7 @@ def validate(
     stall_timeout: StallTimeout = STALL_TIMEOUT,
     images: ImagesToRun = None,
     labels: LabelsOfImages = None,
+    device: OnDevice = Device.cpu,
 ) -> None:
     """Run PyTorch and an engine on the same spikes and compare every spike. Makes RUN/report.html.
 
@@ -47,7 +59,7 @@ def validate(
 
     Example: neuroseg validate runs/mine --images test.npy --labels truth.npy
     """
-    run = Run(run_folder)
+    run, where = Run(run_folder), choose(device.value)
     engine = Engine(backend.value, fidelity.value, stall_timeout)
     if images:
         if data or subjects:
@@ -63,7 +75,7 @@ def validate(
     command += ["--backend", backend.value, "--fidelity", fidelity.value]
     command += ["--subjects", str(subjects)] if subjects else []
     with subjects_bar(backend.value, chosen) as show:
-        found, report = validate_run(run, chosen, engine, command=shlex.join(command), on_step=show)
+        found, report = validate_run(run, chosen, engine, command=shlex.join(command), on_step=show, device=where)
     show_report(report, run.report)
     if found.diagnosis:
         show_diagnosis(found.diagnosis)

@@ -55,7 +55,7 @@ def integer_scales(network: SpikingNetwork) -> dict[str, float]:
 
 def _population(network: SpikingNetwork, population: Population) -> Population:
     def with_weight(k: int, edge: Edge) -> Edge:
-        weight = network.weights[f"{population.name}:{k}"].detach().double().cpu().numpy().copy()
+        weight = network.weights[f"{population.name}:{k}"].detach().cpu().double().numpy().copy()
         return replace(edge, op=replace(operator(edge), weight=weight))
 
     bias = network.bias(population)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from export import files
 from neuroseg import runs
@@ -28,7 +29,7 @@ from neuroseg.spiking.activity import ann_operations, measure
 from neuroseg.spiking.network import SpikingNetwork
 from neuroseg.steps import Conversion, calibrated
 from neuroseg.training.finetune import FinetuneConfig, finetune
-from neuroseg.training.train import Epoch, OnStep, TrainConfig, predict, train
+from neuroseg.training.train import CPU, Epoch, OnStep, TrainConfig, predict, train
 from neuroseg.training.unet import UNetConfig
 
 VALIDATION_SUBJECTS = 16  # of a fold's training subjects, to choose the best epoch on
@@ -107,6 +108,7 @@ def run_fold(
     config: TrainConfig = TrainConfig(),
     tuning: FinetuneConfig = FinetuneConfig(),
     variants: Sequence[Variant] = VARIANTS,
+    device: torch.device = CPU,
 ) -> dict[str, Any]:
     """Train the ANN and every variant of a fold; returns and stores the fold's rows.
 
@@ -115,7 +117,7 @@ def run_fold(
     """
     with Run(folder).held("crossval", made_by=None):
         tuning = replace(tuning, loss=config.loss, seed=config.seed)
-        return _run_fold(fold, folder, data, bar, model, config, tuning, variants)
+        return _run_fold(fold, folder, data, bar, model, config, tuning, variants, device)
 
 
 def _run_fold(
@@ -127,6 +129,7 @@ def _run_fold(
     config: TrainConfig,
     tuning: FinetuneConfig,
     variants: Sequence[Variant],
+    device: torch.device,
 ) -> dict[str, Any]:
     settings = Settings(
         data=data,
@@ -139,7 +142,7 @@ def _run_fold(
     )
     ann = Run(folder / "ann")
     _enter(ann, settings)
-    rows = _stored(ann) or _store([_train_ann(fold, ann, model, config, bar)], ann)
+    rows = _stored(ann) or _store([_train_ann(fold, ann, model, config, bar, device)], ann)
     for variant in variants:
         run = Run(folder / variant.name)
         _enter(run, settings)
@@ -150,7 +153,7 @@ def _run_fold(
             )
         if any(row[key] != value for row in stored for key, value in _recipe(variant, tuning).items()):
             raise _other_variant(run)
-        rows += stored or _store(_make_variant(fold, variant, ann, run, tuning, bar), run)
+        rows += stored or _store(_make_variant(fold, variant, ann, run, tuning, bar, device), run)
     shown = {**asdict(settings), "data": Path(data).name}  # not where it lies here
     result = {"fold": fold.number, "loss": config.loss, "settings": shown, "rows": rows}
     files.write_json(result, folder.with_suffix(".json"))
@@ -183,7 +186,9 @@ def _store(rows: list[dict[str, Any]], run: Run) -> list[dict[str, Any]]:
     return rows
 
 
-def _train_ann(fold: Fold, run: Run, model: UNetConfig, config: TrainConfig, bar: Bar) -> dict[str, Any]:
+def _train_ann(
+    fold: Fold, run: Run, model: UNetConfig, config: TrainConfig, bar: Bar, device: torch.device
+) -> dict[str, Any]:
     start = time.perf_counter()
     with bar(f"fold {fold.number} ANN") as show:
         network, history = train(
@@ -193,6 +198,7 @@ def _train_ann(fold: Fold, run: Run, model: UNetConfig, config: TrainConfig, bar
             config=config,
             checkpoint=run.checkpoint(run.ann),
             on_step=show,
+            device=device,
         )
     runs.save_ann(network, history, run.ann)
     images, _ = stack_slices(fold.test)
@@ -206,7 +212,7 @@ def _train_ann(fold: Fold, run: Run, model: UNetConfig, config: TrainConfig, bar
 
 
 def _make_variant(
-    fold: Fold, variant: Variant, ann: Run, run: Run, tuning: FinetuneConfig, bar: Bar
+    fold: Fold, variant: Variant, ann: Run, run: Run, tuning: FinetuneConfig, bar: Bar, device: torch.device
 ) -> list[dict[str, Any]]:
     start = time.perf_counter()
     network = runs.load_ann(ann.ann)
@@ -231,6 +237,7 @@ def _make_variant(
                 config=tuning,
                 checkpoint=run.checkpoint(run.snn),
                 on_step=show,
+                device=device,
             )
         epochs = converged(history)
         runs.save_snn(spiking, run.snn, notes={**notes, "finetuned": json.dumps(asdict(tuning))})

@@ -32,6 +32,7 @@ from export.graph import (
 from export.limits import POTENTIAL_SHIFT
 from hardware_sim.fast.bytes import COUNT_MAX
 from neuroseg.spiking.channels import last_reads, per_input_channel, pool_sizes, survival_rates
+from neuroseg.spiking.device import device_of, exact, wide
 from neuroseg.spiking.encode import encode
 from neuroseg.spiking.integers import POTENTIAL_LIMIT, even_integers, loihi_bias
 from neuroseg.spiking.neuron import NO_LIMIT, integrate_fire, scan
@@ -150,7 +151,8 @@ class SpikingNetwork(nn.Module):
 
     def predict(self, images: torch.Tensor, *, quantized: bool = False, seed: int = 0) -> torch.Tensor:
         """Encode images (B, C, H, W) in [0, 1] and run; returns logits. A few slices at a time if without gradient."""
-        spikes = encode(images, timesteps=self.timesteps, encoder=self.encoder, seed=seed)
+        # Encoded on the host: in float64, and a seed is one code wherever the network is.
+        spikes = encode(images.cpu(), timesteps=self.timesteps, encoder=self.encoder, seed=seed).to(device_of(self))
         slices = len(images) if torch.is_grad_enabled() else max(1, FRAMES // self.timesteps)
         return torch.cat([self(part, quantized=quantized) for part in spikes.split(slices, dim=1)])
 
@@ -162,12 +164,13 @@ class SpikingNetwork(nn.Module):
         for k, edge in enumerate(population.edges):
             x = values[edge.source]
             x = x.to(torch.promote_types(x.dtype, torch.float32))
-            weight = self.effective_weight(population, k, quantized=quantized).to(x.dtype)
+            weight = self.effective_weight(population, k, quantized=quantized).to(x)
             y = apply_synapse(x.flatten(0, 1), weight, operator(edge)).unflatten(0, x.shape[:2])
+            y = exact(y) if quantized and not self.training else y
             total = y if total is None else total + y
         assert total is not None
         bias = self.bias(population, quantized=quantized)
-        return total if bias is None else total + in_place(bias.to(total.dtype))
+        return total if bias is None else total + in_place(bias.to(total))
 
     def bias(self, population: Population, *, quantized: bool = False) -> torch.Tensor | None:
         """Constant current per channel (C,), or per neuron (C, H, W) where zero padding makes borders differ.
@@ -176,7 +179,7 @@ class SpikingNetwork(nn.Module):
         """
         if population.cuba.bias is None:
             return None
-        bias = self.biases[bias_key(population.name)].double()
+        bias = wide(self.biases[bias_key(population.name)])
         if not quantized:
             return bias
         units = 2**POTENTIAL_SHIFT
@@ -188,13 +191,15 @@ class SpikingNetwork(nn.Module):
         if not self.training:
             return weight
         edge = population.edges[k]
-        return weight / per_input_channel(self.survival[edge.source], operator(edge), self.graph[edge.source].shape)
+        kept = per_input_channel(self.survival[edge.source], operator(edge), self.graph[edge.source].shape)
+        return weight / kept.to(weight.device)
 
     def folded_weight(self, population: Population, k: int) -> torch.Tensor:
         """Weight of a synapse on pooled sums instead of pooled means: w / pool size, in float64."""
         edge = population.edges[k]
         divisor = per_input_channel(self.pooled[edge.source], operator(edge), self.graph[edge.source].shape)
-        return self.weights[_key(population, k)].double() / divisor.to(self.logit_scale.device)
+        weight = wide(self.weights[_key(population, k)])
+        return weight / divisor.to(weight.device)
 
     def integer_weight(self, population: Population, k: int) -> torch.Tensor:
         """Even integer weights in [-256, 254], with a straight-through gradient. Raises ValueError unscaled."""
@@ -306,10 +311,11 @@ class SpikingNetwork(nn.Module):
         )
         inputs = [values[edge.source] for edge in population.edges]
         weights = [
-            self.effective_weight(population, k, quantized=quantized).float() for k in range(len(population.edges))
+            self.effective_weight(population, k, quantized=quantized).to(inputs[k].device, torch.float32)
+            for k in range(len(population.edges))
         ]
         bias = self.bias(population, quantized=quantized)
-        return respond_to_counts(response, inputs, weights, None if bias is None else bias.float())
+        return respond_to_counts(response, inputs, weights, None if bias is None else bias.to(weights[0]))
 
     def _neuron(self, population: Population, quantized: bool) -> dict[str, Any]:
         threshold = self.scale(population) if quantized else 1.0

@@ -15,6 +15,7 @@ from llvmlite import binding
 
 from export.graph import Conv, ConvT, Sparse
 from hardware_sim.fast.bytes import bytes_are_fast, pack_weight, reads
+from neuroseg.spiking.device import exact
 from neuroseg.spiking.trainable import Trainable
 
 
@@ -45,7 +46,8 @@ def apply_to_counts(x: torch.Tensor, weight: torch.Tensor, op: Trainable, *, who
     if bytes_do and isinstance(op, Conv) and reads(op, (x.shape[1], x.shape[2], x.shape[3])):
         x = _channels_last(x)
         return pack_weight((weight / 2).to(torch.int8), op, x.shape)(x)
-    return apply_synapse(x.float(), weight.float(), op)
+    y = apply_synapse(x.float(), weight.float(), op)
+    return exact(y) if whole else y
 
 
 def gradients(

@@ -21,9 +21,10 @@ from neuroseg.conversion.lower import integer_scales
 from neuroseg.data.volume import Subject
 from neuroseg.metrics import decide, label_scores
 from neuroseg.spiking import structure
+from neuroseg.spiking.device import place
 from neuroseg.spiking.network import SpikingNetwork
 from neuroseg.training.losses import LOSSES, Loss
-from neuroseg.training.train import Epoch, OnStep, fit, minimise
+from neuroseg.training.train import CPU, Epoch, OnStep, fit, minimise
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +51,9 @@ def finetune(
     config: FinetuneConfig = FinetuneConfig(),
     checkpoint: Path | None = None,
     on_step: OnStep | None = None,
+    device: torch.device = CPU,
 ) -> tuple[SpikingNetwork, list[Epoch]]:
-    """Fine-tune a balanced network; returns a new one (best validation Dice) and the history.
+    """Fine-tune a balanced network; returns a new one (best validation Dice), on the CPU, and the history.
 
     Integer scales are chosen before every epoch and before every validation, so that no weight of the validated network
     is ever clipped; the network that is returned has them. Resumes from `checkpoint` as `train` does.
@@ -60,7 +62,7 @@ def finetune(
     def on_subjects(tuned: SpikingNetwork, **how: Any) -> list[Epoch]:
         return fit(tuned, training=training, validation=validation, loss=config.loss, augmented=config.augment, **how)
 
-    return _tune(network, on_subjects, config, checkpoint, on_step)
+    return _tune(network, on_subjects, config, checkpoint, on_step, device)
 
 
 def finetune_images(
@@ -72,6 +74,7 @@ def finetune_images(
     validation: float = 0.2,
     checkpoint: Path | None = None,
     on_step: OnStep | None = None,
+    device: torch.device = CPU,
 ) -> tuple[SpikingNetwork, list[Epoch]]:
     """`finetune` on images (N, C, H, W) and labels, int64 (N, H, W) or, of a classifier, (N,).
 
@@ -101,7 +104,7 @@ def finetune_images(
             **how,
         )
 
-    return _tune(network, on_images, config, checkpoint, on_step)
+    return _tune(network, on_images, config, checkpoint, on_step, device)
 
 
 def image_loss(classes: int, loss: str) -> Loss:
@@ -116,7 +119,7 @@ def image_loss(classes: int, loss: str) -> Loss:
 @torch.no_grad()
 def image_score(logits: torch.Tensor, truth: np.ndarray) -> float:
     """Accuracy of logits (N, C, 1, 1); of maps the mean Dice of the classes."""
-    scores = label_scores(decide(logits.detach().numpy()), truth, logits.shape[1])
+    scores = label_scores(decide(logits.detach().cpu().numpy()), truth, logits.shape[1])
     dice = [value for name, value in scores.items() if name != "accuracy"]
     return float(np.mean(dice)) if dice else scores["accuracy"]
 
@@ -127,9 +130,11 @@ def _tune(
     config: FinetuneConfig,
     checkpoint: Path | None,
     on_step: OnStep | None,
+    device: torch.device,
 ) -> tuple[SpikingNetwork, list[Epoch]]:
     torch.manual_seed(config.seed)
     tuned = network.copy() if config.dropout else without_dropout(network)
+    place(tuned, device)
     optimizer = torch.optim.Adam(tuned.parameters(), lr=config.learning_rate)
 
     def rescale() -> None:
@@ -151,6 +156,7 @@ def _tune(
         checkpoint=checkpoint,
         on_step=on_step,
     )
+    place(tuned, CPU)
     tuned = tuned if config.quantized else tuned.with_scales(integer_scales(tuned))
     return tuned.eval(), history
 

@@ -18,12 +18,14 @@ from neuroseg import storage
 from neuroseg.data.augment import augment
 from neuroseg.data.volume import Subject, stack_slices
 from neuroseg.metrics import mean_dice
+from neuroseg.spiking.device import place
 from neuroseg.training.losses import LOSSES, Loss, balanced_bce_loss
 from neuroseg.training.memory import keep_freed_memory
 from neuroseg.training.unet import UNet, UNetConfig
 
 log = logging.getLogger(__name__)
 
+CPU = torch.device("cpu")
 STAND_INS = 16  # training subjects that stand in for a validation set
 WARM_SHARE, START = 0.3, 1 / 25  # of the one-cycle schedule
 
@@ -95,8 +97,9 @@ def train(
     config: TrainConfig = TrainConfig(),
     checkpoint: Path | None = None,
     on_step: OnStep | None = None,
+    device: torch.device = CPU,
 ) -> tuple[UNet, list[Epoch]]:
-    """Train the ANN; returns the network of the best validation Dice and the history.
+    """Train the ANN; returns the network of the best validation Dice, on the CPU, and the history.
 
     With `checkpoint`, state is saved after every epoch and a killed training goes on from there, with the same
     result as one that was never killed.
@@ -104,11 +107,12 @@ def train(
     model.check_slice(*training[0].image.shape[1:])
     torch.manual_seed(config.seed)
     network = UNet(model)
+    place(network, device)
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
 
     history = fit(
         network,
-        forward=network,
+        forward=lambda images: network(images.to(device)),
         training=training,
         validation=validation,
         optimizer=optimizer,
@@ -122,6 +126,7 @@ def train(
         checkpoint=checkpoint,
         on_step=on_step,
     )
+    place(network, CPU)
     return network.eval(), history
 
 
@@ -202,7 +207,8 @@ def minimise(
             if vary:
                 x, truth = vary(x, truth)
             optimizer.zero_grad(set_to_none=True)
-            value = (balanced_bce_loss if warming else objective)(forward(x), truth)
+            logits = forward(x)
+            value = (balanced_bce_loss if warming else objective)(logits, truth.to(logits.device))
             value.backward()
             optimizer.step()
             schedule.step()
@@ -278,7 +284,7 @@ def predict(forward: Forward, subjects: Sequence[Subject], *, batch: int = 64) -
     for subject in subjects:
         images, _ = stack_slices([subject])
         logits = torch.cat([forward(part) for part in images.split(batch)])
-        masks.append((logits[:, 0] > 0).numpy().astype(np.uint8))
+        masks.append((logits[:, 0] > 0).cpu().numpy().astype(np.uint8))
     return masks
 
 
