@@ -17,6 +17,8 @@ from export.graph import Graph, GraphError
 from export.inspect import draw as draw_graph
 from export.mapping.chips import LOIHI2
 from export.mapping.summary import summary
+from hardware_sim.reporting import bland_altman
+from hardware_sim.reporting.bland_altman import Measured
 from hardware_sim.reporting.chip import draw_chip
 from hardware_sim.reporting.deployment import deploy
 from hardware_sim.reporting.metrics import Metrics, ann_metrics, as_json, trace_metrics
@@ -29,6 +31,7 @@ from neuroseg.agreement import Agreement
 from neuroseg.conversion.convert import convert
 from neuroseg.conversion.lower import lower
 from neuroseg.data.volume import stack_slices
+from neuroseg.metrics import dice, volume_mm3
 from neuroseg.runs import Run
 from neuroseg.spiking.activity import measure
 from neuroseg.spiking.network import SpikingNetwork
@@ -41,6 +44,7 @@ STAGES = {
     "quantized": "quantised",
     "hardware": "hardware",
 }
+METHODS = ("ANN", "hardware")  # whose agreement is shown
 VIEWED = 3  # subjects whose slices report.html shows
 VERSIONS = ("torch", "numpy", "lava-nc", "h5py", "nibabel")
 
@@ -63,13 +67,27 @@ def write_report(
         chip=_chip(run, validation.graph, shown.hardware),
         metrics=_metrics(run, validation),
     )
+    measured = _measured(validation)
+    report["agreement"] = bland_altman.as_json(measured, report["subjects"], METHODS) if measured else None
     files.write_json(report, run.report)
+    if len(validation.subjects) > 1 and measured:
+        bland_altman.draw(measured, METHODS, run.agreement)
     first = validation.subjects[0]
     masks = {STAGES[stage]: found[0] for stage, found in validation.masks.items()}
     draw_masks(mask_rows(first.image, first.mask, masks), run.picture)
     draw_graph(validation.graph, run.drawing)
     files.write_text(_page(run, validation, network, report), run.page)
     return report
+
+
+def _measured(validation: Validation) -> tuple[Measured, ...]:
+    """Dice and volume of each subject by the ANN and by the engine; none without the ANN's masks."""
+    if "ann" not in validation.masks:
+        return ()
+    pairs = [validation.masks[stage] for stage in ("ann", "hardware")]
+    scores = [tuple(dice(mask, s.mask) for mask, s in zip(p, validation.subjects, strict=True)) for p in pairs]
+    volumes = [tuple(volume_mm3(m, s.affine) for m, s in zip(p, validation.subjects, strict=True)) for p in pairs]
+    return Measured("Dice", "", *scores), Measured("volume", "mm³", *volumes)
 
 
 def write_image_report(
@@ -171,6 +189,7 @@ def _page(run: Run, validation: Validation, network: SpikingNetwork, report: Map
         stages=STAGES,
         network_svg=run.drawing.read_text(),
         chip_svg=run.chip.read_text() if run.chip.exists() else None,
+        agreement_svg=run.agreement.read_text() if run.agreement.exists() else None,
         samples=shown.software.samples,
         diagnosis=validation.diagnosis,
     )

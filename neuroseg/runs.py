@@ -82,6 +82,10 @@ class Run:
         return self.folder / "chip.svg"
 
     @property
+    def agreement(self) -> Path:
+        return self.folder / "agreement.svg"
+
+    @property
     def picture(self) -> Path:
         return self.folder / "segmentation.png"
 
@@ -116,7 +120,7 @@ class Run:
 
     def forget_after(self, step: Path) -> None:
         """Delete what later steps made: it does not belong to what `step` will hold now."""
-        looked_at = (self.drawing, self.chip, self.report, self.page, self.picture)
+        looked_at = (self.drawing, self.chip, self.agreement, self.report, self.page, self.picture)
         made = (self.ann, self.sigma_delta, self.converted, self.snn, self.network, *looked_at)
         for file in made[made.index(step) + 1 :]:
             file.unlink(missing_ok=True)

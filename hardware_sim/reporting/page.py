@@ -135,6 +135,7 @@ def render(
     stages: Mapping[str, str],
     network_svg: str,
     chip_svg: str | None,
+    agreement_svg: str | None,
     samples: int,
     diagnosis: Diagnosis | None,
 ) -> str:
@@ -142,6 +143,7 @@ def render(
 
     rasters, cells and samples (its slices): of the first viewer's subject. stages: what the stages of `report["dice"]`
     are called. network_svg: a drawing of the graph. chip_svg: of the chip's cores, None where none takes the network.
+    agreement_svg: of ANN and hardware, None of a single subject.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("hardware_sim.reporting"),
@@ -160,6 +162,7 @@ def render(
         stages=stages,
         drawing=_svg(network_svg),
         chip_drawing=None if chip_svg is None else _svg(chip_svg),
+        agreement_drawing=None if agreement_svg is None else _svg(agreement_svg),
         samples=samples,
         diagnosis=diagnosis,
         colours={"green": GREEN, "blue": BLUE, "orange": ORANGE, "purple": PURPLE},

@@ -89,8 +89,8 @@ def train(
         labels=chosen or (),
     )
     run = Run(out)
-    where = f"validating on {len(held_out)}" if validation else f"{len(held_out)} of them show how far it is"
-    console.print(f"training on {len(training)} subjects, {where}")
+    scored = f"validating on {len(held_out)}" if validation else f"{len(held_out)} of them show how far it is"
+    console.print(f"training on {len(training)} subjects, {scored}")
     with training_bar("ANN") as show:
         history = train_run(run, settings, training, held_out, on_step=show, device=where)
     console.print(f"best validation 3D Dice {max(row.validation_dice for row in history):.4f}; {escape(str(run.ann))}")

@@ -16,6 +16,8 @@ from export.mapping.chips import LOIHI2
 from export.mapping.summary import summary
 from hardware_sim.comparison.compare import compare
 from hardware_sim.comparison.diagnose import diagnose
+from hardware_sim.reporting import bland_altman
+from hardware_sim.reporting.bland_altman import Measured
 from hardware_sim.reporting.chip import draw_chip
 from hardware_sim.reporting.deployment import deploy
 from hardware_sim.reporting.metrics import as_json, trace_metrics
@@ -61,6 +63,9 @@ def make_page(folder: Path, *, fault: bool) -> Path:
         chip=summary(deployment.placement, deployment.costs),
         metrics={"SNN": as_json(trace_metrics(graph, hardware))},
     )
+    measured = [Measured("Dice", "", (0.9, 0.8), (0.8, 0.8)), Measured("volume", "mm³", (3.0, 1.0), (2.0, 1.5))]
+    report["agreement"] = bland_altman.as_json(measured, ["<one>", "two"], ("ANN", "hardware"))
+    bland_altman.draw(measured, ("ANN", "hardware"), folder / "agreement.svg")
     draw(graph, folder / "net.svg")
     draw_chip(deployment.placement, folder / "chip.svg")
     diagnosis = diagnose(graph, software, hardware)
@@ -77,6 +82,7 @@ def make_page(folder: Path, *, fault: bool) -> Path:
             stages=STAGES,
             network_svg=(folder / "net.svg").read_text(),
             chip_svg=(folder / "chip.svg").read_text(),
+            agreement_svg=(folder / "agreement.svg").read_text(),
             samples=5,
             diagnosis=diagnosis,
         )
