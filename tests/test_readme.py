@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import ablation, zoo
-from neuroseg.experiments.tables import check_folds, load_folds, markdown, summary
+from neuroseg.experiments.tables import DEPLOYED, check_folds, dice_agreement, load_folds, markdown, summary
 from neuroseg.pretrained import FOLDER as PRETRAINED
 from neuroseg.training.finetune import FinetuneConfig
 from neuroseg.training.losses import LOSSES
@@ -54,6 +54,14 @@ def test_the_sigma_delta_network():
         f"{spiking['messages'] / 1000:.0f} thousand spikes",
     ):
         assert said in " ".join(page.split()), said
+
+
+def test_how_far_ann_and_snn_agree(folds):
+    for network in DEPLOYED:
+        found = dice_agreement(folds, loss="dice", method=network, weights="int8")
+        assert len(found.first) == 200
+        low, high = found.limits
+        assert f"by {found.bias:.2f}" in FOLDS and f"{low:.2f} to {high:+.2f}" in FOLDS
 
 
 def test_every_loss_has_whole_folds(folds):

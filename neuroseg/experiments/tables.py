@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ import numpy as np
 
 from export import checked, files
 from export.checked import Fields
+from hardware_sim.reporting import bland_altman
+from hardware_sim.reporting.bland_altman import Measured
 from neuroseg.runs import RunError
 from neuroseg.training.losses import LOSSES
 
+DEPLOYED = ("finetuned-T8", "finetuned-T4")  # whose agreement with the ANN is drawn
 COUNT_MAX, ROWS_MAX, NUMBER_MAX = 2**31, 2**12, 1e18  # more is in no table
 
 
@@ -46,6 +50,10 @@ def _fold(given: Fields) -> dict[str, Any]:
         for key in ("epochs", "rate"):
             if key in row:
                 row.number(key, 0, NUMBER_MAX)
+        if "subjects" in row:
+            scores = row.sub("subjects")
+            for subject in scores.value:
+                scores.sub(subject).number("3d", 0, 1)
     return dict(given.value)
 
 
@@ -87,6 +95,20 @@ def summary(folds: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
+def dice_agreement(folds: Sequence[dict[str, Any]], *, loss: str, method: str, weights: str) -> Measured | None:
+    """3D Dice in percent of every tested subject, by the ANN and by a network of the same fold; None without them."""
+    ours: list[float] = []
+    theirs: list[float] = []
+    for fold in (fold for fold in folds if fold["loss"] == loss):
+        rows = {(row["method"], row.get("weights", "float")): row.get("subjects") for row in fold["rows"]}
+        ann, other = rows.get(("ann", "float")), rows.get((method, weights))
+        if not ann or not other or set(ann) != set(other):
+            return None
+        ours += [100 * ann[subject]["3d"] for subject in ann]
+        theirs += [100 * other[subject]["3d"] for subject in ann]
+    return Measured("3D Dice", "%", tuple(ours), tuple(theirs)) if ours else None
+
+
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """The summary as a Markdown table; Dice in percent, mean and standard deviation over folds."""
     head = ("loss", "network", "weights", "folds", "3D Dice", "2D Dice", "epochs", "firing rate", "Mops a slice")
@@ -110,8 +132,13 @@ def score_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def write_tables(folds: Sequence[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
-    """Write table.md and table.csv; returns the summary."""
+    """Write table.md and table.csv, and agreement.svg of the DEPLOYED networks; returns the summary."""
     rows = summary(folds)
+    for loss in dict.fromkeys(fold["loss"] for fold in folds):
+        found = {name: dice_agreement(folds, loss=loss, method=name, weights="int8") for name in DEPLOYED}
+        panels = [replace(measured, name=f"3D Dice, {name}") for name, measured in found.items() if measured]
+        if panels and len(panels[0].first) > 1:
+            bland_altman.draw(panels, ("ANN", "SNN"), folder / f"agreement-{loss}.svg")
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]))
     writer.writeheader()
