@@ -110,7 +110,12 @@ def _same_traces(a: Trace, b: Trace) -> bool:
         return x.keys() == y.keys() and all(np.array_equal(x[name], y[name]) for name in x)
 
     rest = [(t.output_name, t.timesteps, t.engine, dict(t.shapes)) for t in (a, b)]
-    parts = equal(a.packed, b.packed) and equal(a.potentials, b.potentials) and equal(a.tallied, b.tallied)
+    parts = (
+        equal(a.packed, b.packed)
+        and equal(a.graded, b.graded)
+        and equal(a.potentials, b.potentials)
+        and equal(a.tallied, b.tallied)
+    )
     return rest[0] == rest[1] and parts and all(np.array_equal(*pair) for pair in _outputs(a, b))
 
 

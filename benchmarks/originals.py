@@ -28,7 +28,7 @@ def originals(folder: Path) -> list[Original]:
     """Sound files: our own of every shape that there is, and the smallest that lava-dl ships."""
     files = [
         netx.write(graph, folder / f"{graph.populations[0].name}.net")
-        for graph in (_chain(), _skips(), _delays(), _single(), _loops(), _values())
+        for graph in (_chain(), _skips(), _delays(), _single(), loops(), values())
     ]
     spec = importlib.util.find_spec("lava.lib.dl.netx")
     if spec is None or not spec.submodule_search_locations:
@@ -119,7 +119,7 @@ def _delays() -> Graph:
     return Graph(nodes, integer=True)
 
 
-def _loops() -> Graph:
+def loops() -> Graph:
     """Populations that feed themselves: as lava-dl has it, and through a convolution, some steps late."""
     rng = np.random.default_rng(5)
     again = Edge("first", Dense(2 * rng.integers(-9, 9, (4, 4))))
@@ -138,7 +138,7 @@ def _loops() -> Graph:
     return Graph(nodes, integer=True)
 
 
-def _values() -> Graph:
+def values() -> Graph:
     """Sigma-delta neurons, at the scale that NetX knows and at another, and an output that sums."""
     rng = np.random.default_rng(6)
     bias = 4096 * rng.integers(-3, 4, (3, 1, 1), dtype=np.int32)

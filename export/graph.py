@@ -269,6 +269,11 @@ def _sends_values(neuron: AnyNeuron | None) -> bool:
     return isinstance(neuron, SigmaDelta) and neuron.threshold is not None
 
 
+def has_sigma_delta(graph: Graph) -> bool:
+    """Whether any neurons are sigma-delta: then all spikes may be values, however few are."""
+    return any(isinstance(node, Input | Population) and isinstance(node.neuron, SigmaDelta) for node in graph.nodes)
+
+
 def without_recurrence(graph: Graph, where: str) -> Graph:
     """The graph, for what knows none. Raises GraphError for a population that feeds itself."""
     for population in graph.populations:
@@ -349,6 +354,8 @@ def _check_edges(population: Population, nodes: Mapping[str, Node]) -> None:
             raise GraphError(f"{name}: edge from {edge.source}: {error}") from None
         if made != shape:
             raise GraphError(f"{name}: edge from {edge.source} makes {made}; shape is {shape}")
+        if edge.source == name and edge.target_delay is not None:
+            raise GraphError(f"{name}: feeds itself with delays by target neuron; one delay for all is allowed")
         if edge.target_delay is not None and edge.target_delay.shape != shape:
             raise GraphError(f"{name}: target delays have shape {edge.target_delay.shape}; {shape} is needed")
 

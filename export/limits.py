@@ -66,8 +66,11 @@ def check(graph: Graph, *, stock: bool = True, bounds: bool = True) -> Graph:
     values = graded(graph)
     if isinstance(inputs[0].neuron, SigmaDelta):
         _check_sigma_delta(inputs[0].name, inputs[0].neuron)
+    sums = {p.name for p in graph.populations if isinstance(p.neuron, SigmaDelta) and p.neuron.threshold is None}
     for population in graph.populations:
         for edge in population.edges:
+            if edge.source in sums:
+                raise GraphError(f"{population.name}: reads {edge.source}, which only sums its input; none may read it")
             _check_weights(population, edge)
             _check_delay(population, edge)
             if stock:

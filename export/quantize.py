@@ -13,7 +13,19 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from export.graph import SPIKE_SHIFT, Conv, Edge, Graph, GraphError, Input, Node, Population, SigmaDelta, Sparse
+from export.graph import (
+    SPIKE_SHIFT,
+    STATE_SHIFT,
+    Conv,
+    Edge,
+    Graph,
+    GraphError,
+    Input,
+    Node,
+    Population,
+    SigmaDelta,
+    Sparse,
+)
 from export.limits import (
     BIAS_EXPONENT_MAX,
     BIAS_MANTISSA_MAX,
@@ -155,18 +167,13 @@ def integer_bias(name: str, bias: np.ndarray, scale: float) -> np.ndarray:
 
 
 def _with_integer_weights(population: Population, scale: float) -> Population:
+    return replace(population, edges=tuple(_integer_edge(edge, scale) for edge in population.edges))
+
+
+def _integer_edge(edge: Edge, scale: float) -> Edge:
     # In float64 and in this order, as the fine-tuned network does (neuroseg/spiking/network.py).
-    edges = tuple(
-        replace(
-            edge,
-            op=replace(
-                edge.op,
-                weight=even_integers(edge.op.weight.astype(np.float64) * (scale / 2)).astype(np.int32),
-            ),
-        )
-        for edge in population.edges
-    )
-    return replace(population, edges=edges)
+    weight = even_integers(edge.op.weight.astype(np.float64) * (scale / 2)).astype(np.int32)
+    return replace(edge, op=replace(edge.op, weight=weight))
 
 
 @dataclass(frozen=True)
@@ -195,7 +202,8 @@ def quantize_sigma_delta(
     logit_scale = graph.meta.logit_scale
     for node in graph.nodes:
         if isinstance(node, Input):
-            gain = math.floor(_finest(graph, node.name, peaks, margin) / 2**SPIKE_SHIFT)
+            most = POTENTIAL_MAX >> SPIKE_SHIFT + STATE_SHIFT  # of a state that tells 1
+            gain = min(most, math.floor(_finest(graph, node.name, peaks, margin) / 2**SPIKE_SHIFT))
             if gain < 1:
                 raise GraphError(f"{node.name}: what reads it needs messages of less than one unit; scale its weights")
             messages[node.name] = float(gain * 2**SPIKE_SHIFT)
@@ -235,26 +243,12 @@ def _sigma_delta(
     neuron = population.cuba
     if neuron.leaks or neuron.drop is not None or population.recurrent:
         raise GraphError(f"{population.name}: leaks, or feeds itself; sigma-delta neurons do neither")
-    scales = [
-        WEIGHT_MAX * messages[edge.source] / float(np.abs(edge.op.weight).max())
-        for edge in population.edges
-        if edge.op.weight.any()
-    ]
     finest = math.inf if neuron.threshold is None else _finest(graph, population.name, peaks, margin)
-    most = POTENTIAL_MAX / max(margin * peaks[population.name].sum, TINY)
-    scale = min((*scales, most, finest * 2**SHIFT_MAX)) if scales else 1.0
-    edges = tuple(
-        replace(
-            edge,
-            op=replace(
-                edge.op,
-                weight=even_integers(edge.op.weight.astype(np.float64) * (scale / messages[edge.source] / 2)).astype(
-                    np.int32
-                ),
-            ),
-        )
-        for edge in population.edges
-    )
+    scale = min(POTENTIAL_MAX / max(margin * peaks[population.name].sum, TINY), finest * 2**SHIFT_MAX)
+    for edge in population.edges:
+        if edge.op.weight.any():
+            scale = min(scale, WEIGHT_MAX * messages[edge.source] / float(np.abs(edge.op.weight).max()))
+    edges = tuple(_integer_edge(edge, scale / messages[edge.source]) for edge in population.edges)
     bias = None if neuron.bias is None else np.round(np.asarray(neuron.bias, np.float64) * scale).astype(np.int32)
     shift = 0
     if neuron.threshold is None:

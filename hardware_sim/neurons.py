@@ -15,6 +15,7 @@ import torch
 
 from export.graph import SPIKE_SHIFT, AnyNeuron, Decay, Neuron, SigmaDelta
 from export.limits import DECAY_MAX, POTENTIAL_MAX, POTENTIAL_SHIFT
+from hardware_sim.record import SimulationError
 
 Feedback = Callable[[int, torch.Tensor], torch.Tensor | None]  # step t, what was emitted (T, ...): input at t
 
@@ -152,8 +153,17 @@ def neuron_spikes(neuron: Neuron, currents: np.ndarray, *, timesteps: int) -> np
 
 
 def delta_messages(neuron: SigmaDelta, values: np.ndarray) -> np.ndarray:
-    """Messages int32 (samples, T, ...) by which an input's neurons tell integers (samples, T, ...): Lava's Delta."""
-    told = torch.from_numpy(values.astype(np.int64)).transpose(0, 1) << SPIKE_SHIFT + neuron.shift  # T, samples, ...
+    """Messages int32 (samples, T, ...) by which an input's neurons tell integers (samples, T, ...): Lava's Delta.
+
+    Raises SimulationError for what 24 bits do not hold.
+    """
+    shift = SPIKE_SHIFT + neuron.shift
+    most = POTENTIAL_MAX >> shift
+    if np.abs(values).max(initial=0) > most:
+        raise SimulationError(
+            f"inputs from {values.min():g} to {values.max():g}; +-{most} is what 24 bits hold << {shift}"
+        )
+    told = torch.from_numpy(values.astype(np.int64)).transpose(0, 1) << shift  # T, samples, ...
     state = SigmaDeltaState(neuron, told[0])
     sent = torch.stack([state.send(act) for act in told])
     return sent.transpose(0, 1).numpy().astype(np.int32)

@@ -172,7 +172,7 @@ def _watch(
             t, sample = (int(place) for place in wrong.nonzero()[0][:2])
             found = value[t, sample][wrong[t, sample]][0].item()
             raise SimulationError(
-                f"{population.name}: {what} is {found:.10g} in sample {first + sample}, step {t}; {low} to {high} is "
+                f"{population.name}: {what} is {found:.0f} in sample {first + sample}, step {t}; {low} to {high} is "
                 "what Loihi holds"
             )
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 import hardware_sim
-from export.graph import Graph, GraphError, graded
+from export.graph import Graph, GraphError, SigmaDelta, graded
 from export.limits import POTENTIAL_MAX
 from hardware_sim import LavaWorker, npz
 from hardware_sim.record import Progress, Record, SimulationError
@@ -103,9 +103,29 @@ def read_spikes(path: Path, graph: Graph) -> torch.Tensor:
         what = "integers" if values else "0 and 1"
         expected = f"{what} of (samples, {graph.meta.timesteps}, {', '.join(map(str, graph.input.shape))})"
         raise SimulationError(f"{path}: {spikes.dtype} of {spikes.shape}; {expected} are allowed")
-    if values and np.abs(spikes).max(initial=0) > POTENTIAL_MAX:
-        raise SimulationError(f"{path}: values up to {np.abs(spikes).max():g}; {POTENTIAL_MAX} is what 24 bits hold")
+    low, high = spikes.min(initial=0), spikes.max(initial=0)
+    if low < -POTENTIAL_MAX or high > POTENTIAL_MAX:
+        raise SimulationError(f"{path}: values from {low:g} to {high:g}; +-{POTENTIAL_MAX} is what 24 bits hold")
     return torch.from_numpy(spikes.astype(np.int32 if values else np.uint8)).transpose(0, 1)
+
+
+def read_frames(path: Path, graph: Graph) -> torch.Tensor:
+    """Messages (T, B, C, H, W) of frames in a .npy (B, T, C, H, W), which a graph's input neurons tell.
+
+    Raises FileNotFoundError, GraphError for a graph whose input has no sigma-delta neurons, SimulationError.
+    """
+    if not isinstance(graph.input.neuron, SigmaDelta):
+        raise GraphError(f"{graph.input.name}: has no sigma-delta neurons, which frames are for; give images or spikes")
+    try:
+        frames = npz.load_npy(path)
+    except ValueError as error:
+        raise SimulationError(f"{path}: no array of frames ({error})") from error
+    expected = (graph.meta.timesteps, *graph.input.shape)
+    if frames.dtype.kind not in "biuf" or frames.shape[1:] != expected or not np.isfinite(frames).all():
+        raise SimulationError(
+            f"{path}: {frames.dtype} of {frames.shape}; numbers of (samples, *{expected}) are allowed"
+        )
+    return torch.from_numpy(input_spikes(graph, frames)).transpose(0, 1)
 
 
 def logits(graph: Graph, trace: Trace) -> np.ndarray:

@@ -24,6 +24,7 @@ from neuroseg.report import provenance, write_image_report
 from neuroseg.runs import Run
 from neuroseg.settings import Imported
 from neuroseg.spiking.activity import measure
+from neuroseg.spiking.device import place
 from neuroseg.spiking.network import SpikingNetwork
 from neuroseg.steps import CALIBRATION_SLICES, Conversion, Tuning, final, read_network, sample
 from neuroseg.training.finetune import FinetuneConfig, finetune_images
@@ -134,6 +135,7 @@ def validate_run_images(
     labels: np.ndarray | None = None,
     command: str,
     on_step: OnImages | None = None,
+    device: torch.device = CPU,
 ) -> tuple[Agreement, dict[str, Any]]:
     """Hold the exported network of a run against PyTorch on images. Makes report.json and drawings of network and chip.
 
@@ -144,6 +146,7 @@ def validate_run_images(
         network, _ = final(run)
         raw, graph = read_network(run)
         run.forget_after(run.network)
+        place(network, device)
         found = validate_images(network, graph, images, engine, ann=ann_of(run), on_step=on_step)
         repeat = provenance(raw, command=command, seed=imported.seed, encoder=graph.meta.encoder)
         return found, write_image_report(run, found, labels, repeat=repeat)

@@ -15,14 +15,16 @@ import torch
 
 from export import netx
 from export.graph import Graph
+from hardware_sim.record import Record
 from neuroseg import runs
 from neuroseg.conversion.balance import balance
 from neuroseg.conversion.convert import convert
 from neuroseg.conversion.lower import export, integer_scales
-from neuroseg.conversion.sigma_delta import SigmaDeltaConversion, explain_sigma_delta
+from neuroseg.conversion.sigma_delta import to_sigma_delta
 from neuroseg.data import ScanError
 from neuroseg.data.volume import Subject, stack_slices
-from neuroseg.engine import Engine
+from neuroseg.engine import Engine, image_spikes, logits
+from neuroseg.metrics import agreement
 from neuroseg.report import provenance, write_report
 from neuroseg.runs import Run, RunError
 from neuroseg.settings import Settings
@@ -103,6 +105,30 @@ def convert_run(run: Run, training: Sequence[Subject], conversion: Conversion = 
         notes = {"balance": conversion.method, "data": Path(settings.data).name}
         runs.save_snn(network, run.converted, notes=notes)
     return network
+
+
+@dataclass(frozen=True, eq=False)
+class SigmaDeltaConversion:
+    """An integer graph, how far it decides as the ANN on the calibration images (`metrics.agreement`), and messages.
+
+    messages: spikes that carry a value, an image, of all layers.
+    """
+
+    graph: Graph
+    agreement: float
+    messages: float
+
+
+def explain_sigma_delta(
+    network: SpikingNetwork, images: torch.Tensor, *, threshold: float = 0.0, class_names: tuple[str, ...] = ()
+) -> SigmaDeltaConversion:
+    """`to_sigma_delta`, and what it does on the calibration images."""
+    graph = to_sigma_delta(network, images, threshold=threshold, class_names=class_names)
+    trace = Engine().run(graph, image_spikes(graph, images), record=Record(spikes=(), counts="all"))
+    with torch.no_grad():
+        expected = network.eval().analog(images)[graph.output.name].numpy()
+    told = sum(int(counts.sum(dtype="int64")) for counts in trace.tallied.values())
+    return SigmaDeltaConversion(graph, agreement(logits(graph, trace), expected), told / len(images))
 
 
 def sigma_delta_run(

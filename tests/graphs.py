@@ -98,8 +98,8 @@ def _feedback(draw, rng: np.random.Generator, name: str, shape: Shape) -> Edge:
 
 
 @st.composite
-def graded_graphs(draw, recurrent: bool = False) -> tuple[Graph, np.ndarray]:
-    """Sigma-delta neurons, among them IF neurons that only integrate; and values int32 (samples, T, C, H, W)."""
+def graded_graphs(draw, recurrent: bool = False, late: bool = False) -> tuple[Graph, np.ndarray]:
+    """Sigma-delta neurons, and values int32 (samples, T, C, H, W). late: delays by channel, too."""
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
     source = SigmaDelta(draw(st.integers(0, 2)) << 12) if draw(st.booleans()) else None
     nodes: list[Node] = [Input("input", draw(SHAPES), source)]
@@ -109,7 +109,10 @@ def graded_graphs(draw, recurrent: bool = False) -> tuple[Graph, np.ndarray]:
         edges = []
         for read in [nodes[-1], *draw(st.lists(st.sampled_from(nodes), max_size=1))]:
             kind = draw(st.sampled_from(["sparse", "conv", "convT", "dense"]))
-            edges.append(Edge(read.name, _operator(rng, kind, read.shape, shape)))
+            waits = (
+                np.broadcast_to(rng.integers(0, 4, (shape[0], 1, 1)), shape) if late and draw(st.booleans()) else None
+            )
+            edges.append(Edge(read.name, _operator(rng, kind, read.shape, shape), target_delay=waits))
         if recurrent and k < count - 1 and draw(st.booleans()):
             edges.append(_feedback(draw, rng, f"p{k}", shape))
         nodes.append(Population(f"p{k}", shape, tuple(edges), _sigma_delta(draw, rng, shape, last=k == count - 1)))

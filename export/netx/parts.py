@@ -28,7 +28,7 @@ from export.graph import (
     Sparse,
 )
 from export.hdf5 import GEOMETRY_MAX
-from export.limits import BIAS_MAX, DECAY_MAX, POTENTIAL_MAX, SHIFT_MAX
+from export.limits import BIAS_MAX, DECAY_MAX, ONE_SIGN_MAX, POTENTIAL_MAX, SHIFT_MAX
 from export.netx.fields import Fields
 
 FORMAT_VERSION = 1
@@ -59,15 +59,36 @@ def dense(fields: Fields, source: Shape) -> Dense:
     return Dense(_weight(fields, 2, flat=(fields.shape()[0], -1)))
 
 
-def recurrent(fields: Fields) -> Dense:
-    """What a `dense_rec` layer sends itself."""
+def recurrent(fields: Fields, forward: Dense) -> Dense:
+    """What a `dense_rec` layer sends itself, beside what reaches it."""
     n = math.prod(fields.shape())
     weight = _weight(fields, 2, flat=(n, n), field="weight_rec")
     if weight.shape != (n, n):
         raise fields.error("weight_rec", f"of shape {weight.shape}", f"{(n, n)}")
+    if not netx_keeps(forward.weight, weight):
+        raise fields.error("weight_rec", "odd, or out of reach, as `weight` may be", "what NetX keeps of both: even")
     if "delay" in fields:  # where NetX runs its weights at another scale: blocks/process.py, RecurrentDense
         raise fields.error("delay", "of a recurrent layer", "none")
     return Dense(weight)
+
+
+def netx_keeps(weight: np.ndarray, recurrent: np.ndarray) -> bool:
+    """Whether NetX runs both matrices of a dense_rec layer as they are: it scales them as one, and cuts each by itself.
+
+    netx/utils.py, optimize_weight_bits, and lava/utils/weightutils.py: -256 is what no synapse of one sign holds.
+    """
+    both = (weight, recurrent)
+    if any((one % 2).any() for one in both):
+        return False
+    low, high = min(one.min() for one in both), max(one.max() for one in both)
+    mixed = low < 0 <= high
+    if not mixed:
+        return low >= -ONE_SIGN_MAX and high <= ONE_SIGN_MAX
+    reach = min(127 / high if high else math.inf, -128 / low)
+    if reach < 0.5:
+        return False
+    scale = 2 ** (math.floor(math.log2(reach)) + 1)
+    return all(one.max() > 0 or one.min() * scale >= -ONE_SIGN_MAX for one in both)
 
 
 def sparse(fields: Fields, source: Shape) -> Sparse:
@@ -118,8 +139,8 @@ def _tiling_kernel(fields: Fields) -> tuple[np.ndarray, Pair]:
 def _weight(fields: Fields, ndim: int, flat: tuple[int, int] | None = None, field: str = "weight") -> np.ndarray:
     """Integer weights with `ndim` axes; SLAYER writes a dense layer of one output flat. Of single ones may be none."""
     weight = fields.numbers(field)
-    if flat and weight.ndim == 1 and weight.size % flat[0] == 0:
-        weight = weight.reshape(flat)
+    if flat and weight.ndim == 1 and weight.size and weight.size % math.prod(side for side in flat if side > 0) == 0:
+        weight = weight.reshape(flat[0], -1)
     if ndim == 4 and weight.ndim == 5 and weight.shape[4] == 1:  # SLAYER keeps an axis for time
         weight = weight[..., 0]
     if weight.ndim != ndim or not (weight.size or ndim == 1):
@@ -146,10 +167,10 @@ def _geometry(fields: Fields) -> tuple[Pair, Pair, Pair, int]:
 AFFINE_THRESHOLD = (1 << 18) - 1  # how SLAYER's affine block says that it never fires: slayer/block/base.py
 
 
-def neuron(fields: Fields, shape: Shape) -> AnyNeuron:
+def neuron(fields: Fields, shape: Shape, *, of_input: bool = False) -> AnyNeuron:
     kind = fields.text("type")
     if kind in (SIGMA_DELTA, FINE_SIGMA_DELTA):
-        return _sigma_delta(fields, shape, fine=kind == FINE_SIGMA_DELTA)
+        return _sigma_delta(fields, shape, fine=kind == FINE_SIGMA_DELTA, of_input=of_input)
     if kind not in NEURON_TYPES:
         raise fields.error("type", repr(kind), ", ".join((*NEURON_TYPES, SIGMA_DELTA, FINE_SIGMA_DELTA)))
     reset = fields.text("reset") if "reset" in fields else NEURON_TYPES[kind]
@@ -172,10 +193,10 @@ def neuron(fields: Fields, shape: Shape) -> AnyNeuron:
     )
 
 
-def _sigma_delta(fields: Fields, shape: Shape, *, fine: bool) -> SigmaDelta:
+def _sigma_delta(fields: Fields, shape: Shape, *, fine: bool, of_input: bool) -> SigmaDelta:
     """NetX runs a ReLU, whatever the activation (hdf5.py, get_neuron_params); its threshold and bias are << 12.
 
-    The bias of SDNN neurons is the layer's.
+    The bias of SDNN neurons is the layer's. An input tells what comes in, whether it is called an output or not.
     """
     if "activation" in fields and (activation := fields.text("activation")) != "relu":
         raise fields.error("activation", repr(activation), "'relu', which is all that NetX runs,")
@@ -184,8 +205,13 @@ def _sigma_delta(fields: Fields, shape: Shape, *, fine: bool) -> SigmaDelta:
         fields.integer(field, 0, 0, default=0)
     # NetX looks whether the field is there, not what it says.
     sums = not fields.integer("fires", 0, 1, default=1) if fine else "sigma_output" in fields
+    if of_input:
+        sums = False
+        if "bias" in fields:
+            raise fields.error("bias", "of an input's neurons", "none")
     if not fine:
-        threshold = fields.integer("vThMant", 0, POTENTIAL_MAX >> NETX_SHIFT) << NETX_SHIFT
+        default = 0 if sums else None
+        threshold = fields.integer("vThMant", 0, POTENTIAL_MAX >> NETX_SHIFT, default=default) << NETX_SHIFT
         return SigmaDelta(threshold=None if sums else threshold)
     return SigmaDelta(
         threshold=None if sums else fields.integer("vThMant", 0, POTENTIAL_MAX),

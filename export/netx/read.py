@@ -39,7 +39,7 @@ MAX_LAYERS = 1000
 MAX_EDGES = 2**14  # more come of layers that read each other over and over, not of a network
 MAX_SYNAPSES = 2**24  # single ones, counted in each edge that they are looked through for
 SCALE_MAX = 1e30
-SELF = ""  # the population that is being read, as a source; a name in a file is never empty
+SELF = ""  # the population that is being read, as a source; a name in a file may not be empty
 INPUT_GAIN = 64.0  # of an input block that has none: lava/lib/dl/netx/hdf5.py, create_input
 NETX_BIAS_EXPONENT = 6  # lava/lib/dl/netx/hdf5.py, get_neuron_params
 SYNAPSES: dict[str, Callable[[Fields, Shape], Operator]] = {
@@ -130,6 +130,7 @@ class _Reader:
         self.edges = self.synapses = 0
         self.streams: list[_Stream] = []
         self.summed: set[int] = set()  # synapse layers that an add layer reads
+        self.unread: set[int] = set()  # feedback layers that no synapse layer follows
         self.notes: dict[str, str] = {}
 
     def layer(self, fields: Fields) -> None:
@@ -159,7 +160,7 @@ class _Reader:
         if "neuron" not in fields:
             return self._node(Input(name, shape))
         gain, offset = fields.number("weight", INPUT_GAIN, INPUT_MAX), fields.number("bias", 0.0, INPUT_MAX)
-        return self._node(Input(name, shape, parts.neuron(fields.sub("neuron"), shape), gain, offset))
+        return self._node(Input(name, shape, parts.neuron(fields.sub("neuron"), shape, of_input=True), gain, offset))
 
     def _begin(self, fields: Fields, kind: str) -> None:
         """The input of a file that begins with a synapse, as lava-dl writes networks that others feed."""
@@ -196,14 +197,24 @@ class _Reader:
                     edges.append(Edge(name, part, delay, target_delay))
                 start += shape[0]
         if fields.text("type") == "dense_rec":
-            edges.append(Edge(SELF, parts.recurrent(fields)))
+            edges.append(self._recurrent(fields, edges[0].op))
+        self.unread.discard(len(self.streams) - 1)
         if "neuron" not in fields:
             return _Stream((), fields.shape(), tuple(edges))
         return self._population(fields, tuple(edges))
 
+    @staticmethod
+    def _recurrent(fields: Fields, forward: Operator) -> Edge:
+        """What a `dense_rec` layer sends itself; NetX runs that of CUBA neurons alone (create_dense, message bits)."""
+        assert isinstance(forward, Dense)
+        if "neuron" not in fields or fields.sub("neuron").text("type") in (parts.SIGMA_DELTA, parts.FINE_SIGMA_DELTA):
+            raise GraphError(f"{fields.where}: a dense_rec layer without CUBA neurons of its own; these are needed")
+        return Edge(SELF, parts.recurrent(fields, forward))
+
     def _feedback(self, fields: Fields) -> _Stream:
-        """The spikes of the population that the next add layer makes, some steps late."""
+        """The spikes of the population that an add layer makes, some steps late; a synapse layer follows."""
         self.shapes[SELF] = fields.shape()
+        self.unread.add(len(self.streams))
         return _Stream(((SELF, fields.integer("delay", 0, DELAY_MAX, default=0)),), fields.shape())
 
     @staticmethod
@@ -249,6 +260,8 @@ class _Reader:
 
     def finish(self, *, ours: bool) -> None:
         """What comes last without a neuron integrates in a file of lava-dl, as in NetX; else something must sum it."""
+        if self.unread:
+            raise GraphError(f"layer {min(self.unread)}: a feedback that no synapse layer follows")
         for k, stream in enumerate(self.streams):
             if not stream.edges or k in self.summed:
                 continue
@@ -260,7 +273,7 @@ class _Reader:
         inputs = fields.integers("inputs", 0, len(self.streams) - 1, counts=tuple(range(1, MAX_LAYERS)))
         streams = [self.streams[k] for k in inputs]
         delays = fields.integers("delay", 0, 2**16, counts=(len(inputs),)) if "delay" in fields else (0,) * len(inputs)
-        if any(len(stream.parts) != 1 for stream in streams):
+        if any(len(stream.parts) != 1 or stream.parts[0][0] == SELF for stream in streams):
             raise GraphError(f"{fields.where}: inputs {inputs} are not all layers with neurons")
         joined = tuple((s.parts[0][0], s.parts[0][1] + d) for s, d in zip(streams, delays, strict=True))
         shape = (sum(s.shape[0] for s in streams), *streams[0].shape[1:])
@@ -272,6 +285,15 @@ class _Reader:
         inputs = fields.integers("inputs", 0, len(self.streams) - 1, counts=tuple(range(1, MAX_LAYERS)))
         if not all(self.streams[k].edges for k in inputs):
             raise GraphError(f"{fields.where}: inputs {inputs} are not all synapse layers without neurons")
+        for k in inputs:
+            fed_back = any(edge.source == SELF for edge in self.streams[k].edges)
+            if fed_back and self.streams[k - 1].shape != fields.shape():
+                raise GraphError(
+                    f"layer {k - 1}: a feedback of {self.streams[k - 1].shape}; {fields.shape()} is summed"
+                )
+        twice = [k for k in inputs if k in self.summed and any(edge.source == SELF for edge in self.streams[k].edges)]
+        if twice:
+            raise GraphError(f"{fields.where}: sums layer {twice[0]}, a feedback of another; one add may sum it")
         self.summed.update(inputs)
         edges = tuple(edge for k in inputs for edge in self.streams[k].edges)
         self._count(fields, [edge.op for edge in edges])
@@ -308,4 +330,7 @@ class _Reader:
 
     @staticmethod
     def _name(fields: Fields, default: str) -> str:
-        return fields.text("name") if "name" in fields else default
+        name = fields.text("name") if "name" in fields else default
+        if not name:
+            raise fields.error("name", "empty", "a name of at least one character")
+        return name

@@ -49,6 +49,7 @@ from export.netx.parts import (
     NETX_SHIFT,
     SIGMA_DELTA,
     SOFT_RESET,
+    netx_keeps,
 )
 from export.netx.read import NETX_BIAS_EXPONENT
 
@@ -184,8 +185,10 @@ def _is_dense_recurrent(population: Population) -> bool:
     """Whether it is what lava-dl calls dense_rec: all to all from one source and from itself, a step late."""
     if len(population.edges) != 2 or len(population.recurrent) != 1 or population.edges[1].source != population.name:
         return False
-    whole = all(isinstance(edge.op, Dense) and edge.target_delay is None for edge in population.edges)
-    return whole and not population.recurrent[0].delay
+    first, again = population.edges
+    whole = isinstance(first.op, Dense) and isinstance(again.op, Dense) and first.target_delay is None
+    plain = whole and not again.delay and isinstance(population.neuron, Neuron)
+    return plain and netx_keeps(first.op.weight, again.op.weight)
 
 
 def _join(edges: Sequence[Edge], shapes: dict[str, tuple[int, ...]]) -> tuple[Operator, tuple[int, ...]] | None:

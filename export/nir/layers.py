@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import numpy as np
@@ -24,8 +23,10 @@ from export.graph import (
     Sparse,
     output_shape,
 )
+from export.nir import loops
 from export.nir.file import Links
 from export.nir.frameworks import Framework
+from export.nir.loops import PASSING
 from export.nir.nodes import (
     SILENT,
     SPIKING,
@@ -41,8 +42,6 @@ from export.nir.nodes import (
     scaled,
 )
 
-PASSING = ("Output", "Flatten", "Input")  # the last of a nested graph
-MAX_LOOPS = 1000
 INTEGRATOR = Neuron(threshold=None, reset="zero")
 
 
@@ -81,15 +80,16 @@ class Reader:
             self.feeds[target].append(source)
         self.read = {source for source, _ in links}
         self.options, self.input_shape = options, options.input_shape
-        self.late: dict[str, list[str]] = {}  # of a node, the neurons whose last step's spikes it reads
         self.made: dict[str, Node] = {}
 
     def graph(self) -> tuple[Node, ...]:
         signals: dict[str, _Signal] = {}
-        for name in self._order():
-            arriving = [signals[source] for source in self.feeds[name]]
-            for neuron in self.late.get(name, ()):
-                known = [signals[feed] for feed in self.feeds[neuron] if feed in signals] + arriving
+        unrolled = loops.unroll(self.nodes, self.feeds)
+        for name in unrolled.order:
+            arriving = [signals[source] for source in unrolled.feeds[name]]
+            for neuron in unrolled.late.get(name, ()):
+                like = next(loops.feeding(neuron, self.nodes, unrolled.feeds, signals.__contains__), None)
+                known = arriving if like is None else [signals[like]]
                 if not known:
                     raise GraphError(f"{neuron}: only feeds itself; a path from the input must feed it")
                 arriving.append(_Signal(known[0].shape, spikes=((neuron, 1.0),)))
@@ -98,29 +98,6 @@ class Reader:
         if len(inputs) != 1 or len(self.made) < 2:
             raise GraphError(f"{len(inputs)} inputs, {len(self.made)} layers; 1 and at least 2 are allowed")
         return tuple(self.made.values())
-
-    def _order(self) -> tuple[str, ...]:
-        """Nodes after those that they read. Where neurons come back to themselves, that is cut, and so a step late."""
-        first = {name: list(feeds) for name, feeds in self.feeds.items()}
-        for _ in range(MAX_LOOPS):
-            try:
-                return tuple(TopologicalSorter(first).static_order())
-            except CycleError as error:
-                loop = list(error.args[1])  # each feeds the next, the last is the first
-                neurons = {name for name in loop if type(self.nodes[name]).__name__ in SPIKING}
-                if len(neurons) != 1:
-                    raise GraphError(
-                        f"{' -> '.join(loop)}: a recurrent loop of {len(neurons)} layers of neurons; one that feeds "
-                        "itself is allowed: a later layer's spikes would come as many steps late as layers lie between"
-                    ) from None
-                neuron = neurons.pop()
-                reader = loop[loop.index(neuron) + 1]
-                for feeds in (first, self.feeds):
-                    feeds[reader] = [name for name in feeds[reader] if name != neuron]
-                self.late.setdefault(reader, []).append(neuron)
-                # What tells the shape of the neurons has to be known before.
-                first[reader] += [name for name in first[neuron] if name not in loop]
-        raise GraphError(f"more than {MAX_LOOPS} recurrent loops")
 
     def _node(self, name: str, arriving: list[_Signal]) -> _Signal:
         node = self.nodes[name]

@@ -249,13 +249,13 @@ def _scatter_column_values(values, starts, places, weight, total):
                 total[places[k]] += values[neuron] * np.int32(weight[k])
 
 
-def scatter_values(values: np.ndarray, taps: Taps | Columns, total: np.ndarray) -> None:
+def scatter_values(spikes: np.ndarray, taps: Taps | Columns, total: np.ndarray) -> None:
     """`scatter` of spikes that carry values: int32, as the total is."""
     if isinstance(taps, Columns):
-        _scatter_column_values(values, taps.starts, taps.places, taps.weight, total)
+        _scatter_column_values(spikes, taps.starts, taps.places, taps.weight, total)
         return
     channels, height, _ = taps.target
-    _scatter_values(values, taps.columns, taps.rows, taps.weight, taps.first_output, channels, height, total)
+    _scatter_values(spikes, taps.columns, taps.rows, taps.weight, taps.first_output, channels, height, total)
 
 
 @numba.njit(numba.void(_I32, _I32, _I32, _I32, _I32, _I32, _INT, _INT), cache=True, nogil=True)

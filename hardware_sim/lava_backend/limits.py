@@ -32,7 +32,8 @@ def check_room(graph: Graph, job: Job, folder: Path) -> None:
         if len(population.edges) > MAX_INPUTS:
             raise SimulationError(
                 f"{population.name}: {len(population.edges)} synapses feed it; 1 to {MAX_INPUTS} run in Lava (one "
-                "whose inputs or weights have their own delays counts once for each delay)"
+                "whose inputs or weights have their own delays counts once for each delay, and what it sends "
+                "itself counts)"
             )
     needed, free = recorded_bytes(graph, job), shutil.disk_usage(folder).free
     if needed > free:

@@ -9,7 +9,7 @@ import numpy as np
 from lava.magma.core.process.process import AbstractProcess
 from lava.proc.io.source import RingBuffer
 
-from export.graph import Graph, depths, graded
+from export.graph import Graph, depths, has_sigma_delta
 from hardware_sim.lava_backend.layout import LayerFiles, Window
 from hardware_sim.lava_backend.parts.processes import Layer, SpikeSource, ValueSource, make_layer
 from hardware_sim.trace import unpack
@@ -43,7 +43,7 @@ def build(
     stream: every layer begins at the first step, and steps are Lava's.
     """
     depth = dict.fromkeys(depths(graph), 0) if stream else depths(graph)
-    values = bool(graded(graph))
+    values = has_sigma_delta(graph)
     outputs = {graph.input.name: source.s_out}
     layers: dict[str, Layer] = {}
     windows: dict[str, Window] = {}
@@ -71,5 +71,5 @@ def ring_buffer(graph: Graph, bits: np.ndarray) -> RingBuffer:
 
 def file_source(graph: Graph, path: str) -> SpikeSource:
     """A source that reads its frames from a mapped file."""
-    kind = ValueSource if graded(graph) else SpikeSource
+    kind = ValueSource if has_sigma_delta(graph) else SpikeSource
     return kind(path=path, shape=graph.input.shape)

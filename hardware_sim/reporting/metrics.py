@@ -189,7 +189,14 @@ def spike_counts(graph: Graph, trace: Trace) -> dict[str, np.ndarray]:
         raise TraceError(f"the trace has {trace.timesteps} steps a sample; the network {graph.meta.timesteps}")
     if trace.stimulus is None:
         raise TraceError("the trace has no input spikes; run the network again with this version")
-    found = {graph.input.name: (unpack(trace.stimulus, graph.input.shape) != 0).sum((0, 1), dtype=np.int64)}
+    values, shape = graded(graph), graph.input.shape
+    if graph.input.name in values:
+        fits = trace.stimulus.dtype == np.int32 and trace.stimulus.shape[2:] == shape
+    else:
+        fits = trace.stimulus.dtype == np.uint8 and trace.stimulus.shape[2:] == (-(-math.prod(shape) // 8),)
+    if not fits or set(trace.graded) != {name for name in trace.spikes if name in values}:
+        raise TraceError("the trace is of another network: its input or spikes are of another shape or kind")
+    found = {graph.input.name: (unpack(trace.stimulus, shape) != 0).sum((0, 1), dtype=np.int64)}
     for population in graph.populations:
         if population.name in trace.counts:
             found[population.name] = trace.counts[population.name].sum(0, dtype=np.int64)

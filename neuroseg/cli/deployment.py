@@ -19,7 +19,7 @@ from neuroseg.cli.options import Backend, Fidelity, ImagesToRun, RunFolder, Stal
 from neuroseg.cli.subjects import usable_subjects
 from neuroseg.data import ScanError, stack_slices
 from neuroseg.data.images import read_images
-from neuroseg.engine import STALL_TIMEOUT, Engine, image_spikes, logits, read_spikes
+from neuroseg.engine import STALL_TIMEOUT, Engine, image_spikes, logits, read_frames, read_spikes
 from neuroseg.metrics import decide
 
 commands = typer.Typer(add_completion=False)
@@ -58,6 +58,10 @@ def simulate(
             help="Spikes to run on: a .npy (samples, T, C, H, W) of 0 and 1 (or values), or TRACE.npz for its input."
         ),
     ] = None,
+    frames: Annotated[
+        Path | None,
+        typer.Option(help="Frames for sigma-delta neurons at the input: a .npy (samples, T, C, H, W), one a step."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Trace to write, TRACE.npz: every spike.")] = None,
     logits_file: Annotated[
         Path | None, typer.Option("--logits", help="Logits to write, a .npy (samples, C, H, W) of floats.")
@@ -92,7 +96,7 @@ def simulate(
         graph = with_timesteps(graph, timesteps)
     record = hardware_sim.Record(spikes="all" if out else (), potentials="all" if potentials else ())
     with Engine(backend.value, fidelity.value, stall_timeout).warm() as engine:  # Lava comes up meanwhile
-        given = _stimulus(graph, data, images, spikes, subjects)
+        given = _stimulus(graph, data, images, spikes, frames, subjects)
         with steps_bar(backend.value) as show:
             trace = engine.run(graph, given, record=record, on_step=show, stream=stream)
     if out:
@@ -107,10 +111,14 @@ def simulate(
     console.print(f"{trace.samples} samples{counted} in {trace.seconds['run']:.1f} s; {escape(written)}")
 
 
-def _stimulus(graph: Graph, data: str | None, images: Path | None, spikes: Path | None, subjects: int) -> torch.Tensor:
+def _stimulus(
+    graph: Graph, data: str | None, images: Path | None, spikes: Path | None, frames: Path | None, subjects: int
+) -> torch.Tensor:
     """What a network is to run on, as spikes (T, B, C, H, W)."""
-    if sum(source is not None for source in (data, images, spikes)) != 1:
-        raise ValueError("one of --data, --images and --spikes is needed")
+    if sum(source is not None for source in (data, images, spikes, frames)) != 1:
+        raise ValueError("one of --data, --images, --spikes and --frames is needed")
+    if frames:
+        return read_frames(frames, graph)
     if spikes:
         return read_spikes(spikes, graph)
     if images:

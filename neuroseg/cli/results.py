@@ -13,9 +13,9 @@ from rich.table import Table
 from neuroseg.cli.console import console
 from neuroseg.cli.tables import spikes_table
 from neuroseg.conversion.convert import Row
-from neuroseg.conversion.sigma_delta import SigmaDeltaConversion
 from neuroseg.experiments.tables import score_cells
 from neuroseg.report import STAGES
+from neuroseg.steps import SigmaDeltaConversion
 
 
 def dice_table(dice: Mapping[str, Mapping[str, float]], *, title: str) -> Table:

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from rich.markup import escape
 
@@ -64,7 +65,7 @@ def validate(
     if images:
         if data or subjects:
             raise ValueError("--data and --subjects are of scans; --images goes without them")
-        _validate_images(run, images, labels, engine)
+        _validate_images(run, images, labels, engine, where)
         return
     if labels:
         raise ValueError("--labels needs --images")
@@ -74,6 +75,7 @@ def validate(
     command = ["neuroseg", "validate", str(run.folder), *(["--data", data] if data else [])]
     command += ["--backend", backend.value, "--fidelity", fidelity.value]
     command += ["--subjects", str(subjects)] if subjects else []
+    command += ["--device", where.type] if where.type != "cpu" else []
     with subjects_bar(backend.value, chosen) as show:
         found, report = validate_run(run, chosen, engine, command=shlex.join(command), on_step=show, device=where)
     show_report(report, run.report)
@@ -84,15 +86,16 @@ def validate(
         raise typer.Exit(EXIT_DIFFERENT)
 
 
-def _validate_images(run: Run, images: Path, labels: Path | None, engine: Engine) -> None:
+def _validate_images(run: Run, images: Path, labels: Path | None, engine: Engine, where: torch.device) -> None:
     pictures = images_for(run, images)
     truth = read_labels(labels, pictures, output=ann_of(run).output.shape) if labels else None
     command = ["neuroseg", "validate", str(run.folder), "--images", str(images)]
     command += ["--labels", str(labels)] if labels else []
     command += ["--backend", engine.backend, "--fidelity", engine.fidelity]
+    command += ["--device", where.type] if where.type != "cpu" else []
     with steps_bar(engine.backend, unit="images") as show:
         found, report = validate_run_images(
-            run, pictures, engine, labels=truth, command=shlex.join(command), on_step=show
+            run, pictures, engine, labels=truth, command=shlex.join(command), on_step=show, device=where
         )
     show_report(report, run.report)
     if found.diagnosis:

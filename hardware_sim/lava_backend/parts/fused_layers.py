@@ -84,6 +84,7 @@ class FusedLayer(PyLoihiProcessModel):
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.uint8)
     v: np.ndarray = LavaPyType(np.ndarray, np.int32)
     sums: type[np.integer] = np.int16
+    scatter = staticmethod(kernels.scatter)
 
     def __init__(self, proc_params: dict[str, Any]) -> None:
         super().__init__(proc_params)
@@ -98,7 +99,7 @@ class FusedLayer(PyLoihiProcessModel):
         self.own = [edge.source == self.population.name for edge in edges]
         n = int(np.prod(self.population.shape))
         self.total = np.zeros(n, self.sums)
-        self.later = [_Later(edge.target_delay) if edge.target_delay is not None else None for edge in edges]
+        self.later = [None if e.target_delay is None else _Later(e.target_delay, self.sums) for e in edges]
         self.fired = np.zeros(whc(self.population.shape), np.uint8)
         self.neurons = self._neurons()
         self.rows = np.zeros((self.window.timesteps, -(-n // 8)), np.uint8)  # bits of the sample under way
@@ -135,13 +136,15 @@ class FusedLayer(PyLoihiProcessModel):
             elif later is not None:
                 if begins:
                     later.forget()
-                later.step(arrived, taps, self.total)
+                self.total += later.step(None if arrived is None else self._scattered(arrived, taps))
             elif arrived is not None:
-                self._scatter(arrived, taps)
+                self.scatter(arrived, taps, self.total)
         self.progress[self.slot] = self.time_step
 
-    def _scatter(self, arrived: np.ndarray, taps: kernels.Taps | kernels.Columns) -> None:
-        kernels.scatter(arrived, taps, self.total)
+    def _scattered(self, arrived: np.ndarray, taps: kernels.Taps | kernels.Columns) -> np.ndarray:
+        gathered = np.zeros_like(self.total)
+        self.scatter(arrived, taps, gathered)
+        return gathered
 
     def _receive(self, k: int) -> np.ndarray | None:
         """The spikes of source k that arrive at the next step, flat, or None before the first can."""
@@ -174,23 +177,23 @@ class FusedLayer(PyLoihiProcessModel):
 class _Later:
     """Inputs that reach each target neuron some steps later: a ring of totals, one for each step to come."""
 
-    def __init__(self, target_delay: np.ndarray) -> None:
+    def __init__(self, target_delay: np.ndarray, dtype: type[np.integer]) -> None:
         self.steps = target_delay.T.reshape(-1).astype(np.intp)  # W, H, C
         self.neurons = np.arange(self.steps.size)
-        self.ring = np.zeros((int(self.steps.max()) + 1, self.steps.size), np.int16)
+        self.ring = np.zeros((int(self.steps.max()) + 1, self.steps.size), dtype)
         self.now = 0
 
     def forget(self) -> None:
         self.ring[:] = 0
 
-    def step(self, arrived: np.ndarray | None, taps: kernels.Taps | kernels.Columns, total: np.ndarray) -> None:
-        if arrived is not None:
-            gathered = np.zeros(self.steps.size, np.int16)
-            kernels.scatter(arrived, taps, gathered)
+    def step(self, gathered: np.ndarray | None) -> np.ndarray:
+        """Put in what was gathered at a step; what is due at the next."""
+        if gathered is not None:
             self.ring[(self.now + self.steps) % len(self.ring), self.neurons] += gathered
-        total += self.ring[self.now]
+        due = self.ring[self.now].copy()
         self.ring[self.now] = 0
         self.now = (self.now + 1) % len(self.ring)
+        return due
 
 
 class IdleLayer(FusedLayer):

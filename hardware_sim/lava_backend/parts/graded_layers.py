@@ -49,6 +49,7 @@ class GradedLayer(FusedLayer):
 
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
     sums = np.int32
+    scatter = staticmethod(kernels.scatter_values)
 
     def _neurons(self) -> SigmaDeltaNeurons | CubaNeurons:
         self.fired = self.fired.astype(np.int32)
@@ -57,9 +58,6 @@ class GradedLayer(FusedLayer):
         if isinstance(neuron, SigmaDelta):
             return SigmaDeltaNeurons(self.population, neuron)
         return _NarrowNeurons(self.population)
-
-    def _scatter(self, arrived: np.ndarray, taps: kernels.Taps | kernels.Columns) -> None:
-        kernels.scatter_values(arrived, taps, self.total)
 
     def _record_spikes(self, t: int) -> None:
         if self.spikes is not None and self.carries:

@@ -91,7 +91,9 @@ class PySigmaResetModel(sdn.AbstractSigmaModel):
 
 
 class _Source(PyLoihiProcessModel):
-    """Sends frame after frame of a file. Its models differ in the frames; Lava lets none be derived of another."""
+    """Sends frame after frame of a file. Its models differ in what they send; Lava lets none be derived of another."""
+
+    sends: type[np.integer]
 
     def __init__(self, proc_params: dict[str, Any]) -> None:
         super().__init__(proc_params)
@@ -102,9 +104,9 @@ class _Source(PyLoihiProcessModel):
         sample, t = divmod(self.time_step - 1, self.frames.shape[1])
         if sample < len(self.frames):
             frame = unpack(self.frames[sample : sample + 1, t : t + 1], self.shape)[0, 0]
-            self.s_out.send(np.ascontiguousarray(frame.transpose(2, 1, 0)))
+            self.s_out.send(np.ascontiguousarray(frame.transpose(2, 1, 0), self.sends))
         else:
-            self.s_out.send(np.zeros(whc(self.shape), self.frames.dtype))
+            self.s_out.send(np.zeros(whc(self.shape), self.sends))
 
 
 @implements(proc=SpikeSource, protocol=LoihiProtocol)
@@ -112,6 +114,7 @@ class _Source(PyLoihiProcessModel):
 @tag("fixed_pt")
 class PySpikeSourceModel(_Source):
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.uint8)
+    sends = np.uint8
 
 
 @implements(proc=ValueSource, protocol=LoihiProtocol)
@@ -119,6 +122,7 @@ class PySpikeSourceModel(_Source):
 @tag("fixed_pt")
 class PyValueSourceModel(_Source):
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
+    sends = np.int32
 
 
 class _Recorder(PyLoihiProcessModel):

@@ -93,7 +93,7 @@ def corrupt(path, where: str, value):
 BROKEN = {
     "no layers": ("layer", None, "no group 'layer'"),
     "a layer missing": ("layer/1", None, "layer 1 is missing"),
-    "unknown type": ("layer/1/type", b"dense_comp", "layer 1: type is 'dense_rec'; input, conv"),
+    "unknown type": ("layer/1/type", b"dense_comp", "layer 1: type is 'dense_comp'; input, conv"),
     "no weight": ("layer/1/weight", None, "layer 1: field 'weight' is missing"),
     "NaN weight": ("layer/1/weight", np.full((2, 1, 3, 3), np.nan), "layer 1: weight is NaN or infinite"),
     "fractional weight": ("layer/1/weight", np.full((2, 1, 3, 3), 0.5), "layer 1: weight is fractional"),
@@ -107,7 +107,7 @@ BROKEN = {
     "a meta that is no group": ("meta", [1], "the file: group 'meta' is missing"),
     "zero stride": ("layer/1/stride", [0, 1], r"layer 1: stride is \[0, 1\]; integers from 1"),
     "no neuron": ("layer/2/neuron", None, "layer 2: has no neuron"),
-    "sigma-delta": ("layer/1/neuron/type", b"SDNN", "layer 1: neuron: type is 'SDNN'; CUBA, LOIHI"),
+    "a resonator": ("layer/1/neuron/type", b"RF", "layer 1: neuron: type is 'RF'; CUBA, LOIHI, CUBA_SOFT_RESET, SDNN"),
     "resonator": ("layer/1/neuron/type", b"RF_PHASE", "layer 1: neuron: type is 'RF_PHASE'"),
     "no threshold": ("layer/1/neuron/vThMant", None, "layer 1: neuron: field 'vThMant' is missing"),
     "a fractional bias": ("layer/1/neuron/bias", np.full(1, 3.7), "layer 1: neuron: bias is fractional or too large"),

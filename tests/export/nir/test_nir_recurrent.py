@@ -113,6 +113,34 @@ def test_weights_may_be_shared_by_what_comes_in_and_what_comes_back(tmp_path):
     assert [edge.source for edge in read_nir(path, timesteps=4)["n"].edges] == ["in", "n"]
 
 
+def test_neurons_may_have_several_loops(tmp_path):
+    """Two through weights of their own, one of them inside a nested graph."""
+    rng = np.random.default_rng(7)
+    w, one, other = (rng.integers(-20, 30, shape) / 64 for shape in ((N, 4), (N, N), (N, N)))
+    nodes = {
+        "in": nir.Input(np.array([4])),
+        "w": nir.Linear(w),
+        "n": lif(N, beta=0.75),
+        "out": nir.Output(np.array([N])),
+    }
+    links = [("in", "w"), ("w", "n"), ("n", "out")]
+    loops = [("n", "one"), ("one", "n"), ("n", "other"), ("other", "n")]
+    flat = saved(tmp_path / "flat.nir", {**nodes, "one": nir.Linear(one), "other": nir.Linear(other)}, links + loops)
+    inner = {**nodes, "n": nested(lif(N, beta=0.75), nir.Linear(one)), "other": nir.Linear(other)}
+    deep = saved(tmp_path / "deep.nir", inner, [*links, ("n", "other"), ("other", "n")])
+    spikes = (rng.random((1, STEPS, 4, 1, 1)) < 0.5).astype(np.uint8)
+    v, fired, expected = np.zeros(N), np.zeros(N), []
+    for t in range(STEPS):
+        v = 0.75 * v + w @ spikes[0, t].ravel() + (one + other) @ fired
+        fired = v > 1
+        v = np.where(fired, 0.0, v)
+        expected.append(fired)
+    assert 10 < np.sum(expected) < STEPS * N - 10
+    for path, name in ((flat, "n"), (deep, "n.lif")):
+        trace = run_reference(read_nir(path, timesteps=STEPS), spikes)
+        np.testing.assert_array_equal(trace.spikes[name][0, :, :, 0, 0], expected)
+
+
 def test_loops_that_no_pipeline_has_are_named(tmp_path):
     wide = {"in": nir.Input(np.array([N])), "a": spiking(N), "b": spiking(N), "out": nir.Output(np.array([N]))}
     links = [("in", "a"), ("a", "b"), ("b", "a"), ("b", "out")]
@@ -125,6 +153,9 @@ def test_loops_that_no_pipeline_has_are_named(tmp_path):
     links = [("in", "a"), ("b", "w"), ("w", "b"), ("b", "out")]
     with pytest.raises(GraphError, match="b: only feeds itself; a path from the input must"):
         read_nir(saved(tmp_path / "alone.nir", {k: v for k, v in weights.items() if k != "v"}, links), timesteps=4)
+    links = [("in", "a"), ("a", "w"), ("w", "a"), ("w", "b"), ("b", "out")]
+    with pytest.raises(GraphError, match="b: reads what a sends itself, too; weights of its own are needed there"):
+        read_nir(saved(tmp_path / "shared.nir", {k: v for k, v in weights.items() if k != "v"}, links), timesteps=4)
     pool = nir.AvgPool2d(np.array([1, 1]), np.array([1, 1]), np.array([0, 0]))
     image = {"in": nir.Input(np.array([1, 2, 2])), "n": spiking((1, 2, 2)), "p": pool, "out": nir.Output(np.ones(3))}
     links = [("in", "n"), ("n", "p"), ("p", "n"), ("n", "out")]

@@ -47,10 +47,23 @@ def test_what_feeds_itself(data, fidelity, worker):
 
 
 @pytest.mark.parametrize("fidelity", FIDELITIES)
-@given(drawn=graded_graphs())
+@given(data=st.data())
 @examples(20)
-def test_values(drawn, fidelity, worker):
-    assert_all_same(*drawn, fidelity, worker)
+def test_values(data, fidelity, worker):
+    assert_all_same(*data.draw(graded_graphs(late=fidelity == "fused")), fidelity, worker)
+
+
+@pytest.mark.parametrize("fidelity", FIDELITIES)
+def test_a_sum_of_binary_spikes_alone(fidelity, worker):
+    """Nothing carries values, and yet there are sigma-delta neurons."""
+    one = Edge("input", Dense(np.array([[8]])))
+    fires = Population("a", (1, 1, 1), (one,), Neuron(6, reset="zero"))
+    sums = Population("sum", (1, 1, 1), (Edge("a", Dense(np.array([[2]]))),), SigmaDelta(None))
+    graph = Graph((Input("input", (1, 1, 1)), fires, sums), integer=True, meta=Meta(timesteps=4))
+    assert_all_same(graph, np.ones((2, 4, 1, 1, 1), np.uint8), fidelity, worker)
+    reader = Population("reader", (1, 1, 1), (Edge("sum", Dense(np.array([[2]]))),), SigmaDelta(0))
+    with pytest.raises(GraphError, match="reader: reads sum, which only sums its input; none may read it"):
+        hardware_sim.run(replace(graph, nodes=(*graph.nodes, reader)), np.ones((2, 4, 1, 1, 1), np.uint8))
 
 
 @pytest.mark.parametrize("fidelity", FIDELITIES)
@@ -108,6 +121,14 @@ def test_what_knows_no_recurrence_says_so():
     alone = replace(graph["a"], edges=graph["a"].edges[1:])
     with pytest.raises(GraphError, match="a: no edge feeds it from outside"):
         replace(graph, nodes=(graph.input, alone, graph["head"]))
+
+
+def test_a_loop_has_one_delay_for_all():
+    graph = loop()
+    first, again = graph["a"].edges
+    edges = (first, replace(again, target_delay=np.ones((1, 1, 1), np.int32)))
+    with pytest.raises(GraphError, match="a: feeds itself with delays by target neuron; one delay for all is allowed"):
+        replace(graph, nodes=(graph.input, replace(graph["a"], edges=edges), graph["head"]))
 
 
 def graded(threshold: int = 0, *, weight: int = 2) -> Graph:
