@@ -26,7 +26,7 @@ from scipy import sparse
 
 from export import graph
 from export.limits import INPUT_MAX
-from hardware_sim.lava_backend import kernels
+from hardware_sim.lava_backend import kernels, neuron_kernels
 
 
 @implements(proc=Conv, protocol=LoihiProtocol)
@@ -121,7 +121,7 @@ def _subthreshold(model: AbstractPyLifModelFixed, activation: np.ndarray) -> Non
     bias = np.empty(model.v.shape, np.int32)
     bias[:] = model.effective_bias
     du, dv = (int(np.squeeze(decay)) for decay in (model.du + model.ds_offset, model.dv + model.dm_offset))
-    kernels.subthreshold(arriving, model.u.reshape(-1), model.v.reshape(-1), bias.reshape(-1), du, dv)
+    neuron_kernels.subthreshold(arriving, model.u.reshape(-1), model.v.reshape(-1), bias.reshape(-1), du, dv)
 
 
 @implements(proc=LIF, protocol=LoihiProtocol)

@@ -20,7 +20,7 @@ from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
 from export.graph import Population
 from export.limits import POTENTIAL_SHIFT, THRESHOLD_MAX
-from hardware_sim.lava_backend import kernels
+from hardware_sim.lava_backend import kernels, neuron_kernels
 from hardware_sim.lava_backend.layout import open_tape, whc
 from hardware_sim.lava_backend.parts.processes import LAYERS, Layer
 
@@ -61,7 +61,7 @@ class CubaNeurons:
     def fire(self, total: np.ndarray, potential: np.ndarray, fired: np.ndarray) -> None:
         v, sent = potential.reshape(-1), fired.reshape(-1)
         if self.leaky:
-            kernels.cuba(
+            neuron_kernels.cuba(
                 total,
                 self.current,
                 v,
@@ -75,7 +75,7 @@ class CubaNeurons:
                 self.fires,
             )
         else:
-            kernels.integrate_fire(total, v, sent, self.threshold, self.subtract, self.fires)
+            neuron_kernels.integrate_fire(total, v, sent, self.threshold, self.subtract, self.fires)
 
 
 class FusedLayer(PyLoihiProcessModel):

@@ -7,7 +7,7 @@ from lava.magma.core.model.py.ports import PyOutPort
 from lava.magma.core.model.py.type import LavaPyType
 
 from export.graph import Population, SigmaDelta
-from hardware_sim.lava_backend import kernels
+from hardware_sim.lava_backend import kernels, neuron_kernels
 from hardware_sim.lava_backend.parts.fused_layers import CubaNeurons, FusedLayer, each, models_of
 from hardware_sim.lava_backend.parts.processes import GRADED_LAYERS
 
@@ -28,7 +28,9 @@ class SigmaDeltaNeurons:
     def fire(self, total: np.ndarray, potential: np.ndarray, fired: np.ndarray) -> None:
         act, sent = potential.reshape(-1), fired.reshape(-1)
         if self.sends:
-            kernels.sigma_delta(total, self.sigma, act, self.residue, self.bias, sent, self.threshold, self.shift)
+            neuron_kernels.sigma_delta(
+                total, self.sigma, act, self.residue, self.bias, sent, self.threshold, self.shift
+            )
         else:
             act += total
             total[:] = 0

@@ -144,7 +144,13 @@ def test_a_short_write_is_finished():
 
 
 @pytest.mark.parametrize(
-    "module", ["hardware_sim.lava_backend.kernels", "hardware_sim.fast.kernels", "neuroseg.spiking.kernels"]
+    "module",
+    [
+        "hardware_sim.lava_backend.kernels",
+        "hardware_sim.lava_backend.neuron_kernels",
+        "hardware_sim.fast.kernels",
+        "neuroseg.spiking.kernels",
+    ],
 )
 def test_kernels_need_no_place_to_write(module, tmp_path):
     """As in a container with a read-only installation and a user without a home (root writes anywhere: so a file)."""
