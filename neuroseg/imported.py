@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from neuroseg.spiking.device import place
 from neuroseg.spiking.network import SpikingNetwork
 from neuroseg.steps import CALIBRATION_SLICES, Conversion, Tuning, final, read_network, sample
 from neuroseg.training.finetune import FinetuneConfig, finetune_images
-from neuroseg.training.train import CPU, OnStep
+from neuroseg.training.team import ALONE, CPU, Team
+from neuroseg.training.train import OnStep
 
 LONG = 64  # steps, at which a converted network shows how far it is from its model
 HIGHEST = 99.9  # percentile of activations that is a threshold then: few are cut off, and 64 steps resolve the rest
@@ -105,10 +107,10 @@ def finetune_run_images(
     config: FinetuneConfig,
     *,
     on_step: OnStep | None = None,
-    device: torch.device = CPU,
+    team: Team = ALONE,
 ) -> Tuning:
     """Fine-tune the converted network of a run on labelled images; resumes. Makes snn.safetensors."""
-    with run.held("finetune"):
+    with run.held("finetune") if team.leads else nullcontext():
         network, notes = runs.load_snn(run.converted)
         tuned, history = finetune_images(
             network,
@@ -117,9 +119,9 @@ def finetune_run_images(
             config=config,
             checkpoint=run.checkpoint(run.snn),
             on_step=on_step,
-            device=device,
+            team=team,
         )
-        if not runs.holds(run.snn, tuned):
+        if team.leads and not runs.holds(run.snn, tuned):
             run.forget_after(run.snn)
             notes = {**notes, "finetuned": json.dumps(dataclasses.asdict(config))}
             runs.save_snn(tuned, run.snn, notes=notes)

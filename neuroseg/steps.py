@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ from neuroseg.spiking.activity import measure
 from neuroseg.spiking.device import place
 from neuroseg.spiking.network import SpikingNetwork
 from neuroseg.training.finetune import FinetuneConfig, finetune
-from neuroseg.training.train import CPU, Epoch, OnStep, predict, train
+from neuroseg.training.team import ALONE, CPU, Team
+from neuroseg.training.train import Epoch, OnStep, predict, train
 from neuroseg.validation import OnSubject, Validation, validate
 
 CALIBRATION_SLICES = 25
@@ -51,6 +53,11 @@ class Conversion:
     slices: int = CALIBRATION_SLICES
 
 
+def _held(run: Run, step: str, team: Team, *, made_by: str | None = "neuroseg train") -> AbstractContextManager[None]:
+    """The run, for the leading process of a team alone: the others write nothing."""
+    return run.held(step, made_by=made_by) if team.leads else nullcontext()
+
+
 def train_run(
     run: Run,
     settings: Settings,
@@ -58,15 +65,16 @@ def train_run(
     validation: Sequence[Subject],
     *,
     on_step: OnStep | None = None,
-    device: torch.device = CPU,
+    team: Team = ALONE,
 ) -> list[Epoch]:
     """Train the ANN of a run, or go on where that stopped; returns its history. Makes ann.safetensors.
 
-    Raises RunError where the folder holds a run with other settings.
+    team: processes that do it together, the leading one of which writes. Raises RunError where the folder holds a run
+    with other settings.
     """
     settings.model.check_slice(*training[0].image.shape[1:])
-    with run.held("train", made_by=None):
-        return _train(run, settings, training, validation, on_step, device)
+    with _held(run, "train", team, made_by=None):
+        return _train(run, settings, training, validation, on_step, team)
 
 
 def _train(
@@ -75,11 +83,12 @@ def _train(
     training: Sequence[Subject],
     validation: Sequence[Subject],
     on_step: OnStep | None,
-    device: torch.device,
+    team: Team,
 ) -> list[Epoch]:
     if run.settings_file.exists() and run.load_settings() != settings:
         raise RunError(f"{run.folder} holds a run with other settings; delete it or choose another folder")
-    run.save_settings(settings)
+    if team.leads:
+        run.save_settings(settings)
     network, history = train(
         training,
         validation,
@@ -87,9 +96,9 @@ def _train(
         config=settings.train,
         checkpoint=run.checkpoint(run.ann),
         on_step=on_step,
-        device=device,
+        team=team,
     )
-    if not runs.holds(run.ann, network):
+    if team.leads and not runs.holds(run.ann, network):
         run.forget_after(run.ann)
         runs.save_ann(network, history, run.ann)
     return history
@@ -188,16 +197,16 @@ def finetune_run(
     config: FinetuneConfig,
     *,
     on_step: OnStep | None = None,
-    device: torch.device = CPU,
+    team: Team = ALONE,
 ) -> Tuning:
     """Fine-tune the converted network of a run, or go on where that stopped. Makes snn.safetensors."""
-    with run.held("finetune"):
+    with _held(run, "finetune", team):
         network, notes = runs.load_snn(run.converted)
         checkpoint = run.checkpoint(run.snn)
         tuned, history = finetune(
-            network, training, validation, config=config, checkpoint=checkpoint, on_step=on_step, device=device
+            network, training, validation, config=config, checkpoint=checkpoint, on_step=on_step, team=team
         )
-        if not runs.holds(run.snn, tuned):
+        if team.leads and not runs.holds(run.snn, tuned):
             run.forget_after(run.snn)
             notes = {**notes, "finetuned": json.dumps(dataclasses.asdict(config))}
             runs.save_snn(tuned, run.snn, notes=notes)

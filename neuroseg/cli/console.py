@@ -22,6 +22,7 @@ from export.text import printable
 
 if TYPE_CHECKING:  # torch, which commands on files do without
     from neuroseg.data import Subject
+    from neuroseg.training.team import Team
     from neuroseg.training.train import Step
 
 
@@ -75,6 +76,14 @@ def training_bar(what: str, *, score: str = "Dice") -> Iterator[Callable[[Step],
                 dice=step.dice,
             )
 
+        yield show
+
+
+@contextmanager
+def team_bar(team: Team, what: str, *, score: str = "Dice") -> Iterator[Callable[[Step], None]]:
+    """`training_bar` of the leading process; the others show nothing, from here on."""
+    console.quiet = not team.leads
+    with training_bar(what, score=score) as show:
         yield show
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from neuroseg.cli.console import console, training_bar
+from neuroseg.cli.console import console, team_bar, training_bar
 from neuroseg.cli.options import (
     IMAGES_HELP,
     Balance,
@@ -40,6 +40,7 @@ from neuroseg.settings import Settings
 from neuroseg.spiking.device import choose
 from neuroseg.steps import CALIBRATION_SLICES, Conversion, convert_run, finetune_run, sigma_delta_run, train_run
 from neuroseg.training.finetune import FinetuneConfig
+from neuroseg.training.team import assembled
 from neuroseg.training.train import TrainConfig, split
 from neuroseg.training.unet import UNetConfig
 
@@ -90,9 +91,9 @@ def train(
     )
     run = Run(out)
     scored = f"validating on {len(held_out)}" if validation else f"{len(held_out)} of them show how far it is"
-    console.print(f"training on {len(training)} subjects, {scored}")
-    with training_bar("ANN") as show:
-        history = train_run(run, settings, training, held_out, on_step=show, device=where)
+    with assembled(where) as team, team_bar(team, "ANN") as show:
+        console.print(f"training on {len(training)} subjects, {scored}")
+        history = train_run(run, settings, training, held_out, on_step=show, team=team)
     console.print(f"best validation 3D Dice {max(row.validation_dice for row in history):.4f}; {escape(str(run.ann))}")
 
 
@@ -220,15 +221,15 @@ def finetune(
             raise ValueError("--images and --labels go together, without --data")
         pictures = images_for(run, images)
         truth = read_labels(labels, pictures, output=ann_of(run).output.shape)
-        with training_bar("spiking", score="score") as show:
-            tuning = finetune_run_images(run, pictures, truth, config, on_step=show, device=where)
+        with assembled(where) as team, team_bar(team, "spiking", score="score") as show:
+            tuning = finetune_run_images(run, pictures, truth, config, on_step=show, team=team)
         reached = "score"
     else:
         settings = run.load_settings()
         training, held_out = run_subjects(settings, data)
         config = replace(config, loss=loss.value if loss else settings.train.loss, seed=settings.seed)
-        with training_bar("spiking") as show:
-            tuning = finetune_run(run, training, held_out, config, on_step=show, device=where)
+        with assembled(where) as team, team_bar(team, "spiking") as show:
+            tuning = finetune_run(run, training, held_out, config, on_step=show, team=team)
         reached = "3D Dice"
     console.print(rates_table(tuning.before, tuning.after))
     best = max(row.validation_dice for row in tuning.history)

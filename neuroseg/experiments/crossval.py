@@ -29,7 +29,8 @@ from neuroseg.spiking.activity import ann_operations, measure
 from neuroseg.spiking.network import SpikingNetwork
 from neuroseg.steps import Conversion, calibrated
 from neuroseg.training.finetune import FinetuneConfig, finetune
-from neuroseg.training.train import CPU, Epoch, OnStep, TrainConfig, predict, train
+from neuroseg.training.team import CPU, Team
+from neuroseg.training.train import Epoch, OnStep, TrainConfig, predict, train
 from neuroseg.training.unet import UNetConfig
 
 VALIDATION_SUBJECTS = 16  # of a fold's training subjects, to choose the best epoch on
@@ -198,7 +199,7 @@ def _train_ann(
             config=config,
             checkpoint=run.checkpoint(run.ann),
             on_step=show,
-            device=device,
+            team=Team(device),
         )
     runs.save_ann(network, history, run.ann)
     images, _ = stack_slices(fold.test)
@@ -237,7 +238,7 @@ def _make_variant(
                 config=tuning,
                 checkpoint=run.checkpoint(run.snn),
                 on_step=show,
-                device=device,
+                team=Team(device),
             )
         epochs = converged(history)
         runs.save_snn(spiking, run.snn, notes={**notes, "finetuned": json.dumps(asdict(tuning))})

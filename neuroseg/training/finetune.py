@@ -24,7 +24,8 @@ from neuroseg.spiking import structure
 from neuroseg.spiking.device import place
 from neuroseg.spiking.network import SpikingNetwork
 from neuroseg.training.losses import LOSSES, Loss
-from neuroseg.training.train import CPU, Epoch, OnStep, fit, minimise
+from neuroseg.training.team import ALONE, CPU, Team
+from neuroseg.training.train import Epoch, OnStep, fit, minimise
 
 log = logging.getLogger(__name__)
 
@@ -51,18 +52,19 @@ def finetune(
     config: FinetuneConfig = FinetuneConfig(),
     checkpoint: Path | None = None,
     on_step: OnStep | None = None,
-    device: torch.device = CPU,
+    team: Team = ALONE,
 ) -> tuple[SpikingNetwork, list[Epoch]]:
     """Fine-tune a balanced network; returns a new one (best validation Dice), on the CPU, and the history.
 
     Integer scales are chosen before every epoch and before every validation, so that no weight of the validated network
-    is ever clipped; the network that is returned has them. Resumes from `checkpoint` as `train` does.
+    is ever clipped; the network that is returned has them. Resumes from `checkpoint`, and is shared by a team, as
+    `train` is.
     """
 
     def on_subjects(tuned: SpikingNetwork, **how: Any) -> list[Epoch]:
         return fit(tuned, training=training, validation=validation, loss=config.loss, augmented=config.augment, **how)
 
-    return _tune(network, on_subjects, config, checkpoint, on_step, device)
+    return _tune(network, on_subjects, config, checkpoint, on_step, team)
 
 
 def finetune_images(
@@ -74,7 +76,7 @@ def finetune_images(
     validation: float = 0.2,
     checkpoint: Path | None = None,
     on_step: OnStep | None = None,
-    device: torch.device = CPU,
+    team: Team = ALONE,
 ) -> tuple[SpikingNetwork, list[Epoch]]:
     """`finetune` on images (N, C, H, W) and labels, int64 (N, H, W) or, of a classifier, (N,).
 
@@ -104,7 +106,7 @@ def finetune_images(
             **how,
         )
 
-    return _tune(network, on_images, config, checkpoint, on_step, device)
+    return _tune(network, on_images, config, checkpoint, on_step, team)
 
 
 def image_loss(classes: int, loss: str) -> Loss:
@@ -130,11 +132,11 @@ def _tune(
     config: FinetuneConfig,
     checkpoint: Path | None,
     on_step: OnStep | None,
-    device: torch.device,
+    team: Team,
 ) -> tuple[SpikingNetwork, list[Epoch]]:
     torch.manual_seed(config.seed)
     tuned = network.copy() if config.dropout else without_dropout(network)
-    place(tuned, device)
+    place(tuned, team.device)
     optimizer = torch.optim.Adam(tuned.parameters(), lr=config.learning_rate)
 
     def rescale() -> None:
@@ -155,6 +157,7 @@ def _tune(
         identity={"graph": structure.describe(network.graph), "alpha": network.alpha, "config": asdict(config)},
         checkpoint=checkpoint,
         on_step=on_step,
+        team=team,
     )
     place(tuned, CPU)
     tuned = tuned if config.quantized else tuned.with_scales(integer_scales(tuned))

@@ -21,11 +21,11 @@ from neuroseg.metrics import mean_dice
 from neuroseg.spiking.device import place
 from neuroseg.training.losses import LOSSES, Loss, balanced_bce_loss
 from neuroseg.training.memory import keep_freed_memory
+from neuroseg.training.team import ALONE, CPU, Team
 from neuroseg.training.unet import UNet, UNetConfig
 
 log = logging.getLogger(__name__)
 
-CPU = torch.device("cpu")
 STAND_INS = 16  # training subjects that stand in for a validation set
 WARM_SHARE, START = 0.3, 1 / 25  # of the one-cycle schedule
 
@@ -97,22 +97,23 @@ def train(
     config: TrainConfig = TrainConfig(),
     checkpoint: Path | None = None,
     on_step: OnStep | None = None,
-    device: torch.device = CPU,
+    team: Team = ALONE,
 ) -> tuple[UNet, list[Epoch]]:
     """Train the ANN; returns the network of the best validation Dice, on the CPU, and the history.
 
-    With `checkpoint`, state is saved after every epoch and a killed training goes on from there, with the same
-    result as one that was never killed.
+    team: the processes that share each batch; all get the same. With `checkpoint`, state is saved after every epoch and
+    a killed training goes on from there, with the same result as one that was never killed.
     """
     model.check_slice(*training[0].image.shape[1:])
     torch.manual_seed(config.seed)
     network = UNet(model)
-    place(network, device)
+    place(network, team.device)
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
 
     history = fit(
         network,
-        forward=lambda images: network(images.to(device)),
+        forward=lambda images: network(images.to(team.device)),
+        team=team,
         training=training,
         validation=validation,
         optimizer=optimizer,
@@ -177,6 +178,7 @@ def minimise(
     before_epoch: Callable[[], None] | None = None,
     checkpoint: Path | None = None,
     on_step: OnStep | None = None,
+    team: Team = ALONE,
 ) -> list[Epoch]:
     """Minimise an objective of logits and targets, epoch by epoch; leaves the best epoch's weights in `network`.
 
@@ -204,12 +206,15 @@ def minimise(
         for k, chosen in enumerate(order.split(batch), start=1):
             warming = (epoch - 1) * batches + k <= warm_up
             x, truth = images[chosen], targets[chosen]
+            if team.size > 1:  # shares may differ in size, and so in what they draw; what all draw has to be the same
+                torch.manual_seed(epoch_seed * batches + k)
             if vary:
                 x, truth = vary(x, truth)
             optimizer.zero_grad(set_to_none=True)
-            logits = forward(x)
+            logits = team.gather(forward(team.share(x)), len(x))
             value = (balanced_bce_loss if warming else objective)(logits, truth.to(logits.device))
             value.backward()
+            team.add_gradients(network.parameters(), len(x))
             optimizer.step()
             schedule.step()
             total += float(value.detach())
@@ -219,12 +224,12 @@ def minimise(
         if before_epoch:
             before_epoch()
         network.eval()
-        score = validate()
+        score = team.told(validate)
         history.append(Epoch(epoch, total / batches, score, optimizer.param_groups[0]["lr"]))
         log.info("epoch %d: loss %.4f, validation score %.4f", epoch, total / batches, score)
         if score >= max(row.validation_dice for row in history):
             best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-        if checkpoint:
+        if checkpoint and team.leads:
             states = {name: part.state_dict() for name, part in saved.items()}
             rows = [asdict(row) for row in history]
             storage.save({"identity": identity, "history": rows, "best": best, **states}, checkpoint)
