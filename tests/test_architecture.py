@@ -25,7 +25,7 @@ FLOORS = (  # of neuroseg, from the ground up; a module imports from its own flo
     ("settings",),
     ("runs",),
     ("pretrained",),
-    ("engine", "segment"),
+    ("engine", "cluster", "segment"),
     ("validation",),
     ("agreement",),
     ("report",),

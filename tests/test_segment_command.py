@@ -102,6 +102,24 @@ def test_several_scans_have_a_table_and_one_that_fails_does_not_end_the_others(c
     call("segment", "pretrained", crop, "--out-dir", tmp_path / "again")
 
 
+@pytest.mark.slow
+def test_two_processes_make_the_masks_of_one_byte_by_byte(crop, tmp_path):
+    scans = [crop]
+    for k in range(2):
+        scans.append(tmp_path / f"scan{k}.nii")
+        scan = nib.load(crop)
+        nib.save(nib.Nifti1Image(scan.get_fdata(dtype=np.float32) ** (0.7 + 0.2 * k), scan.affine), scans[-1])
+    call("segment", "pretrained", *scans, "--out-dir", tmp_path / "one")
+    output = call("segment", "pretrained", *scans, "--out-dir", tmp_path / "two", "--jobs", "2")
+    assert "3/3 scans" in output
+    files = sorted(file.name for file in (tmp_path / "one").iterdir())
+    assert len(files) == 4
+    for name in files:
+        ours, theirs = ((tmp_path / folder / name).read_bytes() for folder in ("one", "two"))
+        assert ours == theirs.replace(b"/two/", b"/one/"), name  # the table names the masks
+    assert "--out is one scan" in call("segment", "pretrained", crop, "-o", tmp_path / "m.nii", "-j", "2", code=2)
+
+
 def test_doubts_warn_and_with_strict_there_is_no_mask(crop, tmp_path):
     scan = nib.load(crop)
     thick = nib.Nifti1Image(np.asanyarray(scan.dataobj)[:, :, ::4], scan.affine @ np.diag([1, 1, 4, 1]))

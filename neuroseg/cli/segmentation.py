@@ -14,6 +14,7 @@ from rich.table import Table
 from neuroseg.cli.app import EXIT_BAD_INPUT
 from neuroseg.cli.console import console, errors, steps_bar
 from neuroseg.cli.options import Backend, Fidelity, StallTimeout
+from neuroseg.cluster import Cluster
 from neuroseg.data.labels import parse_labels
 from neuroseg.data.scan import ScanError
 from neuroseg.engine import STALL_TIMEOUT, Engine
@@ -57,6 +58,12 @@ def segment(
     backend: Annotated[Backend, typer.Option(help="Engine.")] = Backend.fast,
     fidelity: Annotated[Fidelity, typer.Option(help="How Lava runs.")] = Fidelity.fused,
     stall_timeout: StallTimeout = STALL_TIMEOUT,
+    processes: Annotated[
+        int, typer.Option("--jobs", "-j", min=1, help="Processes that share the scans of --out-dir, by Dask.")
+    ] = 1,
+    dask: Annotated[
+        str | None, typer.Option(help="Dask scheduler whose workers do so, tcp://HOST:8786; they see the same files.")
+    ] = None,
 ) -> None:
     """Segment the hippocampus in scans; mask and probabilities lie in the scan's own grid. Prints volumes in mm3.
 
@@ -66,27 +73,27 @@ def segment(
 
     Example: neuroseg segment pretrained head.nii.gz -o mask.nii.gz --probability p.nii.gz --backend lava
 
-    Example: neuroseg segment pretrained scans/*.nii.gz --out-dir masks
+    Example: neuroseg segment pretrained scans/*.nii.gz --out-dir masks --jobs 4
     """
     centres = tuple(_point(text) for text in at or ())
     search = batch.Search(SIDE_OF[side], centres, mask, parse_labels(labels))
     jobs, table = _jobs(scans, out, out_dir, probability)
     batch.check_jobs(jobs, search, more=[table] if table else [])
+    if table is None and (processes > 1 or dask):
+        raise ValueError("--jobs and --dask share out the scans of --out-dir; --out is one scan")
     graph = network.load(net)
     _, *sides = graph.input.shape
     engine = Engine(backend.value, fidelity.value, stall_timeout)
-    with engine.warm() as warm:
-        if table is None:
-            with steps_bar(f"{backend.value}, {jobs[0].scan.name}") as show:
-                found = batch.segment_file(
-                    jobs[0], batch.predictor(graph, warm, show), (sides[0], sides[1]), search, strict=strict
-                )
-            outcomes = [batch.outcome(jobs[0], found)]
-        else:
-            with steps_bar(backend.value, unit="scans") as show:
-                predict = batch.predictor(graph, warm)
-                outcomes = batch.segment_files(jobs, predict, (sides[0], sides[1]), search, strict=strict, on_done=show)
-            batch.write_table(outcomes, table)
+    if table is None:
+        with engine.warm() as warm, steps_bar(f"{backend.value}, {jobs[0].scan.name}") as show:
+            predict = batch.predictor(graph, warm, show)
+            found = batch.segment_file(jobs[0], predict, (sides[0], sides[1]), search, strict=strict)
+        outcomes = [batch.outcome(jobs[0], found)]
+    else:
+        task = batch.Task(graph, engine, search, strict)
+        with steps_bar(backend.value, unit="scans") as show:
+            outcomes = batch.segment_files(jobs, task, cluster=Cluster(processes, dask), on_done=show)
+        batch.write_table(outcomes, table)
     _show(outcomes, table)
     if any(outcome.error for outcome in outcomes):
         raise typer.Exit(EXIT_BAD_INPUT)

@@ -6,7 +6,7 @@ import csv
 import io
 import logging
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
@@ -17,6 +17,7 @@ from scipy.special import expit
 import hardware_sim
 from export import files
 from export.graph import Graph
+from neuroseg.cluster import Cluster, each
 from neuroseg.data.labels import hippocampus
 from neuroseg.data.locate import SIDES, Side, find, is_crop
 from neuroseg.data.scan import ScanError, load_nifti, stem
@@ -123,31 +124,42 @@ def segment_file(
     return found
 
 
-def segment_files(
-    jobs: Sequence[Job],
-    predict: Predict,
-    sides: tuple[int, int],
-    search: Search,
-    *,
-    strict: bool = False,
-    on_done: Callable[[int, int], None] | None = None,
-) -> list[Outcome]:
-    """Segment the scans of several jobs, one after the other; one that fails does not end the others.
+@dataclass(frozen=True)
+class Task:
+    """Everything that a process needs to segment the scan of a job. strict: as in `segment_file`."""
 
-    sides, strict: as in `segment_file`. on_done: called with scans done and scans in all.
-    """
-    outcomes = []
-    for k, job in enumerate(jobs):
-        if on_done:
-            on_done(k, len(jobs))
+    graph: Graph
+    engine: Engine
+    search: Search
+    strict: bool = False
+
+    def __call__(self, job: Job) -> Outcome:
+        """Segment it; what goes wrong with one scan is in its outcome."""
+        _, height, width = self.graph.input.shape
         try:
-            outcomes.append(outcome(job, segment_file(job, predict, sides, search, strict=strict)))
+            predict = predictor(self.graph, self.engine)
+            return outcome(job, segment_file(job, predict, (height, width), self.search, strict=self.strict))
         except (ValueError, OSError, RuntimeError, ArithmeticError, LookupError) as error:
             log.debug("%s", job.scan, exc_info=True)
-            outcomes.append(Outcome(job, {}, {}, error=str(error)))
-    if on_done:
-        on_done(len(jobs), len(jobs))
-    return outcomes
+            return failure(job, str(error))
+
+
+def segment_files(
+    jobs: Sequence[Job], task: Task, *, cluster: Cluster = Cluster(), on_done: Callable[[int, int], None] | None = None
+) -> list[Outcome]:
+    """Segment the scans of several jobs; one that fails does not end the others.
+
+    The masks are the same however many processes do it. on_done: called with scans done and scans in all.
+    """
+    if not cluster.alone:
+        return each(cluster, task, jobs, failed=failure, on_done=on_done)
+    with task.engine.warm() as warm:
+        return each(cluster, replace(task, engine=warm), jobs, failed=failure, on_done=on_done)
+
+
+def failure(job: Job, text: str) -> Outcome:
+    """Of a job that made no mask."""
+    return Outcome(job, {}, {}, error=text)
 
 
 def outcome(job: Job, found: Segmentation) -> Outcome:
@@ -161,11 +173,11 @@ def write_table(outcomes: Sequence[Outcome], path: Path) -> None:
     rows = csv.writer(text, lineterminator="\n")
     figures = [f"{side}_{name}" for name in ("mm3", "certainty") for side in SIDES]
     rows.writerow(["scan", "mask", *figures, "doubts", "error"])
-    for each in outcomes:
-        volumes = [f"{each.volumes_mm3[side]:.1f}" if side in each.volumes_mm3 else "" for side in SIDES]
-        certainty = [f"{each.certainty[side]:.3f}" if side in each.certainty else "" for side in SIDES]
-        mask = "" if each.error else each.job.mask
-        rows.writerow([each.job.scan, mask, *volumes, *certainty, "; ".join(each.doubts), each.error or ""])
+    for found in outcomes:
+        volumes = [f"{found.volumes_mm3[side]:.1f}" if side in found.volumes_mm3 else "" for side in SIDES]
+        certainty = [f"{found.certainty[side]:.3f}" if side in found.certainty else "" for side in SIDES]
+        mask = "" if found.error else found.job.mask
+        rows.writerow([found.job.scan, mask, *volumes, *certainty, "; ".join(found.doubts), found.error or ""])
     files.write_text(text.getvalue(), path)
 
 
