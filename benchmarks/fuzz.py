@@ -15,10 +15,12 @@ import faulthandler
 import json
 import multiprocessing
 import os
+import queue
 import resource
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -75,6 +77,31 @@ def fuzz(seeds: Sequence[int], folder: Path) -> Iterator[Result]:
             yield Result(seeds[done], _cause(worker.exitcode, errors.read_text(errors="replace")))
             done += 1
         seeds = seeds[done:]
+
+
+def shared(seeds: Sequence[int], jobs: int) -> Iterator[Result]:
+    """`fuzz`, by several workers at once: results as they come."""
+    came: queue.SimpleQueue[Result | BaseException | None] = queue.SimpleQueue()
+
+    def part(job: int) -> None:
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                for result in fuzz(seeds[job::jobs], Path(folder)):
+                    came.put(result)
+            came.put(None)
+        except BaseException as error:
+            came.put(error)
+
+    for job in range(jobs):
+        threading.Thread(target=part, args=(job,), daemon=True).start()
+    while jobs:
+        found = came.get()
+        if isinstance(found, BaseException):
+            raise found
+        if found is None:
+            jobs -= 1
+        else:
+            yield found
 
 
 def _cause(code: int, errors: str) -> str:
@@ -167,17 +194,17 @@ def summary(results: Sequence[Result], seconds: float) -> dict[str, object]:
 def main(
     files: Annotated[int, typer.Option(min=1, help="Files to read.")] = 100_000,
     first: Annotated[int, typer.Option(min=0, help="Seed of the first; even seeds change bytes, odd ones fields.")] = 0,
+    jobs: Annotated[int, typer.Option(min=1, help="Workers, which share the files.")] = 1,
     out: Annotated[Path, typer.Option(help="Result file.")] = RESULT,
 ) -> None:
     start = time.perf_counter()
     out.parent.mkdir(parents=True, exist_ok=True)
     results: list[Result] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for result in fuzz(range(first, first + files), Path(folder)):
-            results.append(result)
-            if len(results) % BATCH == 0 or len(results) == files:  # what there is, should it be stopped
-                found = summary(results, time.perf_counter() - start)
-                out.write_text(json.dumps(found, indent=2) + "\n")
+    for result in shared(range(first, first + files), jobs):
+        results.append(result)
+        if len(results) % BATCH == 0 or len(results) == files:  # what there is, should it be stopped
+            found = summary(sorted(results, key=lambda result: result.seed), time.perf_counter() - start)
+            out.write_text(json.dumps(found, indent=2) + "\n")
     Console().print_json(data=found)
     raise typer.Exit(1 if found["failed"] else 0)
 

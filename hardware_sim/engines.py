@@ -44,7 +44,7 @@ def run(
     check(graph, stock=backend == "loihi" or (backend == "lava" and fidelity == "stock"), bounds=False)
     spikes = check_spikes(graph, spikes)
     if stream and len(spikes) != 1:
-        raise SimulationError(f"{len(spikes)} samples as a stream, which is one")
+        raise SimulationError(f"{len(spikes)} samples are given; a stream is one, of as many steps as it takes")
     if backend == "fast":
         from hardware_sim.fast.engine import run_fast  # noqa: PLC0415 - torch is loaded for it alone
 

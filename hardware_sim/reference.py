@@ -227,7 +227,8 @@ def input_spikes(graph: Graph, images: np.ndarray) -> np.ndarray:
     """Spikes (samples, T, C, H, W) of a graph's input neurons, for intensities (samples, C, H, W): uint8.
 
     CUBA neurons get round(gain * intensity + offset) << 6 at every step. Sigma-delta neurons tell that number, by
-    messages, int32; of frames (samples, T, C, H, W) that of each step. Raises GraphError without such neurons.
+    messages, int32; of frames (samples, T, C, H, W) that of each step. Raises GraphError without such neurons,
+    SimulationError for what these do not hold.
     """
     source = graph.input
     if source.neuron is None:
@@ -238,4 +239,7 @@ def input_spikes(graph: Graph, images: np.ndarray) -> np.ndarray:
         return neuron_spikes(source.neuron, values.astype(np.int32), timesteps=steps)
     still = values.ndim == len(source.shape) + 1
     frames = np.broadcast_to(values[:, None], (len(values), steps, *source.shape)) if still else values
-    return delta_messages(source.neuron, frames)
+    try:
+        return delta_messages(source.neuron, frames)
+    except SimulationError as error:
+        raise SimulationError(f"{source.name}: {error}") from None

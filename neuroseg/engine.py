@@ -122,10 +122,12 @@ def read_frames(path: Path, graph: Graph) -> torch.Tensor:
         raise SimulationError(f"{path}: no array of frames ({error})") from error
     expected = (graph.meta.timesteps, *graph.input.shape)
     if frames.dtype.kind not in "biuf" or frames.shape[1:] != expected or not np.isfinite(frames).all():
-        raise SimulationError(
-            f"{path}: {frames.dtype} of {frames.shape}; numbers of (samples, *{expected}) are allowed"
-        )
-    return torch.from_numpy(input_spikes(graph, frames)).transpose(0, 1)
+        sides = ", ".join(map(str, expected))
+        raise SimulationError(f"{path}: {frames.dtype} of {frames.shape}; numbers of (samples, {sides}) are allowed")
+    try:
+        return torch.from_numpy(input_spikes(graph, frames)).transpose(0, 1)
+    except SimulationError as error:
+        raise SimulationError(f"{path}: {error}") from None
 
 
 def logits(graph: Graph, trace: Trace) -> np.ndarray:

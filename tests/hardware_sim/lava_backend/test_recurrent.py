@@ -109,7 +109,7 @@ def test_samples_after_another_are_refused_in_stock_processes():
 
 
 def test_a_stream_is_one_sample():
-    with pytest.raises(SimulationError, match="2 samples as a stream, which is one"):
+    with pytest.raises(SimulationError, match="2 samples are given; a stream is one"):
         hardware_sim.run(loop(), np.ones((2, 6, 1, 1, 1), np.uint8), stream=True)
 
 
