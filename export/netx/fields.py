@@ -72,6 +72,15 @@ class Fields:
             raise self.error(field, str(value[:8].tolist()), f"integers from {low} to {high}")
         return value.astype(np.int32)
 
+    def truncated(self, field: str, low: int, high: int, counts: tuple[int, ...]) -> np.ndarray:
+        """`whole`, of numbers whose fractions are cut off, as NetX does with a bias (blocks/process.py, _neuron)."""
+        value = self.numbers(field).ravel()
+        if value.size not in counts:
+            raise self.error(field, f"{value.size} numbers", f"{_counts(counts)} of them")
+        if (value <= low - 1).any() or (value >= high + 1).any():
+            raise self.error(field, str(value[:8].tolist()), f"numbers from {low} to {high}")
+        return np.trunc(value).astype(np.int32)
+
     def integer(self, field: str, low: int, high: int, default: int | None = None) -> int:
         if default is not None and field not in self:
             return default

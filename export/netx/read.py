@@ -305,9 +305,9 @@ class _Reader:
         if "bias" in fields:
             sigma_delta = isinstance(neuron, SigmaDelta)
             most = POTENTIAL_MAX >> parts.NETX_SHIFT if sigma_delta else BIAS_MANTISSA_MAX
-            mantissa = fields.integers("bias", -most, most, counts=(1, shape[0]))
+            mantissa = fields.truncated("bias", -most, most, counts=(1, shape[0]))
             shift = parts.NETX_SHIFT if sigma_delta else NETX_BIAS_EXPONENT
-            bias = np.array(mantissa, np.int32).reshape(-1, 1, 1) << shift
+            bias = mantissa.reshape(-1, 1, 1) << shift
             neuron = replace(neuron, bias=bias if neuron.bias is None else neuron.bias + bias)
         scale = fields.number("scale", 0.0, SCALE_MAX) if "scale" in fields else None
         if scale is not None and scale <= 0:

@@ -83,6 +83,11 @@ def test_sigma_delta_neurons_that_do_not_fit_are_named(name, tmp_path):
         netx.read(edited(values(), tmp_path, *changes))
 
 
+def test_fractions_of_a_bias_are_cut_off_as_netx_does(tmp_path):
+    graph = netx.read(edited(values(), tmp_path, ("layer/1/bias", np.array([1.9, -1.9, 0.5]))))
+    assert graph["told"].neuron.bias.ravel().tolist() == [4096, -4096, 0]
+
+
 def test_an_input_tells_whatever_it_is_called(tmp_path):
     """NetX runs its Delta for every input."""
     graph = netx.read(edited(values(), tmp_path, ("layer/0/neuron/sigma_output", True)))
