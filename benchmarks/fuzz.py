@@ -94,12 +94,13 @@ def shared(seeds: Sequence[int], jobs: int) -> Iterator[Result]:
 
     for job in range(jobs):
         threading.Thread(target=part, args=(job,), daemon=True).start()
-    while jobs:
+    left = jobs
+    while left:
         found = came.get()
         if isinstance(found, BaseException):
             raise found
         if found is None:
-            jobs -= 1
+            left -= 1
         else:
             yield found
 

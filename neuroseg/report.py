@@ -1,4 +1,4 @@
-"""What a validation leaves in its run folder: report.json, report.html, segmentation.png, network.svg, chip.svg."""
+"""What a validation leaves in its run folder: report.json, report.html, segmentation.png and drawings."""
 
 from __future__ import annotations
 

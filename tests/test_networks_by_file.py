@@ -143,7 +143,9 @@ def test_what_does_not_go_together_is_said(run, tmp_path):
     assert "go together" in call("finetune", folder, "--images", images, code=2)
     network = folder / "network.net"
     assert "nothing to write" in call("simulate", network, "--images", images, code=2)
-    assert "one of --data, --images and --spikes" in call("simulate", network, "--out", tmp_path / "t.npz", code=2)
+    assert "one of --data, --images, --spikes and --frames" in call(
+        "simulate", network, "--out", tmp_path / "t.npz", code=2
+    )
     np.save(tmp_path / "x.npy", np.zeros((2, 5, 5)))
     refused = call("simulate", network, "--images", tmp_path / "x.npy", "--out", tmp_path / "t.npz", code=2)
     assert "images of 1x5x5 (CxHxW); the network takes" in refused

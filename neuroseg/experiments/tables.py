@@ -132,7 +132,7 @@ def score_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def write_tables(folds: Sequence[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
-    """Write table.md and table.csv, and agreement.svg of the DEPLOYED networks; returns the summary."""
+    """Write table.md and table.csv, and agreement-LOSS.svg of the DEPLOYED networks; returns the summary."""
     rows = summary(folds)
     for loss in dict.fromkeys(fold["loss"] for fold in folds):
         found = {name: dice_agreement(folds, loss=loss, method=name, weights="int8") for name in DEPLOYED}

@@ -40,6 +40,11 @@ class Job:
     mask: Path
     probability: Path | None = None
 
+    def absolute(self) -> Job:
+        """The same for a process that works in another folder."""
+        probability = self.probability and self.probability.absolute()
+        return Job(self.scan.absolute(), self.mask.absolute(), probability)
+
     @property
     def made(self) -> tuple[Path, ...]:
         return (self.mask,) if self.probability is None else (self.mask, self.probability)
@@ -133,6 +138,10 @@ class Task:
     search: Search
     strict: bool = False
 
+    def absolute(self) -> Task:
+        """The same for a process that works in another folder."""
+        return replace(self, search=replace(self.search, mask=self.search.mask and self.search.mask.absolute()))
+
     def __call__(self, job: Job) -> Outcome:
         """Segment it; what goes wrong with one scan is in its outcome."""
         _, height, width = self.graph.input.shape
@@ -152,7 +161,8 @@ def segment_files(
     The masks are the same however many processes do it. on_done: called with scans done and scans in all.
     """
     if not cluster.alone:
-        return each(cluster, task, jobs, failed=failure, on_done=on_done)
+        found = each(cluster, task.absolute(), [job.absolute() for job in jobs], failed=failure, on_done=on_done)
+        return [replace(one, job=job) for one, job in zip(found, jobs, strict=True)]
     with task.engine.warm() as warm:
         return each(cluster, replace(task, engine=warm), jobs, failed=failure, on_done=on_done)
 

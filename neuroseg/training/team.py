@@ -10,10 +10,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import distributed
 
+PATIENCE = timedelta(hours=2)  # of those that wait while the leading process validates
 CPU = torch.device("cpu")
 
 
@@ -54,11 +56,33 @@ class Team:
         return whole
 
     def add_gradients(self, parameters: Iterable[torch.nn.Parameter], batch: int) -> None:
-        """Sum the gradients of all shares of a batch, in place."""
-        if self.shares(batch):
-            for parameter in parameters:
-                if parameter.grad is not None:
-                    distributed.all_reduce(parameter.grad)
+        """Sum the gradients of all shares of a batch, in place; of a batch that each took whole, take the leader's."""
+        if self.size == 1:
+            return
+        for parameter in parameters:
+            if parameter.grad is None:
+                continue
+            if self.shares(batch):
+                distributed.all_reduce(parameter.grad)
+            else:
+                distributed.broadcast(parameter.grad, src=0)
+
+    def begin(self, state: object, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Start from the leader's weights. Raises ValueError, in all, unless all are about to do the same.
+
+        state: what is trained, on what, and how far it is.
+        """
+        if self.size == 1:
+            return
+        states: list[object] = [None] * self.size
+        distributed.all_gather_object(states, state)
+        if any(other != states[0] for other in states):
+            raise ValueError(
+                "the processes of this training differ in data, settings or how far they are; all have to see the same "
+                "data and the same run folder"
+            )
+        for parameter in parameters:
+            distributed.broadcast(parameter.data, src=0)
 
     def told(self, score: Callable[[], float]) -> float:
         """A number that the leading process finds, for all."""
@@ -79,10 +103,15 @@ def assembled(device: torch.device) -> Iterator[Team]:
     if size == 1:
         yield Team(device)
         return
+    if device.type == "mps" or "LOCAL_RANK" not in os.environ:
+        found = f"device {device.type}" if device.type == "mps" else "no LOCAL_RANK"
+        raise ValueError(
+            f"{size} processes (WORLD_SIZE) with {found}; as torchrun starts them, on cpu or cuda, is allowed"
+        )
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield Team(device, distributed.get_rank(), size)
     finally:

@@ -195,6 +195,7 @@ def minimise(
     saved: dict[str, Any] = {"network": network, "optimizer": optimizer, "schedule": schedule}
     identity = _plain({**identity, **_fingerprints(network, images, targets, truths)})
     history, best = _resume(checkpoint, identity, saved)
+    team.begin([identity, len(history)], network.parameters())
     for epoch in range(len(history) + 1, epochs + 1):
         epoch_seed = seed * 1_000_003 + epoch  # an epoch's randomness depends on nothing before it
         torch.manual_seed(epoch_seed)
@@ -211,6 +212,8 @@ def minimise(
             if vary:
                 x, truth = vary(x, truth)
             optimizer.zero_grad(set_to_none=True)
+            if team.size > 1:  # what a share draws (dropout) is its own
+                torch.manual_seed((epoch_seed * batches + k) * team.size + team.rank)
             logits = team.gather(forward(team.share(x)), len(x))
             value = (balanced_bce_loss if warming else objective)(logits, truth.to(logits.device))
             value.backward()

@@ -20,6 +20,12 @@ def square_of(file: Path) -> int:
     return square(int(file.stem))
 
 
+def picky_square(number: int) -> int:
+    if number == 2:
+        raise TypeError("two is none of mine")
+    return square(number)
+
+
 def minus_one(item: object, error: str) -> int:
     return -1
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from neuroseg.cluster import Cluster, ClusterError, each
-from tests.neuroseg.in_a_cluster import died, minus_one, square, square_of
+from tests.neuroseg.in_a_cluster import died, minus_one, picky_square, square, square_of
 
 
 @pytest.mark.slow
@@ -35,6 +35,24 @@ def test_a_scheduler_of_others_does_it():
     with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as local:
         cluster = Cluster(address=local.scheduler_address)
         assert not cluster.alone and each(cluster, square, [3, 4], failed=minus_one) == [9, 16]
+
+
+def test_an_error_that_none_expects_ends_one_item_alone_and_no_worker_is_said(monkeypatch):
+    from distributed import LocalCluster
+
+    errors: list[str] = []
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as local:
+        cluster = Cluster(address=local.scheduler_address)
+        found = each(cluster, picky_square, [1, 2, 3], failed=lambda item, error: errors.append(error) or -1)
+        assert found == [1, -1, 9] and errors == ["TypeError: two is none of mine"]
+        with pytest.raises(ClusterError, match="2 jobs and the scheduler"):
+            each(Cluster(2, local.scheduler_address), square, [1], failed=minus_one)
+    monkeypatch.setattr("neuroseg.cluster.CONNECT_SECONDS", 1)
+    with (
+        LocalCluster(n_workers=0, processes=False, dashboard_address=None) as local,
+        pytest.raises(ClusterError, match="has no worker"),
+    ):
+        each(Cluster(address=local.scheduler_address), square, [1], failed=minus_one)
 
 
 def test_without_dask_one_error_says_what_to_install(monkeypatch):

@@ -41,14 +41,14 @@ def assert_all_same(graph, spikes, fidelity, worker, *, stream=False) -> None:
 
 @pytest.mark.parametrize("fidelity", FIDELITIES)
 @given(data=st.data())
-@examples(20)
+@examples(15)
 def test_what_feeds_itself(data, fidelity, worker):
     assert_all_same(*data.draw(graphs(recurrent=True, stock=fidelity == "stock")), fidelity, worker)
 
 
 @pytest.mark.parametrize("fidelity", FIDELITIES)
 @given(data=st.data())
-@examples(20)
+@examples(15)
 def test_values(data, fidelity, worker):
     assert_all_same(*data.draw(graded_graphs(late=fidelity == "fused")), fidelity, worker)
 
@@ -68,7 +68,7 @@ def test_a_sum_of_binary_spikes_alone(fidelity, worker):
 
 @pytest.mark.parametrize("fidelity", FIDELITIES)
 @given(data=st.data())
-@examples(12)
+@examples(8)
 def test_streams(data, fidelity, worker):
     """Every layer from Lava's first step on, whatever feeds what."""
     kind = data.draw(st.sampled_from([graphs(recurrent=True), graded_graphs(recurrent=True)]))

@@ -1,6 +1,6 @@
-"""Train and fine-tune a small network: OUT.safetensors [LAST]. A process of its own, alone or as torchrun starts it.
+"""Train and fine-tune a small network: OUT [LAST [apart]]. A process of its own, alone or as torchrun starts it.
 
-LAST: batches of the fine-tuning after which it is stopped, to be gone on with.
+LAST: batches of the fine-tuning after which it is stopped, to be gone on with. apart: with a checkpoint each.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from neuroseg.training.unet import UNetConfig
 from tests.neuroseg.training.test_training import blobs
 
 
-def weights(team: Team, out: Path, last: int | None) -> dict[str, torch.Tensor]:
+def weights(team: Team, checkpoint: Path, last: int | None) -> dict[str, torch.Tensor]:
     """Of the ANN and of the spiking network. Batches of 7 of 24 slices: shares differ, and the last is of 3."""
     subjects = blobs(10)
     training, validation = subjects[:8], subjects[8:]
@@ -34,7 +34,6 @@ def weights(team: Team, out: Path, last: int | None) -> dict[str, torch.Tensor]:
             raise KeyboardInterrupt
 
     tuning = FinetuneConfig(epochs=3, batch=7)
-    checkpoint = out.with_suffix(".checkpoint")
     tuned, _ = finetune(spiking, training, validation, config=tuning, checkpoint=checkpoint, on_step=stop, team=team)
     found = {f"ann.{name}": value for name, value in ann.state_dict().items()}
     return found | {f"snn.{name}": value for name, value in tuned.state_dict().items()}
@@ -45,7 +44,9 @@ if __name__ == "__main__":
     path = Path(sys.argv[1])
     with assembled(torch.device("cpu")) as team:
         try:
-            found = weights(team, path, int(sys.argv[2]) if sys.argv[2:] else None)
+            own = str(team.rank) if sys.argv[3:] else ""
+            checkpoint = path.with_suffix(f".checkpoint{own}")
+            found = weights(team, checkpoint, int(sys.argv[2]) if sys.argv[2:] else None)
         except KeyboardInterrupt:
             sys.exit(0)
         storage.save(found, path.with_name(f"{path.stem}{team.rank}.safetensors"))
