@@ -41,14 +41,14 @@ def assert_all_same(graph, spikes, fidelity, worker, *, stream=False) -> None:
 
 @pytest.mark.parametrize("fidelity", FIDELITIES)
 @given(data=st.data())
-@examples(15)
+@examples(10)
 def test_what_feeds_itself(data, fidelity, worker):
     assert_all_same(*data.draw(graphs(recurrent=True, stock=fidelity == "stock")), fidelity, worker)
 
 
 @pytest.mark.parametrize("fidelity", FIDELITIES)
 @given(data=st.data())
-@examples(15)
+@examples(10)
 def test_values(data, fidelity, worker):
     assert_all_same(*data.draw(graded_graphs(late=fidelity == "fused")), fidelity, worker)
 
@@ -68,7 +68,7 @@ def test_a_sum_of_binary_spikes_alone(fidelity, worker):
 
 @pytest.mark.parametrize("fidelity", FIDELITIES)
 @given(data=st.data())
-@examples(8)
+@examples(6)
 def test_streams(data, fidelity, worker):
     """Every layer from Lava's first step on, whatever feeds what."""
     kind = data.draw(st.sampled_from([graphs(recurrent=True), graded_graphs(recurrent=True)]))
@@ -77,7 +77,7 @@ def test_streams(data, fidelity, worker):
 
 
 @given(drawn=st.one_of(graphs(recurrent=True), graded_graphs(recurrent=True)))
-@examples(40)
+@examples(25)
 def test_files_hold_them(drawn, tmp_path_factory):
     graph, spikes = drawn
     again = netx.read(netx.write(graph, tmp_path_factory.mktemp("files") / "n.net"))
