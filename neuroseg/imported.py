@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from neuroseg.settings import Imported
 from neuroseg.spiking.activity import measure
 from neuroseg.spiking.device import place
 from neuroseg.spiking.network import SpikingNetwork
-from neuroseg.steps import CALIBRATION_SLICES, Conversion, Tuning, final, read_network, sample
+from neuroseg.steps import CALIBRATION_SLICES, Conversion, Tuning, final, held_by_team, read_network, sample
 from neuroseg.training.finetune import FinetuneConfig, finetune_images
 from neuroseg.training.team import ALONE, CPU, Team
 from neuroseg.training.train import OnStep

@@ -53,7 +53,9 @@ class Conversion:
     slices: int = CALIBRATION_SLICES
 
 
-def _held(run: Run, step: str, team: Team, *, made_by: str | None = "neuroseg train") -> AbstractContextManager[None]:
+def held_by_team(
+    run: Run, step: str, team: Team, *, made_by: str | None = "neuroseg train"
+) -> AbstractContextManager[None]:
     """The run, for the leading process of a team alone: the others write nothing."""
     return run.held(step, made_by=made_by) if team.leads else nullcontext()
 
@@ -73,7 +75,7 @@ def train_run(
     with other settings.
     """
     settings.model.check_slice(*training[0].image.shape[1:])
-    with _held(run, "train", team, made_by=None):
+    with held_by_team(run, "train", team, made_by=None):
         return _train(run, settings, training, validation, on_step, team)
 
 
@@ -200,7 +202,7 @@ def finetune_run(
     team: Team = ALONE,
 ) -> Tuning:
     """Fine-tune the converted network of a run, or go on where that stopped. Makes snn.safetensors."""
-    with _held(run, "finetune", team):
+    with held_by_team(run, "finetune", team):
         network, notes = runs.load_snn(run.converted)
         checkpoint = run.checkpoint(run.snn)
         tuned, history = finetune(

@@ -64,7 +64,7 @@ def assert_equal_runs(
 @given(case=cases(max_side=8, max_depth=2))
 @example(case=EXCITED)
 @example(case=replace(EVERYTHING, drive="balanced"))
-@examples(16)
+@examples(25)
 def test_random_networks_do_the_same_in_lava(case, fidelity, worker):
     network, graph, spikes = build(case)
     assert_equal_runs(graph, spikes, fidelity, worker, network)
@@ -72,7 +72,7 @@ def test_random_networks_do_the_same_in_lava(case, fidelity, worker):
 
 @pytest.mark.parametrize("fidelity", FIDELITIES)
 @given(data=st.data())
-@examples(16)
+@examples(25)
 def test_single_synapses_do_the_same_in_lava(data, fidelity, worker):
     assert_equal_runs(*data.draw(graphs(stock=fidelity == "stock")), fidelity, worker)
 
