@@ -109,7 +109,7 @@ def finetune_run_images(
     team: Team = ALONE,
 ) -> Tuning:
     """Fine-tune the converted network of a run on labelled images; resumes. Makes snn.safetensors."""
-    with run.held("finetune") if team.leads else nullcontext():
+    with held_by_team(run, "finetune", team):
         network, notes = runs.load_snn(run.converted)
         tuned, history = finetune_images(
             network,
