@@ -28,8 +28,9 @@ from neuroseg.cli.console import console
 from neuroseg.cli.subjects import run_subjects, usable_subjects
 from neuroseg.conversion.lower import export, integer_scales
 from neuroseg.data import Subject, stack_slices
-from neuroseg.experiments.crossval import FINETUNED, SAMPLE_SLICES
+from neuroseg.experiments.crossval import FINETUNED
 from neuroseg.experiments.figures import Curve, draw_curves, draw_layers, draw_masks, mask_rows
+from neuroseg.experiments.scoring import SAMPLE_SLICES
 from neuroseg.metrics import mean_dice
 from neuroseg.runs import Run
 from neuroseg.spiking.activity import measure

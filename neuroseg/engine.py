@@ -133,3 +133,9 @@ def read_frames(path: Path, graph: Graph) -> torch.Tensor:
 def logits(graph: Graph, trace: Trace) -> np.ndarray:
     """What an engine's output potentials mean: float32 (samples, C, H, W)."""
     return (trace.output * graph.meta.logit_scale).astype(np.float32)
+
+
+def class_names(graph: Graph) -> tuple[str, ...]:
+    """What each channel of the output is, by the file or by number."""
+    channels, names = graph.output.shape[0], graph.meta.class_names
+    return names if len(names) == channels else tuple(str(k) for k in range(channels))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+
+WHOLE, MEAN = "3d", "3d mean"
 
 
 def dice(prediction: np.ndarray, truth: np.ndarray) -> float:
@@ -31,13 +35,29 @@ def volume_mm3(mask: np.ndarray, affine: np.ndarray) -> float:
     return float(np.count_nonzero(mask) * abs(np.linalg.det(affine[:3, :3])))
 
 
-def mean_dice(predictions: list[np.ndarray], truths: list[np.ndarray]) -> dict[str, float]:
-    """Mean over subjects of the 3D and the 2D Dice, as report.json has them."""
-    pairs = list(zip(predictions, truths, strict=True))
-    return {
-        "3d": float(np.mean([dice(p, t) for p, t in pairs])),
-        "2d": float(np.mean([dice_2d(p, t) for p, t in pairs])),
-    }
+def class_dice(prediction: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
+    """3D Dice of each class of masks (X, Y, Z) that hold their numbers, from 1, and the mean; nothing of no classes."""
+    scores = {f"3d {name}": dice(prediction == k, truth == k) for k, name in enumerate(classes, start=1)}
+    return {**scores, MEAN: float(np.mean(list(scores.values())))} if scores else {}
+
+
+def subject_dice(prediction: np.ndarray, truth: np.ndarray, classes: Sequence[str] = ()) -> dict[str, float]:
+    """3D and 2D Dice of a subject, as files have them: of all classes together, and in 3D of each."""
+    return {WHOLE: dice(prediction, truth), "2d": dice_2d(prediction, truth), **class_dice(prediction, truth, classes)}
+
+
+def mean_dice(
+    predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray], classes: Sequence[str] = ()
+) -> dict[str, float]:
+    """Means over subjects of `subject_dice`, as report.json has them."""
+    found = [subject_dice(p, t, classes) for p, t in zip(predictions, truths, strict=True)]
+    return {name: float(np.mean([scores[name] for scores in found])) for name in found[0]}
+
+
+def goal(predictions: Sequence[np.ndarray], truths: Sequence[np.ndarray], channels: int) -> float:
+    """What training maximises: the 3D Dice, mean over subjects and, of several channels, classes."""
+    classes = [str(k) for k in range(1, channels)]
+    return mean_dice(predictions, truths, classes)[MEAN if classes else WHOLE]
 
 
 def decide(logits: np.ndarray) -> np.ndarray:

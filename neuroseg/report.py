@@ -81,13 +81,23 @@ def write_report(
 
 
 def _measured(validation: Validation) -> tuple[Measured, ...]:
-    """Dice and volume of each subject by the ANN and by the engine; none without the ANN's masks."""
+    """Dice and volume, and those of each class, of each subject by the ANN and by the engine; none without an ANN."""
     if "ann" not in validation.masks:
         return ()
     pairs = [validation.masks[stage] for stage in ("ann", "hardware")]
-    scores = [tuple(dice(mask, s.mask) for mask, s in zip(p, validation.subjects, strict=True)) for p in pairs]
-    volumes = [tuple(volume_mm3(m, s.affine) for m, s in zip(p, validation.subjects, strict=True)) for p in pairs]
-    return Measured("Dice", "", *scores), Measured("volume", "mm³", *volumes)
+    parts = [("", range(1, 256)), *((f"{name}, ", (k,)) for k, name in enumerate(validation.classes, start=1))]
+    found = []
+    for name, labels in parts:
+        scores, volumes = [], []
+        for masks in pairs:
+            both = [
+                (np.isin(m, labels), np.isin(s.mask, labels)) for m, s in zip(masks, validation.subjects, strict=True)
+            ]
+            scores.append(tuple(dice(mask, truth) for mask, truth in both))
+            sizes = zip(both, validation.subjects, strict=True)
+            volumes.append(tuple(volume_mm3(mask, subject.affine) for (mask, _), subject in sizes))
+        found += [Measured(f"{name}Dice", "", *scores), Measured(f"{name}volume", "mm³", *volumes)]
+    return tuple(found)
 
 
 def write_image_report(

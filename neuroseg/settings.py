@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 from export import checked
 from export.checked import Fields
+from neuroseg.data.labels import BACKGROUND, CLASSES, Labels
 from neuroseg.data.volume import Box
 from neuroseg.training.losses import LOSSES
 from neuroseg.training.train import TrainConfig
@@ -14,6 +15,7 @@ from neuroseg.training.unet import UNetConfig
 
 SEED_MAX, COUNT_MAX, SIDE_MAX = 2**40, 2**31, 2**15  # more is no setting, but a broken file
 LABELS_MAX = 2**10
+HIPPOCAMPUS = "hippocampus"
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Settings:
     """run.json: where the data came from and who was trained on.
 
     test: subjects kept for the end, if any. labels: values of the masks that are hippocampus, empty for what
-    `data.labels.hippocampus` takes by itself.
+    `data.labels.hippocampus` takes by itself. classes: their names, where each is a class of its own.
     """
 
     data: str
@@ -33,6 +35,17 @@ class Settings:
     box: Box | None = None
     test: tuple[str, ...] = ()
     labels: tuple[int, ...] = ()
+    classes: tuple[str, ...] = ()
+
+    @property
+    def chosen(self) -> Labels | None:
+        """The labels, as `data.open_cohort` takes them."""
+        return dict(zip(self.classes, self.labels, strict=True)) if self.classes else self.labels or None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """What the channels of the network's output are."""
+        return (BACKGROUND, *self.classes) if self.classes else (HIPPOCAMPUS,)
 
 
 @dataclass(frozen=True)
@@ -63,7 +76,18 @@ def parse_settings(given: Fields) -> Settings:
         box=_box(given) if "box" in given else None,
         test=given.texts("test") if "test" in given else (),
         labels=given.integers("labels", (0, LABELS_MAX), 1, COUNT_MAX) if "labels" in given else (),
+        classes=_classes(given) if "classes" in given else (),
     )
+
+
+def _classes(given: Fields) -> tuple[str, ...]:
+    """Names for all labels, or none; the network has a channel more."""
+    names = given.texts("classes", CLASSES)
+    labels, channels = given.items("labels", LABELS_MAX), given.sub("model").value.get("out_channels")
+    if names and not (len(set(names)) == len(names) == len(labels) and channels == len(names) + 1):
+        allowed = f"a different name for each of {len(labels)} labels, and a channel more, are allowed"
+        raise ValueError(f"{given.path('classes')} are {', '.join(names)} of {channels} channels; {allowed}")
+    return names
 
 
 def _box(given: Fields) -> Box:

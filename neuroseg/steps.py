@@ -38,7 +38,6 @@ from neuroseg.training.train import Epoch, OnStep, predict, train
 from neuroseg.validation import OnSubject, Validation, validate
 
 CALIBRATION_SLICES = 25
-CLASS_NAMES = ("hippocampus",)
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,8 @@ def sigma_delta_run(
             network, seed = runs.load_snn(run.ann)[0], run.load_imported().seed
         else:
             network = convert(runs.load_ann(run.ann), tuple(images.shape[1:]), timesteps=1)
-            seed, class_names = run.load_settings().seed, CLASS_NAMES
+            settings = run.load_settings()
+            seed, class_names = settings.seed, settings.class_names
         chosen = sample(images, slices, seed=seed)
         done = explain_sigma_delta(network, chosen, threshold=threshold, class_names=class_names)
         netx.write(done.graph, run.sigma_delta)
@@ -223,7 +223,7 @@ def export_run(run: Run, *, class_names: tuple[str, ...] | None = None) -> Graph
     with run.held("export"):
         network, notes = final(run)
         if class_names is None:
-            class_names = () if run.is_imported else CLASS_NAMES
+            class_names = () if run.is_imported else run.load_settings().class_names
         graph = export(network, class_names=class_names, notes=notes)
         run.forget_after(run.network)
         netx.write(graph, run.network)

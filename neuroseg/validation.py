@@ -17,8 +17,8 @@ from hardware_sim.comparison.diagnose import Diagnosis, diagnose
 from hardware_sim.record import Record, SimulationError
 from hardware_sim.trace import Trace, TraceError, pack
 from neuroseg.data.volume import Subject, stack_slices
-from neuroseg.engine import Engine
-from neuroseg.metrics import mean_dice
+from neuroseg.engine import Engine, class_names
+from neuroseg.metrics import decide, mean_dice
 from neuroseg.spiking.device import device_of
 from neuroseg.spiking.encode import encode
 from neuroseg.spiking.network import Activity, SpikingNetwork
@@ -69,9 +69,14 @@ class Validation:
 
     @property
     def dice(self) -> dict[str, dict[str, float]]:
-        """Mean 3D and 2D Dice of each stage, as report.json has them."""
+        """Mean 3D and 2D Dice of each stage, and 3D of each class, as report.json has them."""
         truths = [subject.mask for subject in self.subjects]
-        return {stage: mean_dice(list(found), truths) for stage, found in self.masks.items()}
+        return {stage: mean_dice(found, truths, self.classes) for stage, found in self.masks.items()}
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """What labels of the masks are, from 1, of a network of several channels."""
+        return class_names(self.graph)[1:]
 
 
 def validate(
@@ -187,4 +192,4 @@ def _with_potentials(found: Diagnosis, network: SpikingNetwork, graph: Graph, en
 
 
 def _mask(trace: Trace) -> np.ndarray:
-    return (trace.output[:, 0] > 0).astype(np.uint8)
+    return decide(trace.output).astype(np.uint8)

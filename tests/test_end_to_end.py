@@ -124,6 +124,42 @@ def test_labels_choose_what_is_trained_on(tmp_path):
     call("convert", tmp_path / "r", "-T", 2)  # reads the masks as the training did
 
 
+def test_classes_go_all_the_way(tmp_path):
+    subject, data, out = template.subject(), tmp_path / "data", tmp_path / "r"
+    parts = subject.mask * np.where(np.arange(subject.mask.shape[1]) > 28, 1, 2)[:, None]  # anterior is further on
+    listing = {"labels": {"0": "background", "1": "Anterior", "2": "Posterior"}, "training": []}
+    for folder, values in (("imagesTr", subject.image), ("labelsTr", parts.astype(np.uint8))):
+        (data / folder).mkdir(parents=True)
+        for name in "ab":
+            nib.save(nib.Nifti1Image(values, subject.affine), data / folder / f"{name}.nii.gz")
+    for name in "ab":
+        listing["training"].append({"image": f"imagesTr/{name}.nii.gz", "label": f"labelsTr/{name}.nii.gz"})
+    (data / "dataset.json").write_text(json.dumps(listing))
+    assert "the data set names Anterior, Posterior" in call("data", "check", data, "--labels", "head,body", code=2)
+    size = ("--channels", "4,6", "--epochs", 12, "--validation", 0.5)
+    call("train", "--data", data, "--out", out, *size, "--labels", "anterior,posterior")
+    settings = json.loads((out / "run.json").read_text())
+    assert (settings["labels"], settings["classes"]) == ([1, 2], ["anterior", "posterior"])
+    call("convert", out, "-T", 4)
+    call("finetune", out, "--epochs", 1)
+    call("export", out)
+    assert netx.read(out / "network.net").meta.class_names == ("background", "anterior", "posterior")
+    shown = call("validate", out)
+    report = json.loads((out / "report.json").read_text())
+    assert report["spikes"]["equal"] and report["dice"]["quantized"] == report["dice"]["hardware"]
+    assert list(report["dice"]["ann"]) == ["3d", "2d", "3d anterior", "3d posterior", "3d mean"]
+    assert "3D posterior" in shown and "3D posterior" in (out / "report.html").read_text()
+    assert "anterior, volume" in report["agreement"]["quantities"]
+
+    scan = tmp_path / "scan.nii.gz"
+    nib.save(nib.Nifti1Image(subject.image, subject.affine), scan)
+    table = call("segment", out, scan, "-o", tmp_path / "mask.nii.gz")
+    found = np.unique(np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj))
+    assert set(found) <= {0, 1, 2} and "right anterior" in table and "right posterior" in table
+    call("convert", out, "--neuron", "sigma-delta")
+    assert netx.read(out / "sigma_delta.net").output.shape[0] == 3
+
+
 def test_a_run_folder_does_not_mix_runs(run, tmp_path):
     arguments = ("train", "--data", "template:6", "--out", run, "--channels", "4,6,8", "--dropout", 0)
     assert "holds a run with other settings" in call(*arguments, "--epochs", 9, code=2)

@@ -14,7 +14,7 @@ import matplotlib.image
 import numpy as np
 
 from hardware_sim.comparison.diagnose import Diagnosis
-from hardware_sim.reporting.pictures import BLUE, GREEN, OPACITY, ORANGE, PURPLE
+from hardware_sim.reporting.pictures import BLUE, GREEN, OPACITY, ORANGE, PURPLE, against
 from hardware_sim.trace import Trace
 
 SHARES = (0.5, 0.25, 1.0)  # of the busiest neuron's spikes: the neurons of a population that the raster offers
@@ -63,8 +63,7 @@ def make_viewer(
         panels["input"].append(_png(image[x], {}))
         panels["ground truth"].append(_png(image[x], {GREEN: truth[x]}))
         for name, mask in masks.items():
-            here, there = mask[x].astype(bool), truth[x].astype(bool)
-            panels[name].append(_png(image[x], {GREEN: here & there, BLUE: there & ~here, ORANGE: here & ~there}))
+            panels[name].append(_png(image[x], against(mask[x], truth[x])))
         panels["difference"].append(_png(image[x], {PURPLE: differing[x]}))
     return Viewer(subject, tuple(slices), {name: tuple(uris) for name, uris in panels.items()})
 

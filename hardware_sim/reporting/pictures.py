@@ -23,7 +23,8 @@ OPACITY = 0.65
 def draw_masks(rows: Sequence[Mapping[str, np.ndarray]], path: Path) -> None:
     """Slices, one a row: the first column an image (X, Y) in [0, 1], the others its masks, drawn over it.
 
-    Masks differing from the second column, the ground truth, show where: blue is missed, orange too much.
+    Masks differing from the second column, the ground truth, show where: blue is missed, orange too much, purple
+    another class.
     """
     columns = list(rows[0])
     with plt.rc_context(STYLE):
@@ -38,7 +39,9 @@ def draw_masks(rows: Sequence[Mapping[str, np.ndarray]], path: Path) -> None:
                 axis.set_axis_off()
         for name, axis in zip(columns, axes[0], strict=True):
             axis.set_title(name, fontsize=9)
-        figure.supxlabel("green: as the ground truth; blue: missed; orange: too much", fontsize=8)
+        legend = "green: as the ground truth; blue: missed; orange: too much"
+        classes = max(int(mask.max()) for row in rows for name, mask in row.items() if name != columns[0])
+        figure.supxlabel(legend + ("; purple: another class" if classes > 1 else ""), fontsize=8)
         save(figure, path)
 
 
@@ -55,9 +58,19 @@ def mask_rows(
 def _overlay(mask: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """RGBA (Y, X, 4) of a mask against the truth."""
     image = np.zeros((*mask.shape, 4))
-    for where, colour in ((mask & truth, GREEN), (truth & ~mask, BLUE), (mask & ~truth, ORANGE)):
-        image[where.astype(bool)] = matplotlib.colors.to_rgba(colour, OPACITY)
+    for colour, where in against(mask, truth).items():
+        image[where] = matplotlib.colors.to_rgba(colour, OPACITY)
     return image.transpose(1, 0, 2)
+
+
+def against(mask: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
+    """Where labels (of any equal shapes, 0 for background) are right, missed, too much or another class, by colour."""
+    return {
+        GREEN: (mask == truth) & (truth != 0),
+        BLUE: (truth != 0) & (mask == 0),
+        ORANGE: (mask != 0) & (truth == 0),
+        PURPLE: (mask != 0) & (truth != 0) & (mask != truth),
+    }
 
 
 def save(figure: plt.Figure, path: Path) -> None:

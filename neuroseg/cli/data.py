@@ -9,9 +9,9 @@ import typer
 from rich.markup import escape
 
 from neuroseg.cli.console import console, errors, steps_bar
-from neuroseg.data import ScanError, open_cohort
+from neuroseg.cli.options import LabelsOfMasks
+from neuroseg.data import ScanError, labels_of, open_cohort
 from neuroseg.data import fetch as download
-from neuroseg.data.labels import parse_labels
 
 EXIT_REJECTS = 1
 
@@ -39,16 +39,14 @@ def fetch(
 @commands.command()
 def check(
     directory: Annotated[str, typer.Argument(help="Folder of scans.")],
-    labels: Annotated[
-        str | None, typer.Option(help="Values of the masks that are hippocampus, like 17,53 of FreeSurfer's aseg.")
-    ] = None,
+    labels: LabelsOfMasks = None,
 ) -> None:
     """Read every pair and list the ones that cannot be used, with the reason. Exit code 1 if there are any.
 
     Example: neuroseg data check data/Task04_Hippocampus
     """
     with errors.status(f"reading scans of {escape(directory)}"):
-        cohort = open_cohort(directory, labels=parse_labels(labels))
+        cohort = open_cohort(directory, labels=labels_of(directory, labels))
     for reject in cohort.rejects:
         console.print(escape(f"{reject.id}: {reject.reason}"), style="red", highlight=False, soft_wrap=True)
     console.print(f"{len(cohort.subjects)} usable, {len(cohort.rejects)} left out")

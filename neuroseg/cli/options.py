@@ -52,6 +52,14 @@ Data = Annotated[
     typer.Option(help="Scans with masks (Decathlon, nnU-Net, BIDS, images/ and masks/), template[:N] or mni152."),
 ]
 
+LabelsOfMasks = Annotated[
+    str | None,
+    typer.Option(
+        help="Values of the masks that are hippocampus, like 17,53 of FreeSurfer's aseg; or classes, a channel of the "
+        "network each: anterior,posterior by dataset.json's names, or head=1,body=2.",
+    ),
+]
+
 OtherData = Annotated[
     str | None, typer.Option(help="Another data set than the run's; same forms as in `neuroseg train`.")
 ]

@@ -13,20 +13,20 @@ from rich.table import Table
 from neuroseg.cli.console import console
 from neuroseg.cli.tables import spikes_table
 from neuroseg.conversion.convert import Row
-from neuroseg.experiments.tables import score_cells
+from neuroseg.experiments.tables import score_cells, score_names
 from neuroseg.report import STAGES
 from neuroseg.steps import SigmaDeltaConversion
 
 
 def dice_table(dice: Mapping[str, Mapping[str, float]], *, title: str) -> Table:
-    """3D and 2D Dice, one column per stage of the road."""
+    """Dice in 3D, in 2D and of classes, one column per stage of the road."""
     table = Table(title=escape(title), title_justify="left")
     table.add_column("Dice")
     stages = [stage for stage in STAGES if stage in dice]
     for stage in stages:
         table.add_column(STAGES[stage], justify="right")
-    for row in ("3d", "2d"):
-        table.add_row(row.upper(), *(f"{dice[stage][row]:.4f}" for stage in stages))
+    for row in dice[stages[0]]:
+        table.add_row(escape(row[:2].upper() + row[2:]), *(f"{dice[stage][row]:.4f}" for stage in stages))
     return table
 
 
@@ -99,14 +99,15 @@ def crossval_tables(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
     tables: dict[str, Table] = {}
     for row in rows:
         loss = row["loss"]
+        same = [other for other in rows if other["loss"] == loss]
         if loss not in tables:
             title = f"{loss} loss, {row['folds']} fold(s): Dice in percent; synaptic operations a slice in millions"
             tables[loss] = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
             tables[loss].add_column("network", no_wrap=True)
-            for column in ("3D Dice", "2D Dice", "epochs", "rate", "ops"):
+            for column in (*score_names(same), "epochs", "rate", "ops"):
                 tables[loss].add_column(column, justify="right", no_wrap=True)
         name, operations = f"{row['method']}, {row['weights']}", f"{row['operations'] / 1e6:.0f}"
-        tables[loss].add_row(name, *score_cells(row), operations)
+        tables[loss].add_row(name, *score_cells(row, same), operations)
     return list(tables.values())
 
 

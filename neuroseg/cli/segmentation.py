@@ -17,8 +17,8 @@ from neuroseg.cli.options import Backend, Fidelity, StallTimeout
 from neuroseg.cluster import Cluster
 from neuroseg.data.labels import parse_labels
 from neuroseg.data.scan import ScanError
-from neuroseg.engine import STALL_TIMEOUT, Engine
-from neuroseg.segment import LABELS, batch, network
+from neuroseg.engine import STALL_TIMEOUT, Engine, class_names
+from neuroseg.segment import batch, network
 
 commands = typer.Typer(add_completion=False)
 
@@ -87,7 +87,8 @@ def segment(
     if table is None:
         with engine.warm() as warm, steps_bar(f"{backend.value}, {jobs[0].scan.name}") as show:
             predict = batch.predictor(graph, warm, show)
-            found = batch.segment_file(jobs[0], predict, (sides[0], sides[1]), search, strict=strict)
+            classes = class_names(graph)[1:]
+            found = batch.segment_file(jobs[0], predict, (sides[0], sides[1]), search, strict=strict, classes=classes)
         outcomes = [batch.outcome(jobs[0], found)]
     else:
         task = batch.Task(graph, engine, search, strict)
@@ -126,8 +127,8 @@ def _show(outcomes: Sequence[batch.Outcome], table_file: Path | None) -> None:
             errors.print(f"[yellow]warning:[/yellow] {escape(where + doubt)}", highlight=False, soft_wrap=True)
         if outcome.error:
             errors.print(f"[red]error:[/red] {escape(outcome.error)}", highlight=False, soft_wrap=True)
-        for name, volume in outcome.volumes_mm3.items():
-            row = (name, str(LABELS[name]), f"{volume:,.0f}")
+        for name, volume in (outcome.class_volumes_mm3 or outcome.volumes_mm3).items():
+            row = (escape(name), str(outcome.labels[name]), f"{volume:,.0f}")
             table.add_row(*((escape(outcome.job.scan.name), *row) if several else row))
     console.print(table)
     made = [table_file] if table_file else list(outcomes[0].job.made)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 
 from rich.markup import escape
 
 from neuroseg.cli.console import errors
 from neuroseg.data import ScanError, Subject, open_cohort
+from neuroseg.data.labels import Labels
 from neuroseg.data.volume import Box
 from neuroseg.settings import Settings
 
@@ -28,9 +28,7 @@ def parse_box(text: str | None) -> Box | None:
         raise ValueError(f"--box is {text!r}; X,Y,Z like 24,56,48 or all,56,48 is allowed") from None
 
 
-def usable_subjects(
-    data: str, seed: int, box: Box | None = None, labels: Collection[int] | None = None
-) -> list[Subject]:
+def usable_subjects(data: str, seed: int, box: Box | None = None, labels: Labels | None = None) -> list[Subject]:
     """Subjects of a data set; says what was left out. labels: as in `open_cohort`. Raises ScanError where none is."""
     with errors.status(f"reading scans of {escape(data)}"):
         cohort = open_cohort(data, seed=seed, box=box, labels=labels)
@@ -45,7 +43,7 @@ def usable_subjects(
 
 def settings_subjects(settings: Settings, data: str | None) -> list[Subject]:
     """All usable subjects of a run's data, or of other data, read as the run's were."""
-    return usable_subjects(data or settings.data, settings.seed, settings.box, settings.labels or None)
+    return usable_subjects(data or settings.data, settings.seed, settings.box, settings.chosen)
 
 
 def run_subjects(settings: Settings, data: str | None) -> tuple[list[Subject], list[Subject]]:

@@ -18,6 +18,7 @@ from neuroseg.cli.options import (
     Encoder,
     ImagesToRun,
     LabelsOfImages,
+    LabelsOfMasks,
     Loss,
     NeuronKind,
     OnDevice,
@@ -28,9 +29,9 @@ from neuroseg.cli.options import (
 from neuroseg.cli.results import conversion_table, crossval_tables, rates_table, show_agreement, show_sigma_delta
 from neuroseg.cli.subjects import parse_box, place, run_subjects, usable_subjects
 from neuroseg.conversion.model_file import ONNX, PT2
-from neuroseg.data import stack_slices
+from neuroseg.data import labels_of, stack_slices
 from neuroseg.data.images import read_images, read_labels
-from neuroseg.data.labels import parse_labels
+from neuroseg.data.labels import values_and_classes
 from neuroseg.experiments.crossval import make_folds, run_fold
 from neuroseg.experiments.tables import check_folds, load_folds, write_tables
 from neuroseg.imported import ann_of, convert_model, finetune_run_images, images_for
@@ -42,7 +43,7 @@ from neuroseg.steps import CALIBRATION_SLICES, Conversion, convert_run, finetune
 from neuroseg.training.finetune import FinetuneConfig
 from neuroseg.training.team import assembled
 from neuroseg.training.train import TrainConfig, split
-from neuroseg.training.unet import UNetConfig
+from neuroseg.training.unet import UNetConfig, channels_for
 
 commands = typer.Typer(add_completion=False)
 
@@ -60,15 +61,15 @@ def train(
     ] = 0.2,
     subjects: Annotated[int | None, typer.Option(min=2, help="Use the first N subjects only.")] = None,
     box: Annotated[str | None, typer.Option(help="Box to crop to, as X,Y,Z in mm; X may be `all`.")] = None,
-    labels: Annotated[
-        str | None, typer.Option(help="Values of the masks that are hippocampus, like 17,53 of FreeSurfer's aseg.")
-    ] = None,
+    labels: LabelsOfMasks = None,
     seed: Annotated[int, typer.Option(help="Seed of split, weights and order.")] = 0,
     device: OnDevice = Device.cpu,
 ) -> None:
     """Train the ANN U-Net; goes on where it stopped if it was killed. Makes RUN/ann.safetensors.
 
     Example: neuroseg train --data data/Task04_Hippocampus --out runs/first
+
+    Example: neuroseg train --data data/Task04_Hippocampus --out runs/parts --labels anterior,posterior
     """
     where = choose(device.value)
     try:
@@ -76,7 +77,8 @@ def train(
     except ValueError:
         raise ValueError(f"--channels is {channels!r}; numbers with commas, like 16,32,64, are allowed") from None
     sides = parse_box(box)
-    chosen = parse_labels(labels)
+    chosen = labels_of(data, labels)
+    values, classes = values_and_classes(chosen)
     usable = usable_subjects(data, seed, sides, chosen)[:subjects]
     training, held_out = split(usable, validation=validation, seed=seed)
     settings = Settings(
@@ -84,10 +86,11 @@ def train(
         seed=seed,
         training=tuple(subject.id for subject in training),
         validation=tuple(subject.id for subject in held_out),
-        model=UNetConfig(channels=widths, dropout=dropout),
+        model=UNetConfig(out_channels=channels_for(classes), channels=widths, dropout=dropout),
         train=TrainConfig(epochs=epochs, loss=loss.value, seed=seed),
         box=sides,
-        labels=chosen or (),
+        labels=values,
+        classes=classes,
     )
     run = Run(out)
     scored = f"validating on {len(held_out)}" if validation else f"{len(held_out)} of them show how far it is"
@@ -246,6 +249,7 @@ def crossval(
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of the ANN.")] = TrainConfig.epochs,
     subjects: Annotated[int | None, typer.Option(min=4, help="Use the first N subjects only.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of folds, weights and order.")] = 0,
+    labels: LabelsOfMasks = None,
     device: OnDevice = Device.cpu,
 ) -> None:
     """Cross-validate the whole road: ANN, conversions, fine-tuned networks, each fold by itself.
@@ -256,7 +260,8 @@ def crossval(
     Example: neuroseg crossval --data data/Task04_Hippocampus --out runs/crossval --folds 5
     """
     where = choose(device.value)
-    parts = make_folds(usable_subjects(data, seed)[:subjects], folds=folds, seed=seed)
+    chosen = labels_of(data, labels)
+    parts = make_folds(usable_subjects(data, seed, labels=chosen)[:subjects], folds=folds, seed=seed)
     wrong = [number for number in fold or () if not 1 <= number <= folds]
     if wrong:
         raise ValueError(f"--fold is {wrong[0]}; 1 to {folds} are allowed")
@@ -268,6 +273,7 @@ def crossval(
                 out / f"fold{part.number}-{loss.value}",
                 data=place(data),
                 bar=training_bar,
+                labels=chosen,
                 config=TrainConfig(epochs=epochs, loss=loss.value, seed=seed),
                 device=where,
             )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 
+from neuroseg.data.labels import Labels
 from neuroseg.data.pairs import locate_right
 from neuroseg.data.scan import is_scan, stem
 from neuroseg.data.volume import HIPPOCAMPUS_BOX, Box, Cohort, Pair, Reject, read_pairs
@@ -19,7 +19,7 @@ def is_bids(directory: Path) -> bool:
     return any(directory.glob("sub-*/anat")) or any(directory.glob("sub-*/ses-*/anat"))
 
 
-def read(directory: Path, *, box: Box = HIPPOCAMPUS_BOX, labels: Collection[int] | None = None) -> Cohort:
+def read(directory: Path, *, box: Box = HIPPOCAMPUS_BOX, labels: Labels | None = None) -> Cohort:
     """Read the T1-weighted scans of a BIDS folder and the masks of their hippocampi; the right one is cropped.
 
     A mask is a file of the same subject and session, beside the scan or anywhere in derivatives/, whose name speaks of

@@ -1,8 +1,8 @@
-"""What in a mask is hippocampus: which labels, and from which probability on."""
+"""What in a mask is hippocampus: which labels, as one or as classes, and from which probability on."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import nibabel as nib
@@ -16,30 +16,42 @@ PARTS = 2  # labels that a mask may have by itself: right and left, or anterior 
 MOST = 0.5  # share of a volume; what fills more is the background
 MAX_MM3 = 12_000  # both hippocampi, see `doubts.VOLUMES_MM3`
 SHOWN = 8
+CLASSES = 127  # most, so that the labels of both sides' fit 8 bits
+BACKGROUND = "background"
+LABELS_ALLOWED = "whole numbers above 0 like 17,53, or classes like head=1,body=2 or by the data set's names for them,"
+
+Labels = Collection[int] | Mapping[str, int]
+"""Values of a mask that are hippocampus; or classes, each by its name with its value."""
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """What was taken for hippocampus. voxels: bool, the mask's shape. note: what was decided, None for a plain mask."""
+    """What was taken for hippocampus.
+
+    voxels: uint8, the mask's shape: 1 there, or of classes their number, from 1. note: what was decided, None for a
+    plain mask.
+    """
 
     voxels: np.ndarray
     note: str | None = None
 
 
-def hippocampus(mask: nib.Nifti1Image, labels: Collection[int] | None = None) -> Labelled:
+def hippocampus(mask: nib.Nifti1Image, labels: Labels | None = None) -> Labelled:
     """Find the hippocampus in a mask.
 
-    labels: the values that count. Without them whole numbers above 0 do where there are one or two of them, and a map
-    of probabilities in [0, 1] is cut at PROBABILITY. Raises ScanError for an empty mask, for other values (all labels
-    of an atlas, negative ones), and for what fills most of the volume (an inverted mask).
+    labels: the values that count, or classes. Without them whole numbers above 0 do where there are one or two of
+    them, and a map of probabilities in [0, 1] is cut at PROBABILITY. Raises ScanError for an empty mask, for other
+    values (all labels of an atlas, negative ones), and for what fills most of the volume (an inverted mask).
     """
     values = np.asanyarray(mask.dataobj)
     found, note = _chosen(values, labels) if labels else _judged(values)
     if not found.any():
         raise ScanError("mask is empty")
-    if found.mean() > MOST:
-        raise ScanError(f"mask fills {found.mean():.0%} of its volume, {MOST:.0%} at most are allowed; is it inverted?")
-    return Labelled(found, note)
+    if (found > 0).mean() > MOST:
+        raise ScanError(
+            f"mask fills {(found > 0).mean():.0%} of its volume, {MOST:.0%} at most are allowed; is it inverted?"
+        )
+    return Labelled(found.astype(np.uint8), note)
 
 
 def check_size(voxels: np.ndarray, affine: np.ndarray) -> None:
@@ -52,26 +64,64 @@ def check_size(voxels: np.ndarray, affine: np.ndarray) -> None:
         )
 
 
-def parse_labels(text: str | None) -> tuple[int, ...] | None:
-    """Labels like 17,53; None for None. Raises ScanError for anything else."""
+def values_and_classes(labels: Labels | None) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Labels as files keep them: values, and the names of classes."""
+    if isinstance(labels, Mapping):
+        return tuple(labels.values()), tuple(labels)
+    return tuple(labels or ()), ()
+
+
+def parse_labels(text: str | None, known: Mapping[str, int] | None = None) -> Labels | None:
+    """Labels like 17,53; or classes like head=1,body=2; None for None.
+
+    known: labels that a data set names, which may stand without a value, in whatever case. Raises ScanError for
+    anything else.
+    """
     if text is None:
         return None
-    try:
-        labels = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        labels = ()
-    if not labels or min(labels) < 1:
-        raise ScanError(f"--labels is {text!r}; whole numbers above 0 with commas, like 17,53, are allowed")
+    parts = [part.strip() for part in text.split(",")]
+    if all(part.isdecimal() for part in parts):
+        values = [int(part) for part in parts]
+        labels: Labels = tuple(values)
+    else:
+        named = [_class(part, known, text) for part in parts]
+        labels, values = dict(named), [value for _, value in named]
+        if len({name.lower() for name in labels}) < len(parts) or len(parts) > CLASSES:
+            raise ScanError(f"--labels is {text!r}; {CLASSES} classes of different names at most are allowed")
+    if min(values) < 1 or len(set(values)) < len(values):
+        raise ScanError(f"--labels is {text!r}; {LABELS_ALLOWED} are allowed, each value once")
     return labels
 
 
-def _chosen(values: np.ndarray, labels: Collection[int]) -> tuple[np.ndarray, str | None]:
-    whole = np.rint(values)
-    found = np.isin(whole, list(labels)) & (np.abs(values - whole) < WHOLE)
+def _class(part: str, known: Mapping[str, int] | None, text: str) -> tuple[str, int]:
+    """Name and value of a class."""
+    name, given, value = (piece.strip() for piece in part.partition("="))
+    if not name.isprintable() or not name or name.isdecimal() or name.lower() == BACKGROUND:
+        raise ScanError(f"--labels is {text!r}; {LABELS_ALLOWED} are allowed")
+    if given and value.isdecimal():
+        return name, int(value)
+    if given:
+        raise ScanError(f"--labels is {text!r}; {name} is {value!r}, and {LABELS_ALLOWED} are allowed")
+    named = {key.lower(): number for key, number in (known or {}).items()}
+    if name.lower() not in named:
+        names = f"names {', '.join(known)}" if known else "names no labels"
+        raise ScanError(f"--labels is {text!r}; the data set {names}: {name}=VALUE is allowed")
+    return name, named[name.lower()]
+
+
+def _chosen(values: np.ndarray, labels: Labels) -> tuple[np.ndarray, str | None]:
+    rounded = np.rint(values)
+    whole = np.abs(values - rounded) < WHOLE
+    names = {value: name for name, value in labels.items()} if isinstance(labels, Mapping) else {}
+    found = np.zeros(values.shape, np.uint8)
+    for k, value in enumerate(names or labels, start=1):
+        found[whole & (rounded == value)] = k if names else 1
+    held = _listed(np.unique(values))
     if not found.any():
-        wanted = ", ".join(str(label) for label in labels)
-        raise ScanError(f"mask holds no voxel of the label(s) {wanted}; it holds {_listed(np.unique(values))}")
-    return found, None
+        wanted = ", ".join(f"{value} ({names[value]})" if names else str(value) for value in names or labels)
+        raise ScanError(f"mask holds no voxel of the label(s) {wanted}; it holds {held}")
+    lacking = [f"{name} ({value})" for k, (value, name) in enumerate(names.items(), start=1) if not (found == k).any()]
+    return found, f"mask holds no {', '.join(lacking)}; it holds {held}" if lacking else None
 
 
 def _judged(values: np.ndarray) -> tuple[np.ndarray, str | None]:

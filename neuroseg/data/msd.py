@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from export import checked
 from neuroseg.data.folder import find_file, name_form, scans_in
+from neuroseg.data.labels import Labels
 from neuroseg.data.scan import ScanError, is_scan, stem
 from neuroseg.data.volume import HIPPOCAMPUS_SLICE, Box, Cohort, Pair, Reject, read_pairs
 
@@ -27,7 +27,7 @@ def is_msd(directory: Path) -> bool:
     return (directory / LISTING).is_file() and (directory / "imagesTr").is_dir()
 
 
-def read(directory: Path, *, box: Box = BOX, labels: Collection[int] | None = None) -> Cohort:
+def read(directory: Path, *, box: Box = BOX, labels: Labels | None = None) -> Cohort:
     """Read the training cases of a Decathlon folder, or of nnU-Net's raw data (version 1 or 2).
 
     labels: of the masks, as in `labels.hippocampus`; by default those whose names in dataset.json speak of a
@@ -100,15 +100,20 @@ def _nnunet(directory: Path, listing: dict[str, Any]) -> list[Pair | Reject]:
 
 def _labels(listing: dict[str, Any]) -> tuple[int, ...] | None:
     """Labels whose names speak of the hippocampus or its parts, where others are listed too; else None."""
+    named = named_labels(listing)
+    found = [value for name, value in named.items() if "hippocamp" in name.lower()]
+    return tuple(found) if found and len(found) < len(named) else None
+
+
+def named_labels(listing: dict[str, Any]) -> dict[str, int]:
+    """Values of the labels that a listing names, but for the background; of nnU-Net's regions none."""
     named = listing.get("labels")
-    if not isinstance(named, dict):
-        return None
-    found = []
-    for key, value in named.items():
+    found: dict[str, int] = {}
+    for key, value in named.items() if isinstance(named, dict) else ():
         name, number = (value, key) if isinstance(value, str) else (key, value)  # version 1: number to name
-        if "hippocamp" in str(name).lower() and isinstance(number, int | str) and str(number).isdigit():
-            found.append(int(number))
-    return tuple(found) if found and len(found) < len(named) - 1 else None
+        if isinstance(number, int | str) and str(number).isdecimal() and int(number) > 0:
+            found[str(name)] = int(number)
+    return found
 
 
 def _first(channels: Any) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
 from neuroseg.data.folder import name_form, scans_in
+from neuroseg.data.labels import Labels
 from neuroseg.data.scan import ScanError, stem
 from neuroseg.data.volume import HIPPOCAMPUS_BOX, Box, Cohort, Pair, read_pairs
 
@@ -29,7 +29,7 @@ def is_beside(directory: Path) -> bool:
     return any(_ending(path) for path in scans_in(directory))
 
 
-def read(directory: Path, *, box: Box = HIPPOCAMPUS_BOX, labels: Collection[int] | None = None) -> Cohort:
+def read(directory: Path, *, box: Box = HIPPOCAMPUS_BOX, labels: Labels | None = None) -> Cohort:
     """Read `images/NAME.nii[.gz]` with `masks/NAME.nii[.gz]`; crop the right hippocampus around its mask.
 
     Instead of a folder of masks they may lie beside the images, see ENDINGS. labels: of the masks, as in
@@ -65,7 +65,7 @@ def locate_right(mask: np.ndarray) -> tuple[tuple[int, ...], np.ndarray]:
     centre = np.argwhere(kept).mean(axis=0)
     if centre[0] < mask.shape[0] / 2 - OFF_CENTRE:
         raise ScanError(f"mask holds the left hippocampus alone (centre at x = {centre[0]:.0f} of {mask.shape[0]})")
-    window = ndimage.find_objects(kept)[0]
+    window = ndimage.find_objects((kept > 0).astype(np.uint8))[0]
     return tuple((axis.start + axis.stop) // 2 for axis in window), kept
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import nibabel.processing
 import numpy as np
 import torch
 
-from neuroseg.data.labels import check_size, hippocampus
+from neuroseg.data.labels import Labels, check_size, hippocampus
 from neuroseg.data.scan import ScanError, load_nifti
 
 log = logging.getLogger(__name__)
@@ -31,8 +31,8 @@ HIPPOCAMPUS_BOX: Box = (24, *HIPPOCAMPUS_SLICE)
 class Subject:
     """One hippocampus. Axes are R, A, S at 1 mm.
 
-    id: unique name. image: float32 (X, Y, Z) in [0, 1]. mask: uint8 (X, Y, Z) of 0 and 1.
-    affine: float64 (4, 4), voxel to world in mm.
+    id: unique name. image: float32 (X, Y, Z) in [0, 1]. mask: uint8 (X, Y, Z) of 0 and 1,
+    or of classes their number, from 1. affine: float64 (4, 4), voxel to world in mm.
     """
 
     id: str
@@ -123,31 +123,32 @@ def load_pair(
     *,
     box: Box,
     locate: Locate | None = None,
-    labels: Collection[int] | None = None,
+    labels: Labels | None = None,
 ) -> Subject:
     """Read an image with its mask, both brought to RAS at 1 mm and into `box`.
 
     Without `locate` the box sits in the middle and the whole mask is kept. labels: the mask's values that are
-    hippocampus, see `labels.hippocampus`. Raises ScanError when the pair cannot be used.
+    hippocampus, or classes of it, see `labels.hippocampus`. Raises ScanError when the pair cannot be used.
     """
     check_box(box)
     image, mask = load_nifti(image_path), load_nifti(mask_path)
     found = hippocampus(mask, labels)
     if found.note:
         log.warning("%s: %s", subject_id, found.note)
-    binary = onto_grid(nib.Nifti1Image(found.voxels.astype(np.uint8), mask.affine), image)
-    image, binary = to_ras(image, order=1), to_ras(binary, order=0)
-    voxels_of_mask = np.asarray(binary.dataobj).astype(np.uint8)
+    marked = onto_grid(nib.Nifti1Image(found.voxels, mask.affine), image)
+    image, marked = to_ras(image, order=1), to_ras(marked, order=0)
+    voxels_of_mask = np.asarray(marked.dataobj).astype(np.uint8)
     centre, kept = (None, voxels_of_mask) if locate is None else locate(voxels_of_mask)
-    check_size(kept > 0, binary.affine)
+    check_size(kept > 0, marked.affine)
     voxels, affine = fit_box(np.asarray(image.dataobj, np.float32), image.affine, box, centre)
     inside, _ = fit_box(np.ones(image.shape, bool), image.affine, box, centre)
     boxed, _ = fit_box(kept, image.affine, box, centre)
     if not boxed.any():
         raise ScanError(f"mask lies outside the box {box}")
-    lost = int(kept.sum()) - int(boxed.sum())
+    size = int(np.count_nonzero(kept))
+    lost = size - int(np.count_nonzero(boxed))
     if lost:
-        log.warning("%s: %d of %d mask voxels lie outside the box %s", subject_id, lost, kept.sum(), box)
+        log.warning("%s: %d of %d mask voxels lie outside the box %s", subject_id, lost, size, box)
     scaled = np.zeros_like(voxels)
     scaled[inside] = normalise(voxels[inside])
     return Subject(id=subject_id, image=scaled, mask=boxed, affine=affine)
@@ -186,7 +187,7 @@ def read_pairs(
     *,
     box: Box,
     locate: Locate | None = None,
-    labels: Collection[int] | None = None,
+    labels: Labels | None = None,
 ) -> Cohort:
     """Read pairs into a Cohort; one that cannot be used becomes a Reject."""
     check_box(box)
@@ -212,7 +213,7 @@ def read_pairs(
 
 
 def stack_slices(subjects: Sequence[Subject]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cut subjects into sagittal slices. Returns images and masks, both float32 (N, 1, Y, Z)."""
+    """Cut subjects into sagittal slices. Returns images and masks (labels), both float32 (N, 1, Y, Z)."""
     if not subjects:
         raise ScanError("no subject to cut into slices")
     images = np.concatenate([subject.image for subject in subjects])[:, None]

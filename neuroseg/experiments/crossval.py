@@ -5,7 +5,6 @@ Every network of a fold is a run folder of its own, which `neuroseg export` and 
 
 from __future__ import annotations
 
-import functools
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -21,21 +20,19 @@ from export import files
 from neuroseg import runs
 from neuroseg.conversion.convert import convert
 from neuroseg.conversion.lower import integer_scales
+from neuroseg.data.labels import Labels, values_and_classes
 from neuroseg.data.volume import Subject, stack_slices
-from neuroseg.metrics import dice, dice_2d
+from neuroseg.experiments.scoring import converged, measured, measured_graded, scores
 from neuroseg.runs import Run
 from neuroseg.settings import Settings
-from neuroseg.spiking.activity import ann_operations, measure
-from neuroseg.spiking.network import SpikingNetwork
-from neuroseg.steps import Conversion, calibrated
+from neuroseg.spiking.activity import ann_operations
+from neuroseg.steps import Conversion, calibrated, sigma_delta_run
 from neuroseg.training.finetune import FinetuneConfig, finetune
 from neuroseg.training.team import CPU, Team
-from neuroseg.training.train import Epoch, OnStep, TrainConfig, predict, train
-from neuroseg.training.unet import UNetConfig
+from neuroseg.training.train import OnStep, TrainConfig, predict, train
+from neuroseg.training.unet import UNetConfig, channels_for
 
 VALIDATION_SUBJECTS = 16  # of a fold's training subjects, to choose the best epoch on
-SAMPLE_SLICES = 100  # test slices whose spikes are counted
-CONVERGED = 0.002  # within this of the best validation Dice
 
 ROWS = "rows.json"
 
@@ -44,7 +41,11 @@ Bar = Callable[[str], AbstractContextManager[OnStep]]
 
 @dataclass(frozen=True)
 class Variant:
-    """One spiking network of the table. u0: in thresholds; finetuned, or just converted; deployed: int8 has a row."""
+    """One spiking network of the table.
+
+    u0: in thresholds; finetuned, or just converted; deployed: int8 has a row. graded: neurons are sigma-delta, their
+    spikes carry values, and there are no float weights and nothing to fine-tune.
+    """
 
     name: str
     timesteps: int
@@ -54,6 +55,7 @@ class Variant:
     u0: float = 0.0
     finetuned: bool = False
     deployed: bool = True
+    graded: bool = False
 
     @property
     def conversion(self) -> Conversion:
@@ -68,6 +70,7 @@ VARIANTS = (
     Variant(FINETUNED, 8, finetuned=True),
     Variant("finetuned-T4", 4, finetuned=True),
     Variant("finetuned-T8-zero", 8, reset="zero", finetuned=True),
+    Variant("sigma-delta-T1", 1, graded=True),
 )
 
 
@@ -106,6 +109,7 @@ def run_fold(
     data: str,
     bar: Bar,
     model: UNetConfig = UNetConfig(),
+    labels: Labels | None = None,
     config: TrainConfig = TrainConfig(),
     tuning: FinetuneConfig = FinetuneConfig(),
     variants: Sequence[Variant] = VARIANTS,
@@ -113,37 +117,39 @@ def run_fold(
 ) -> dict[str, Any]:
     """Train the ANN and every variant of a fold; returns and stores the fold's rows.
 
-    What is done already is read from `folder`, what was interrupted goes on. `bar` makes a progress bar. Fine-tuning
-    minimises the loss of `config`, from its seed. Raises RunError where `folder` holds something else.
+    What is done already is read from `folder`, what was interrupted goes on. `bar` makes a progress bar. labels: by
+    which the subjects were read. Fine-tuning minimises the loss of `config`, from its seed. Raises RunError where
+    `folder` holds something else.
     """
     with Run(folder).held("crossval", made_by=None):
         tuning = replace(tuning, loss=config.loss, seed=config.seed)
-        return _run_fold(fold, folder, data, bar, model, config, tuning, variants, device)
+        values, classes = values_and_classes(labels)
+        settings = Settings(
+            data=data,
+            seed=config.seed,
+            training=tuple(s.id for s in fold.training),
+            validation=tuple(s.id for s in fold.validation),
+            test=tuple(s.id for s in fold.test),
+            model=replace(model, out_channels=channels_for(classes)),
+            train=config,
+            labels=values,
+            classes=classes,
+        )
+        return _run_fold(fold, folder, settings, bar, tuning, variants, device)
 
 
 def _run_fold(
     fold: Fold,
     folder: Path,
-    data: str,
+    settings: Settings,
     bar: Bar,
-    model: UNetConfig,
-    config: TrainConfig,
     tuning: FinetuneConfig,
     variants: Sequence[Variant],
     device: torch.device,
 ) -> dict[str, Any]:
-    settings = Settings(
-        data=data,
-        seed=config.seed,
-        training=tuple(s.id for s in fold.training),
-        validation=tuple(s.id for s in fold.validation),
-        test=tuple(s.id for s in fold.test),
-        model=model,
-        train=config,
-    )
     ann = Run(folder / "ann")
     _enter(ann, settings)
-    rows = _stored(ann) or _store([_train_ann(fold, ann, model, config, bar, device)], ann)
+    rows = _stored(ann) or _store([_train_ann(fold, ann, settings, bar, device)], ann)
     for variant in variants:
         run = Run(folder / variant.name)
         _enter(run, settings)
@@ -154,9 +160,9 @@ def _run_fold(
             )
         if any(row[key] != value for row in stored for key, value in _recipe(variant, tuning).items()):
             raise _other_variant(run)
-        rows += stored or _store(_make_variant(fold, variant, ann, run, tuning, bar, device), run)
-    shown = {**asdict(settings), "data": Path(data).name}  # not where it lies here
-    result = {"fold": fold.number, "loss": config.loss, "settings": shown, "rows": rows}
+        rows += stored or _store(_make_variant(fold, settings, variant, ann, run, tuning, bar, device), run)
+    shown = {**asdict(settings), "data": Path(settings.data).name}  # not where it lies here
+    result = {"fold": fold.number, "loss": settings.train.loss, "settings": shown, "rows": rows}
     files.write_json(result, folder.with_suffix(".json"))
     return result
 
@@ -187,16 +193,14 @@ def _store(rows: list[dict[str, Any]], run: Run) -> list[dict[str, Any]]:
     return rows
 
 
-def _train_ann(
-    fold: Fold, run: Run, model: UNetConfig, config: TrainConfig, bar: Bar, device: torch.device
-) -> dict[str, Any]:
+def _train_ann(fold: Fold, run: Run, settings: Settings, bar: Bar, device: torch.device) -> dict[str, Any]:
     start = time.perf_counter()
     with bar(f"fold {fold.number} ANN") as show:
         network, history = train(
             fold.training,
             fold.validation,
-            model=model,
-            config=config,
+            model=settings.model,
+            config=settings.train,
             checkpoint=run.checkpoint(run.ann),
             on_step=show,
             team=Team(device),
@@ -205,7 +209,7 @@ def _train_ann(
     images, _ = stack_slices(fold.test)
     return {
         "method": "ann",
-        **_scores(predict(network, fold.test), fold.test),
+        **scores(predict(network, fold.test), fold.test, settings.classes),
         "epochs": converged(history),
         "operations": ann_operations(convert(network, tuple(images.shape[1:]))),
         "seconds": time.perf_counter() - start,
@@ -213,13 +217,26 @@ def _train_ann(
 
 
 def _make_variant(
-    fold: Fold, variant: Variant, ann: Run, run: Run, tuning: FinetuneConfig, bar: Bar, device: torch.device
+    fold: Fold,
+    settings: Settings,
+    variant: Variant,
+    ann: Run,
+    run: Run,
+    tuning: FinetuneConfig,
+    bar: Bar,
+    device: torch.device,
 ) -> list[dict[str, Any]]:
     start = time.perf_counter()
     network = runs.load_ann(ann.ann)
     if not runs.holds(run.ann, network):
         run.forget_after(run.ann)
         runs.save_ann(network, [], run.ann)
+    if variant.graded:
+        graph = sigma_delta_run(run, stack_slices(fold.training)[0]).graph
+        row = {**_recipe(variant, tuning), "epochs": None, "seconds": time.perf_counter() - start}
+        return [
+            {"method": variant.name, "weights": "int8", **row, **measured_graded(graph, fold.test, settings.classes)}
+        ]
     if not run.converted.exists():  # made again, on another machine, it may differ in its last bits
         spiking = calibrated(network, fold.training, variant.conversion, seed=tuning.seed)
         spiking = spiking.with_scales(integer_scales(spiking))
@@ -245,36 +262,11 @@ def _make_variant(
     row = {**_recipe(variant, tuning), "epochs": epochs, "seconds": time.perf_counter() - start}
     modes = {"float": False, "int8": True} if variant.deployed else {"float": False}
     return [
-        {"method": variant.name, "weights": weights, **row, **_measure(spiking, fold, quantized=quantized)}
+        {
+            "method": variant.name,
+            "weights": weights,
+            **row,
+            **measured(spiking, fold.test, settings.classes, quantized=quantized),
+        }
         for weights, quantized in modes.items()
     ]
-
-
-def _measure(network: SpikingNetwork, fold: Fold, *, quantized: bool) -> dict[str, Any]:
-    """Dice on the test subjects; firing rate and synaptic operations a slice on a sample of their slices."""
-    images, _ = stack_slices(fold.test)
-    sample = images[np.random.default_rng(0).permutation(len(images))[:SAMPLE_SLICES]]
-    activity = measure(network, sample, quantized=quantized)
-    return {
-        **_scores(predict(functools.partial(network.predict, quantized=quantized), fold.test), fold.test),
-        "rate": activity.rate,
-        "rates": activity.rates,
-        "operations": activity.operations,
-    }
-
-
-def _scores(masks: Sequence[np.ndarray], subjects: Sequence[Subject]) -> dict[str, Any]:
-    each = {
-        subject.id: {"3d": dice(mask, subject.mask), "2d": dice_2d(mask, subject.mask)}
-        for mask, subject in zip(masks, subjects, strict=True)
-    }
-    return {
-        "dice": {key: float(np.mean([row[key] for row in each.values()])) for key in ("3d", "2d")},
-        "subjects": each,
-    }
-
-
-def converged(history: Sequence[Epoch]) -> int:
-    """The first epoch within 0.2 points of the best validation Dice."""
-    best = max(row.validation_dice for row in history)
-    return next(row.epoch for row in history if row.validation_dice >= best - CONVERGED)

@@ -19,7 +19,8 @@ from hardware_sim.reporting.bland_altman import Measured
 from neuroseg.runs import RunError
 from neuroseg.training.losses import LOSSES
 
-DEPLOYED = ("finetuned-T8", "finetuned-T4")  # whose agreement with the ANN is drawn
+DICE = "dice_"  # columns of the summary that begin so
+DEPLOYED = ("finetuned-T8", "finetuned-T4", "sigma-delta-T1")  # whose agreement with the ANN is drawn
 COUNT_MAX, ROWS_MAX, NUMBER_MAX = 2**31, 2**12, 1e18  # more is in no table
 
 
@@ -44,8 +45,10 @@ def _fold(given: Fields) -> dict[str, Any]:
         row.text("method")
         if "weights" in row.value:
             row.text("weights")
-        for key in ("3d", "2d"):
+        for key in {"3d", "2d", *row.sub("dice").value}:
             row.sub("dice").number(key, 0, 1)
+        if row.value.get("energy") is not None:
+            row.sub("energy").number("dynamic", 0, NUMBER_MAX)
         row.number("operations", 0, NUMBER_MAX)
         for key in ("epochs", "rate"):
             if key in row:
@@ -83,14 +86,16 @@ def summary(folds: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     rows = []
     for (loss, method, weights), found in grouped.items():
         total: dict[str, Any] = {"loss": loss, "method": method, "weights": weights, "folds": len(found)}
-        for key in ("3d", "2d"):
+        for key in found[0]["dice"]:
             scores = 100 * np.array([one["dice"][key] for one in found])
             total |= {
-                f"dice_{key}": float(scores.mean()),
+                DICE + key: float(scores.mean()),
                 f"sd_{key}": float(scores.std(ddof=1)) if len(found) > 1 else None,
             }
         for key in ("epochs", "rate", "operations"):
             total[key] = float(np.mean([one[key] for one in found])) if found[0].get(key) is not None else None
+        joules = [one["energy"]["dynamic"] for one in found if one.get("energy")]
+        total["energy"] = float(np.mean(joules)) if len(joules) == len(found) else None
         rows.append(total)
     return rows
 
@@ -110,25 +115,41 @@ def dice_agreement(folds: Sequence[dict[str, Any]], *, loss: str, method: str, w
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """The summary as a Markdown table; Dice in percent, mean and standard deviation over folds."""
-    head = ("loss", "network", "weights", "folds", "3D Dice", "2D Dice", "epochs", "firing rate", "Mops a slice")
+    """The summary as a Markdown table; Dice in percent, mean and deviation over folds; energy where it is known."""
+    known = any(row["energy"] is not None for row in rows)
+    head = ("loss", "network", "weights", "folds", *score_names(rows), "epochs", "firing rate", "Mops a slice")
+    head += ("mJ a slice",) if known else ()
     lines = ["| " + " | ".join(head) + " |", "|---|---|---|" + "---:|" * (len(head) - 3)]
     for row in rows:
-        cells = (row["loss"], row["method"], row["weights"], str(row["folds"]), *score_cells(row))
-        lines.append("| " + " | ".join((*cells, f"{row['operations'] / 1e6:.2f}")) + " |")
+        cells = (row["loss"], row["method"], row["weights"], str(row["folds"]), *score_cells(row, rows))
+        cells = (*cells, f"{row['operations'] / 1e6:.2f}")
+        cells += ("" if row["energy"] is None else f"{1000 * row['energy']:.2f}",) if known else ()
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def score_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """3D Dice, 2D Dice, epochs and firing rate of a row of the summary, as tables show them."""
+def _score_keys(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What Dice is of: 3d, 2d, classes in 3d."""
+    return list(dict.fromkeys(key[len(DICE) :] for row in rows for key in row if key.startswith(DICE)))
+
+
+def score_names(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Columns of the summary's Dice, as tables show them."""
+    return tuple(f"{key[:2].upper()} {key[3:] or 'Dice'}" for key in _score_keys(rows))
+
+
+def score_cells(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Dice by `score_names`, epochs and firing rate of a row of the summary, as tables show them."""
 
     def score(key: str) -> str:
+        if DICE + key not in row:
+            return ""
         deviation = row[f"sd_{key}"]
-        return f"{row[f'dice_{key}']:.2f}" + ("" if deviation is None else f" ± {deviation:.2f}")
+        return f"{row[DICE + key]:.2f}" + ("" if deviation is None else f" ± {deviation:.2f}")
 
     epochs = "" if row["epochs"] is None else f"{row['epochs']:.1f}"
     rate = "" if row["rate"] is None else f"{row['rate']:.3f}"
-    return score("3d"), score("2d"), epochs, rate
+    return *(score(key) for key in _score_keys(rows)), epochs, rate
 
 
 def write_tables(folds: Sequence[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
@@ -140,7 +161,7 @@ def write_tables(folds: Sequence[dict[str, Any]], folder: Path) -> list[dict[str
         if panels and len(panels[0].first) > 1:
             bland_altman.draw(panels, ("ANN", "SNN"), folder / f"agreement-{loss}.svg")
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
     writer.writeheader()
     writer.writerows(rows)
     files.write_text(text.getvalue(), folder / "table.csv")

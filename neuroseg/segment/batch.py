@@ -5,23 +5,23 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import torch
-from scipy.special import expit
+from scipy.special import expit, softmax
 
 import hardware_sim
 from export import files
 from export.graph import Graph
 from neuroseg.cluster import Cluster, each
-from neuroseg.data.labels import hippocampus
+from neuroseg.data.labels import Labels, hippocampus
 from neuroseg.data.locate import SIDES, Side, find, is_crop
 from neuroseg.data.scan import ScanError, load_nifti, stem
-from neuroseg.engine import Engine, image_spikes
+from neuroseg.engine import Engine, class_names, image_spikes
 from neuroseg.segment.masks import Predict, Segmentation, segment
 from neuroseg.segment.outputs import SUFFIXES, check_different, check_name, save, try_places
 from neuroseg.segment.regions import BOX, cut
@@ -57,18 +57,23 @@ class Search:
     side: Side | None = None
     centres: tuple[tuple[float, ...], ...] = ()
     mask: Path | None = None
-    labels: Collection[int] | None = None
+    labels: Labels | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a job: figures by side, doubts, or the error that ended it. The arrays are in the files."""
+    """What came of a job: figures by side, doubts, or the error that ended it. The arrays are in the files.
+
+    labels, class_volumes_mm3: as in `Segmentation`.
+    """
 
     job: Job
     volumes_mm3: dict[Side, float]
     certainty: dict[Side, float]
     doubts: tuple[str, ...] = ()
     error: str | None = None
+    labels: dict[str, int] = field(default_factory=dict)
+    class_volumes_mm3: dict[str, float] = field(default_factory=dict)
 
 
 def predictor(graph: Graph, engine: Engine, on_step: Callable[[int, int], None] | None = None) -> Predict:
@@ -76,7 +81,8 @@ def predictor(graph: Graph, engine: Engine, on_step: Callable[[int, int], None] 
 
     def predict(slices: torch.Tensor) -> np.ndarray:
         trace = engine.run(graph, image_spikes(graph, slices), record=NOTHING, on_step=on_step)
-        return expit(trace.output[:, :1] * graph.meta.logit_scale)
+        found = trace.output * graph.meta.logit_scale  # N, C, Y, Z
+        return softmax(found, axis=1) if found.shape[1] > 1 else expit(found)
 
     return predict
 
@@ -107,18 +113,25 @@ def check_jobs(jobs: Sequence[Job], search: Search, *, more: Sequence[Path] = ()
 
 
 def segment_file(
-    job: Job, predict: Predict, sides: tuple[int, int], search: Search, *, strict: bool = False
+    job: Job,
+    predict: Predict,
+    sides: tuple[int, int],
+    search: Search,
+    *,
+    strict: bool = False,
+    classes: Sequence[str] = (),
 ) -> Segmentation:
     """Segment the scan of one job and write its files.
 
-    sides: of the slices that the network takes, (Y, Z). strict: a doubt is an error. Raises ScanError naming the scan.
+    sides: of the slices that the network takes, (Y, Z). strict: a doubt is an error. classes: as in `segment`. Raises
+    ScanError naming the scan.
     """
     image = load_nifti(job.scan)
     region = _region(search)
     try:
         places = find(image, side=search.side, boxes=search.centres, mask=region)
         regions = cut(image, places, box=(None if is_crop(image) else BOX[0], *sides))
-        found = segment(image, regions, predict)
+        found = segment(image, regions, predict, classes=classes)
     except ScanError as error:
         raise ScanError(f"{job.scan}: {error}") from error
     if strict and found.doubts:
@@ -147,7 +160,9 @@ class Task:
         _, height, width = self.graph.input.shape
         try:
             predict = predictor(self.graph, self.engine)
-            return outcome(job, segment_file(job, predict, (height, width), self.search, strict=self.strict))
+            classes = class_names(self.graph)[1:]
+            found = segment_file(job, predict, (height, width), self.search, strict=self.strict, classes=classes)
+            return outcome(job, found)
         except (ValueError, OSError, RuntimeError, ArithmeticError, LookupError) as error:
             log.debug("%s", job.scan, exc_info=True)
             return failure(job, str(error))
@@ -174,20 +189,32 @@ def failure(job: Job, text: str) -> Outcome:
 
 def outcome(job: Job, found: Segmentation) -> Outcome:
     """What a table says of a segmentation."""
-    return Outcome(job, found.volumes_mm3, found.certainty, tuple(doubt.text for doubt in found.doubts))
+    texts = tuple(doubt.text for doubt in found.doubts)
+    return Outcome(
+        job,
+        found.volumes_mm3,
+        found.certainty,
+        texts,
+        labels=found.labels,
+        class_volumes_mm3=found.class_volumes_mm3,
+    )
 
 
 def write_table(outcomes: Sequence[Outcome], path: Path) -> None:
-    """A CSV with a row a scan: files, volumes in mm3, certainty, doubts, error."""
+    """A CSV with a row a scan: files, volumes in mm3 of sides and of their classes, certainty, doubts, error."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     figures = [f"{side}_{name}" for name in ("mm3", "certainty") for side in SIDES]
-    rows.writerow(["scan", "mask", *figures, "doubts", "error"])
+    parts = list(dict.fromkeys(name for found in outcomes for name in found.class_volumes_mm3))
+    parts.sort(key=lambda name: name.startswith(SIDES[1]))  # the right one's before the left one's
+    rows.writerow(["scan", "mask", *figures, *(f"{name.replace(' ', '_')}_mm3" for name in parts), "doubts", "error"])
     for found in outcomes:
         volumes = [f"{found.volumes_mm3[side]:.1f}" if side in found.volumes_mm3 else "" for side in SIDES]
         certainty = [f"{found.certainty[side]:.3f}" if side in found.certainty else "" for side in SIDES]
         mask = "" if found.error else found.job.mask
-        rows.writerow([found.job.scan, mask, *volumes, *certainty, "; ".join(found.doubts), found.error or ""])
+        classes = [f"{found.class_volumes_mm3[name]:.1f}" if name in found.class_volumes_mm3 else "" for name in parts]
+        figures = [*volumes, *certainty, *classes]
+        rows.writerow([found.job.scan, mask, *figures, "; ".join(found.doubts), found.error or ""])
     files.write_text(text.getvalue(), path)
 
 
@@ -202,4 +229,4 @@ def _region(search: Search) -> nib.Nifti1Image | None:
         raise ScanError(f"{search.mask}: {error}") from error
     if found.note:
         log.warning("%s: %s", search.mask, found.note)
-    return nib.Nifti1Image(found.voxels.astype(np.uint8), mask.affine)
+    return nib.Nifti1Image((found.voxels > 0).astype(np.uint8), mask.affine)

@@ -8,6 +8,7 @@ from export import netx
 from export.graph import Graph, GraphError
 from neuroseg import runs
 from neuroseg.conversion.lower import export
+from neuroseg.data.labels import CLASSES
 from neuroseg.pretrained import FOLDER
 
 SHIPPED = "pretrained"
@@ -25,10 +26,14 @@ def load(network: str) -> Graph:
 
 
 def _check_output(network: str, graph: Graph) -> None:
-    """Raise GraphError unless the network gives one potential a pixel, and takes slices of one channel."""
+    """Raise GraphError unless the network gives potentials a pixel, and takes slices of one channel."""
     output, (channels, *sides) = graph.output, graph.input.shape
     if output.neuron.threshold is not None:
         raise GraphError(f"{network}: {output.name} fires; an output that only integrates is needed for a mask")
     if channels != 1 or list(output.shape[1:]) != sides:
         sizes = f"takes {graph.input.shape} and gives {output.shape}"
         raise GraphError(f"{network}: {sizes}; one channel in and the same sides out are needed")
+    if output.shape[0] > CLASSES + 1:
+        raise GraphError(
+            f"{network}: {output.name} has {output.shape[0]} channels; a background and {CLASSES} classes are allowed"
+        )

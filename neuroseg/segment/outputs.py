@@ -11,7 +11,7 @@ import numpy as np
 
 from export import files
 from neuroseg.data.scan import ScanError
-from neuroseg.segment.masks import LABELS, Segmentation
+from neuroseg.segment.masks import Segmentation
 
 SUFFIXES = (".nii.gz", ".nii")
 NAME_MAX = 255  # bytes of a file's name, on every usual file system
@@ -63,7 +63,7 @@ def save(segmentation: Segmentation, mask: Path, probability: Path | None = None
 
     Raises ScanError for a name that is no NIfTI's, OSError where there is no place to write.
     """
-    labels = ", ".join(f"{LABELS[side]} {side}" for side in segmentation.volumes_mm3)
+    labels = ", ".join(f"{value} {name}" for name, value in segmentation.labels.items())
     images = [_image(segmentation, segmentation.mask, intent="label", description=f"hippocampus: {labels}")]
     if probability:
         described = {"intent": "estimate", "description": "probability of hippocampus"}

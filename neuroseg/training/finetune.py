@@ -62,7 +62,15 @@ def finetune(
     """
 
     def on_subjects(tuned: SpikingNetwork, **how: Any) -> list[Epoch]:
-        return fit(tuned, training=training, validation=validation, loss=config.loss, augmented=config.augment, **how)
+        return fit(
+            tuned,
+            training=training,
+            validation=validation,
+            channels=network.output.shape[0],
+            loss=config.loss,
+            augmented=config.augment,
+            **how,
+        )
 
     return _tune(network, on_subjects, config, checkpoint, on_step, team)
 

@@ -17,9 +17,9 @@ from torch import nn
 from neuroseg import storage
 from neuroseg.data.augment import augment
 from neuroseg.data.volume import Subject, stack_slices
-from neuroseg.metrics import mean_dice
+from neuroseg.metrics import decide, goal
 from neuroseg.spiking.device import place
-from neuroseg.training.losses import LOSSES, Loss, balanced_bce_loss
+from neuroseg.training.losses import LOSSES, Loss, balanced_bce_loss, check_classes
 from neuroseg.training.memory import keep_freed_memory
 from neuroseg.training.team import ALONE, CPU, Team
 from neuroseg.training.unet import UNet, UNetConfig
@@ -116,6 +116,7 @@ def train(
         team=team,
         training=training,
         validation=validation,
+        channels=model.out_channels,
         optimizer=optimizer,
         epochs=config.epochs,
         batch=config.batch,
@@ -137,14 +138,19 @@ def fit(
     forward: Forward,
     training: Sequence[Subject],
     validation: Sequence[Subject],
+    channels: int,
     loss: str,
     augmented: bool = False,
     **how: Any,
 ) -> list[Epoch]:
-    """`minimise` one of LOSSES over the slices of subjects; the score is the mean 3D Dice of validation subjects."""
+    """`minimise` one of LOSSES over the slices of subjects; the score is the mean 3D Dice of validation subjects.
+
+    channels: of the output; several are classes, whose Dice is the mean then.
+    """
     if loss not in LOSSES:
         raise ValueError(f"loss {loss!r} is unknown; {', '.join(LOSSES)} are allowed")
     images, masks = stack_slices(training)
+    check_classes(channels, masks)
     truths = [subject.mask for subject in validation]
     return minimise(
         network,
@@ -152,7 +158,7 @@ def fit(
         images=images,
         targets=masks,
         objective=LOSSES[loss],
-        validate=lambda: mean_dice(predict(forward, validation), truths)["3d"],
+        validate=lambda: goal(predict(forward, validation), truths, channels),
         truths=truths,
         vary=augment if augmented else None,
         **how,
@@ -287,12 +293,12 @@ def _fingerprints(
 
 @torch.no_grad()
 def predict(forward: Forward, subjects: Sequence[Subject], *, batch: int = 64) -> list[np.ndarray]:
-    """Segment subjects slice by slice: logits > 0, uint8 (X, Y, Z) each."""
+    """Segment subjects slice by slice, as `metrics.decide` does: uint8 (X, Y, Z) each."""
     masks = []
     for subject in subjects:
         images, _ = stack_slices([subject])
         logits = torch.cat([forward(part) for part in images.split(batch)])
-        masks.append((logits[:, 0] > 0).cpu().numpy().astype(np.uint8))
+        masks.append(decide(logits.cpu().numpy()).astype(np.uint8))
     return masks
 
 

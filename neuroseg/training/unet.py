@@ -6,6 +6,7 @@ Everything in it has a spiking counterpart: see `convert`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +33,11 @@ class UNetConfig:
             raise ValueError(
                 f"slices are {height} x {width}; {len(self.channels)} widths need sides that divide by {factor}"
             )
+
+
+def channels_for(classes: Sequence[str]) -> int:
+    """Output channels for masks of these classes: the background and each class; a single one for masks of 0 and 1."""
+    return len(classes) + 1 if classes else 1
 
 
 class DoubleConv(nn.Module):

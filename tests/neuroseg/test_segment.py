@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
+from scipy.special import softmax
 
 from benchmarks.heads import ALTERATIONS, Row, atlas_truth
 from neuroseg import pretrained, runs
@@ -20,7 +21,7 @@ from neuroseg.data.scan import ScanError, load_nifti
 from neuroseg.data.volume import load_pair, normalise
 from neuroseg.metrics import dice
 from neuroseg.segment import BOX, LABELS, Segmentation, check_name, cut, regions, save, segment
-from neuroseg.segment.batch import jobs_into
+from neuroseg.segment.batch import Job, failure, jobs_into, outcome, write_table
 from neuroseg.segment.doubts import Doubt, doubts
 from neuroseg.segment.masks import expected_dice
 from neuroseg.segment.outputs import try_places
@@ -112,6 +113,45 @@ def test_a_crop_is_cut_as_training_data_are(write_nifti, spacing):
     (region,) = cut(scan, locate.by_crop(scan), box=box)
     np.testing.assert_allclose(region.affine, subject.affine, atol=1e-6)
     np.testing.assert_allclose(region.image, subject.image, atol=0 if 1.2 not in spacing else 1e-5)
+
+
+def test_without_resampling_classes_are_the_prediction_exactly(tmp_path):
+    affine = nib.affines.from_matvec(np.eye(3), (-45.0, -50, -40))
+    scan = nib.Nifti1Image(RNG.random((90, 100, 95)).astype(np.float32), affine)
+    regions = cut(scan, {"right": Place((25.0, 3, 2)), "left": Place((-25.0, 3, 2))})
+    logits = {
+        region.side: 3 * RNG.standard_normal((len(region.image), 3, *region.image.shape[1:])) for region in regions
+    }
+    queue = [softmax(logits[region.side], axis=1) for region in regions]
+    found = segment(scan, regions, lambda slices: queue.pop(0), classes=("head", "body"))
+    assert found.labels == {"right head": 1, "right body": 2, "left head": 3, "left body": 4}
+    for region, first in zip(regions, (0, 2), strict=True):
+        voxels = np.rint(
+            nib.affines.apply_affine(np.linalg.inv(affine) @ region.affine, np.argwhere(region.image >= 0))
+        )
+        keep = ((voxels >= 0) & (voxels < scan.shape)).all(axis=1)
+        at = tuple(voxels[keep].astype(int).T)
+        expected = logits[region.side].argmax(axis=1).reshape(-1)[keep]
+        np.testing.assert_array_equal(found.mask[at], np.where(expected, expected + first, 0))
+        inside = 1 - softmax(logits[region.side], axis=1)[:, 0].reshape(-1)[keep]
+        np.testing.assert_allclose(found.probability[at], inside, atol=1e-6)
+    assert (
+        found.volumes_mm3["left"]
+        == np.isin(found.mask, (3, 4)).sum()
+        == pytest.approx(found.class_volumes_mm3["left head"] + found.class_volumes_mm3["left body"])
+    )
+    save(found, tmp_path / "mask.nii")
+    assert b"1 right head, 2 right body, 3 left head, 4 left body" in bytes(
+        nib.load(tmp_path / "mask.nii").header["descrip"]
+    )
+    write_table(
+        [outcome(Job(Path("a.nii"), Path("m.nii")), found), failure(Job(Path("b"), Path("n")), "no")], tmp_path / "t"
+    )
+    head, first, second = (tmp_path / "t").read_text().splitlines()
+    assert "right_head_mm3,right_body_mm3,left_head_mm3,left_body_mm3,doubts" in head
+    assert f",{found.class_volumes_mm3['right head']:.1f}," in first and second.endswith(",,,,,,,,,no")
+    with pytest.raises(ValueError, match=r"3 channel\(s\) are expected"):
+        segment(scan, regions, lambda slices: slices.numpy(), classes=("head", "body"))
 
 
 def test_the_left_looks_like_a_right_one():

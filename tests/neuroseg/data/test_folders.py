@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from neuroseg.data import ScanError, msd, open_cohort
+from neuroseg.data import ScanError, labels_of, msd, open_cohort
 from neuroseg.data.volume import load_pair
 from tests.commands import call
 
@@ -54,6 +54,21 @@ def test_nnunet_chooses_the_labels_that_are_named_hippocampus(write_nifti, tmp_p
     labels[:4, :4, :4], labels[5:8, :3, :3] = 1, 2
     write_nifti("labelsTr/a.nii.gz", labels)
     assert open_cohort(str(tmp_path)).subjects[0].mask.sum() == MASK.sum()
+
+
+@pytest.mark.parametrize(
+    "labels", [{"0": "background", "1": "Head", "2": "Body"}, {"background": 0, "Head": 1, "Body": 2}]
+)
+def test_classes_by_the_names_of_dataset_json(labels, write_nifti, tmp_path):
+    listing(tmp_path, {**NNUNET, "labels": {**labels}})
+    write_nifti("imagesTr/a_0000.nii.gz", IMAGE)
+    mask = MASK.copy()
+    mask[:, :20][MASK[:, :20] > 0] = 2
+    write_nifti("labelsTr/a.nii.gz", mask)
+    chosen = labels_of(str(tmp_path), "body,head")
+    assert chosen == {"body": 2, "head": 1}
+    (subject,) = open_cohort(str(tmp_path), labels=chosen).subjects
+    assert [int((subject.mask == k).sum()) for k in (1, 2)] == [int((mask == k).sum()) for k in (2, 1)]
 
 
 @pytest.mark.parametrize("session", ["", "ses-1/"])

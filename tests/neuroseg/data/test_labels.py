@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from neuroseg.data import ScanError, open_cohort
-from neuroseg.data.labels import check_size, hippocampus, parse_labels
+from neuroseg.data.labels import check_size, hippocampus, parse_labels, values_and_classes
 from neuroseg.data.volume import load_pair
 
 MASK = np.zeros((30, 40, 36), np.uint8)
@@ -68,6 +68,39 @@ def test_labels_are_chosen():
             parse_labels(text)
 
 
+def test_labels_may_be_classes():
+    parts = ASEG.copy()
+    parts[10:14][MASK[10:14] > 0] = 17
+    taken = found(parts, {"body": 53, "head": 17})
+    expected = np.where(MASK, 1, 0)
+    expected[10:14] = np.where(MASK[10:14], 2, 0)
+    assert (taken.voxels == expected).all() and taken.note is None
+    assert found(ASEG, {"body": 53, "head": 17}).note == "mask holds no head (17); it holds 0, 2, 3, 41, 53"
+    with pytest.raises(ScanError, match=r"no voxel of the label\(s\) 17 \(head\), 18 \(tail\); it holds"):
+        found(ASEG, {"head": 17, "tail": 18})
+
+
+def test_classes_have_a_value_or_a_name_that_the_data_set_knows():
+    known = {"Anterior": 1, "Posterior": 2}
+    assert parse_labels("posterior, anterior", known) == {"posterior": 2, "anterior": 1}
+    assert parse_labels("head=17,body=53") == {"head": 17, "body": 53}
+    assert values_and_classes({"head": 17, "body": 53}) == ((17, 53), ("head", "body"))
+    for text, reason in (
+        ("anterior,tail", "the data set names Anterior, Posterior: tail=VALUE is allowed"),
+        ("anterior,anterior", "classes of different names"),
+        ("anterior,other=1", "each value once"),
+        ("background=1", "classes like head=1,body=2"),
+        ("head=x", "head is 'x'"),
+        ("17,head=3", "classes like"),
+    ):
+        with pytest.raises(ScanError, match=reason):
+            parse_labels(text, known)
+    with pytest.raises(ScanError, match="the data set names no labels: head=VALUE is allowed"):
+        parse_labels("head")
+    with pytest.raises(ScanError, match="its masks have one label; classes are for a folder of scans"):
+        open_cohort("template:3", labels={"head": 1})
+
+
 def test_more_than_two_hippocampi_is_refused():
     check_size(MASK > 0, np.eye(4))
     with pytest.raises(ScanError, match=r"81,920 mm3; 12,000 mm3 at most"):
@@ -86,3 +119,5 @@ def test_subjects_have_the_right_volume(write_nifti, tmp_path, caplog):
     (reject,) = open_cohort(str(tmp_path / "set")).rejects
     assert "as an atlas does" in reject.reason
     assert open_cohort(str(tmp_path / "set"), labels=(53,)).subjects[0].mask.sum() == 1280
+    both = open_cohort(str(tmp_path / "set"), labels={"tail": 17, "rest": 53}).subjects[0].mask
+    assert (both == 2).sum() == 1280 == (both > 0).sum()

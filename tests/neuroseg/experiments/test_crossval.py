@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ import torch
 from neuroseg.cli.console import console
 from neuroseg.cli.results import crossval_tables
 from neuroseg.conversion.convert import convert
-from neuroseg.experiments.crossval import Variant, converged, make_folds, run_fold
+from neuroseg.experiments.crossval import Variant, make_folds, run_fold
+from neuroseg.experiments.scoring import converged
 from neuroseg.experiments.tables import check_folds, load_folds, markdown, summary, write_tables
 from neuroseg.runs import Run, RunError, load_snn
 from neuroseg.spiking.activity import ann_operations, measure
@@ -94,6 +96,29 @@ def test_a_fold_gives_its_rows_and_goes_on_where_it_was_stopped(tmp_path, monkey
         run(fold, tmp_path / "fold1-dice")
     with pytest.raises(RunError, match="holds a run with other settings"):
         run(fold, tmp_path / "fold1-dice", config=TrainConfig(epochs=3))
+
+
+def test_classes_and_graded_spikes_have_their_rows(tmp_path):
+    subjects = [replace(s, mask=s.mask * (1 + (np.arange(8) > 3)).astype(np.uint8)) for s in blobs(8)]
+    fold = make_folds(subjects, folds=2, seed=0)[0]
+    variants = (Variant("tuned", 4, finetuned=True), Variant("graded", 1, graded=True))
+    result = run(fold, tmp_path / "fold1-dice", variants=variants, labels={"left": 1, "right": 2})
+    assert [(row["method"], row.get("weights")) for row in result["rows"]] == [
+        ("ann", None),
+        ("tuned", "float"),
+        ("tuned", "int8"),
+        ("graded", "int8"),
+    ]
+    assert Run(tmp_path / "fold1-dice" / "graded").load_settings().class_names == ("background", "left", "right")
+    for row in result["rows"]:
+        assert set(row["dice"]) == {"3d", "2d", "3d left", "3d right", "3d mean"}
+    assert result["rows"][2]["energy"]["dynamic"] > 0 and "energy" not in result["rows"][3]
+    ann, graded = result["rows"][0], result["rows"][3]
+    assert graded["dice"]["3d mean"] == pytest.approx(ann["dice"]["3d mean"], abs=0.05)
+    rows = write_tables(load_folds(tmp_path), tmp_path)
+    head = (tmp_path / "table.md").read_text().splitlines()[0]
+    assert "| 3D Dice | 2D Dice | 3D left | 3D right | 3D mean |" in head and "mJ a slice" in head
+    assert rows[0]["dice_3d left"] == pytest.approx(100 * ann["dice"]["3d left"])
 
 
 def test_tables_have_mean_and_deviation_over_folds(tmp_path):

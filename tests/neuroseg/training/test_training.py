@@ -54,6 +54,47 @@ def test_losses_against_their_formulas(seed):
     assert float(bce_dice_loss(z, t)) == pytest.approx(0.3 * bce + 0.7 * (1 - dice))
 
 
+@given(st.integers(0, 1000))
+def test_losses_of_classes_against_their_formulas(seed):
+    rng = np.random.default_rng(seed)
+    logits, target = rng.normal(size=(2, 3, 4, 3)) * 3, rng.integers(0, 3, (2, 1, 4, 3))
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    voxels = [(b, y, x) for b in range(2) for y in range(4) for x in range(3)]
+    chances = [p[b, target[b, 0, y, x], y, x] for b, y, x in voxels]
+    ce, dices = -sum(np.log(chances)) / len(voxels), []
+    for k in (1, 2):
+        inside = np.array([target[b, 0, y, x] == k for b, y, x in voxels])
+        each = np.array([p[b, k, y, x] for b, y, x in voxels])
+        dices.append((2 * each[inside].sum() + 1e-5) / (each.sum() + inside.sum() + 1e-5))
+    z, t = torch.tensor(logits), torch.tensor(target, dtype=torch.float64)
+    assert float(bce_loss(z, t)) == pytest.approx(ce)
+    assert float(dice_loss(z, t)) == pytest.approx(1 - np.mean(dices))
+    assert float(bce_dice_loss(z, t)) == pytest.approx(0.3 * ce + 0.7 * (1 - np.mean(dices)))
+    present = [np.log([c for c, (b, y, x) in zip(chances, voxels) if target[b, 0, y, x] == k]) for k in range(3)]
+    means = [-each.mean() for each in present if len(each)]
+    assert float(balanced_bce_loss(z, t)) == pytest.approx(np.mean(means))
+
+
+def test_classes_that_a_network_has_no_channel_for_are_refused():
+    subjects = [dataclasses.replace(s, mask=s.mask * 2) for s in blobs(3)]
+    with pytest.raises(ValueError, match=r"masks hold class 2; an output of 1 channel\(s\) knows classes up to 1"):
+        train(subjects[:2], subjects[2:], model=TINY)
+
+
+def test_dice_of_classes():
+    truth = np.array([[[0, 1, 2, 2], [0, 1, 2, 2]]])
+    mask = np.array([[[1, 1, 1, 2], [0, 1, 2, 2]]])
+    scores = metrics.subject_dice(mask, truth, ("a", "b"))
+    assert scores == {
+        "3d": pytest.approx(2 * 6 / 13),
+        "2d": pytest.approx(2 * 6 / 13),
+        "3d a": pytest.approx(2 * 2 / 6),
+        "3d b": pytest.approx(2 * 3 / 7),
+        "3d mean": pytest.approx((2 / 3 + 6 / 7) / 2),
+    }
+    assert metrics.goal([mask], [truth], 3) == scores["3d mean"] and metrics.goal([mask], [truth], 1) == scores["3d"]
+
+
 def test_balanced_loss_weighs_both_classes_equally():
     target = torch.zeros(1, 1, 10, 10)
     target[0, 0, 0, 0] = 1
@@ -128,6 +169,21 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
     with pytest.raises(ValueError, match="other settings"):
         other = dataclasses.replace(config, learning_rate=0.5)
         train(subjects[:2], subjects[2:], model=TINY, config=other, checkpoint=tmp_path / "c")
+
+
+def test_training_learns_classes():
+    subjects = []
+    for s in blobs(20):
+        mask = s.mask * (1 + (np.arange(8) > 3)).astype(np.uint8)
+        striped = s.image * np.where(np.arange(8) % 2, 1, 0.2).astype(np.float32)
+        subjects.append(dataclasses.replace(s, mask=mask, image=np.where(mask == 2, striped, s.image)))
+    config = TrainConfig(epochs=25, batch=8, warm_up=20, learning_rate=1e-2)
+    model = UNetConfig(out_channels=3, channels=(8, 8), dropout=0)
+    network, history = train(subjects[:16], subjects[16:], model=model, config=config)
+    masks = predict(network, subjects[16:])
+    reached = metrics.mean_dice(masks, [s.mask for s in subjects[16:]], ("left", "right"))
+    assert reached["3d mean"] == pytest.approx(max(row.validation_dice for row in history))
+    assert min(reached["3d left"], reached["3d right"]) > 0.5, reached
 
 
 def test_training_learns():
