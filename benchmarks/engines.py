@@ -1,13 +1,21 @@
-"""The engines without Lava beside the ANN and PyTorch's integer network: milliseconds a slice, and ratios."""
+"""The engines without Lava beside the ANN, PyTorch's integer network, and other libraries' inference of the same U-Net.
+
+Milliseconds a slice, and ratios. The peers (SpikingJelly, snnTorch, lava-dl's SLAYER) run untrained weights on spikes
+of the same rate, each in a process of its own, with as many threads.
+"""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import torch
 
 import hardware_sim
-from benchmarks.common import best_of, images, machine
+from benchmarks import peers
+from benchmarks.common import TIMESTEPS, best_of, images, machine
 from hardware_sim.comparison.compare import compare
 from hardware_sim.fast.bytes import bytes_are_fast
 from hardware_sim.record import Record
@@ -49,5 +57,38 @@ def run() -> dict[str, Any]:
             for name, value in layers.items()
             if name.startswith("layer ")
         },
+        **_beside_peers(seconds["fast"] / SLICES),
         "machine": machine(),
     }
+
+
+def _beside_peers(fast: float) -> dict[str, Any]:
+    """Milliseconds a slice of each peer, and how many times as long as the fast engine it takes."""
+    command = [sys.executable, "-m", "benchmarks.engines"]
+    root = Path(__file__).parents[1]
+    done = {
+        name: subprocess.run([*command, name], capture_output=True, text=True, check=True, cwd=root) for name in PEERS
+    }
+    took = {name: float(found.stdout.splitlines()[-1]) for name, found in done.items()}
+    return {
+        "peers_milliseconds_a_slice": {name: round(1e3 * value, 3) for name, value in took.items()},
+        "peers_over_fast": {name: round(value / fast, 2) for name, value in took.items()},
+    }
+
+
+def _main(name: str) -> None:
+    """Print the seconds a slice of a peer."""
+    peers.check("spikingjelly", "snntorch")
+    torch.manual_seed(0)
+    spikes = encode(images(SLICES), timesteps=TIMESTEPS).float()
+    network, forward = PEERS[name](spikes)
+    network.eval()
+    with torch.no_grad():
+        forward()
+        sys.stdout.write(f"{best_of(forward, 3) / SLICES}\n")
+
+
+PEERS = {"spikingjelly": peers.spikingjelly, "snntorch": peers.snntorch, "slayer": peers.slayer}
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

@@ -8,7 +8,6 @@ once in float32, as the peers compute them, and once in bytes and bfloat16, as w
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import resource
 import subprocess
@@ -20,7 +19,9 @@ from typing import Any
 
 import torch
 
+from benchmarks import peers
 from benchmarks.common import SHAPE, TIMESTEPS, machine
+from benchmarks.peers import WIDTHS
 from export.graph import Edge
 from neuroseg.conversion.convert import convert
 from neuroseg.conversion.lower import integer_scales
@@ -30,17 +31,12 @@ from neuroseg.training.losses import dice_loss
 from neuroseg.training.memory import keep_freed_memory
 from neuroseg.training.unet import UNet, UNetConfig
 
-PEERS_FOLDER = Path(__file__).with_name(".peers")  # pip install --no-deps --target, see the Makefile
 BATCH, WARM_UP, STEPS, ROUNDS = 26, 2, 5, 3
-WIDTHS = (16, 32, 64)
 
 
 def run() -> dict[str, Any]:
     """Seconds and peak memory of each, and ratios. Raises FileNotFoundError where a peer is not installed."""
-    sys.path.append(str(PEERS_FOLDER))
-    missing = [name for name in ("spikingjelly", "snntorch") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise FileNotFoundError(f"{' and '.join(missing)} not found; `make bench` installs them into {PEERS_FOLDER}")
+    peers.check("spikingjelly", "snntorch")
     rounds = [{name: _in_a_process(name) for name in CONTENDERS} for _ in range(ROUNDS)]
     best = {name: {key: min(r[name][key] for r in rounds) for key in ("seconds", "bytes")} for name in CONTENDERS}
     ours = best["neuroseg"]
@@ -109,65 +105,13 @@ def _convolutions(spikes: torch.Tensor, step: Callable[..., None], *, precision:
 
 
 def spikingjelly_step(spikes: torch.Tensor, masks: torch.Tensor) -> Callable[[], None]:
-    from spikingjelly.activation_based import functional, layer, neuron, surrogate
-
-    def fire() -> torch.nn.Module:
-        return neuron.IFNode(v_reset=None, detach_reset=True, surrogate_function=surrogate.PiecewiseQuadratic())
-
-    network = _PeerUNet(layer.Conv2d, layer.ConvTranspose2d, layer.AvgPool2d, fire, channel_axis=2)
-    functional.set_step_mode(network, "m")
-
-    def forward() -> torch.Tensor:
-        functional.reset_net(network)
-        return network(spikes).sum(0)
-
+    network, forward = peers.spikingjelly(spikes)
     return _stepper(network, forward, masks)
 
 
 def snntorch_step(spikes: torch.Tensor, masks: torch.Tensor) -> Callable[[], None]:
-    import snntorch
-    from torch import nn
-
-    def fire() -> torch.nn.Module:
-        return snntorch.Leaky(beta=1.0, reset_mechanism="subtract", init_hidden=True)
-
-    network = _PeerUNet(nn.Conv2d, nn.ConvTranspose2d, nn.AvgPool2d, fire, channel_axis=1)
-    neurons = [module for module in network.modules() if isinstance(module, snntorch.Leaky)]
-
-    def forward() -> torch.Tensor:
-        for module in neurons:
-            module.reset_mem()
-        return torch.stack([network(frame) for frame in spikes]).sum(0)
-
+    network, forward = peers.snntorch(spikes)
     return _stepper(network, forward, masks)
-
-
-class _PeerUNet(torch.nn.Module):
-    """The same U-Net in a peer's layers."""
-
-    def __init__(self, conv: Callable, up: Callable, pool: Callable, fire: Callable, *, channel_axis: int) -> None:
-        super().__init__()
-        a, b, c = WIDTHS
-        pairs = ((1, a), (a, a), (a, b), (b, b), (b, c), (c, c), (2 * b, b), (b, b), (2 * a, a), (a, a))
-        self.convs = torch.nn.ModuleList(conv(i, o, 3, padding=1, bias=False) for i, o in pairs)
-        self.ups = torch.nn.ModuleList(up(i, o, 2, stride=2, bias=False) for i, o in ((c, b), (b, a)))
-        self.head = conv(a, 1, 1, bias=False)
-        self.pool = pool(2)
-        self.fires = torch.nn.ModuleList(fire() for _ in range(12))
-        self.axis = channel_axis
-        for module in (*self.convs, *self.ups, self.head):
-            torch.nn.init.kaiming_normal_(module.weight)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        def two(x: torch.Tensor, k: int, f: int) -> torch.Tensor:
-            return self.fires[f + 1](self.convs[k + 1](self.fires[f](self.convs[k](x))))
-
-        fine = two(x, 0, 0)
-        middle = two(self.pool(fine), 2, 2)
-        coarse = two(self.pool(middle), 4, 4)
-        middle = two(torch.cat([middle, self.fires[6](self.ups[0](coarse))], self.axis), 6, 7)
-        fine = two(torch.cat([fine, self.fires[9](self.ups[1](middle))], self.axis), 8, 10)
-        return self.head(fine)
 
 
 def _stepper(network: torch.nn.Module, forward: Callable[[], torch.Tensor], masks: torch.Tensor) -> Callable[[], None]:
@@ -191,7 +135,7 @@ CONTENDERS = {
 
 
 def _main(name: str) -> None:
-    sys.path.append(str(PEERS_FOLDER))
+    peers.check("spikingjelly", "snntorch")
     torch.manual_seed(0)
     spikes = (torch.rand(TIMESTEPS, BATCH, *SHAPE) < 0.4).float()
     masks = (torch.rand(BATCH, *SHAPE) < 0.1).float()

@@ -1,9 +1,9 @@
 """A fused Lava run against stock Lava, and against its own messaging floor.
 
 Same exported file, same spikes, one run after the other: Lava's own processes (`stock`), those with our models of Conv,
-Sparse and LIF (`fast`), one event-driven process a layer (`fused`), and the same processes passing the same messages
-and computing nothing (`floor`). Then what tutorials
-teach, a RingBuffer sink read with Var.get, whose cost for one element is measured and multiplied.
+Sparse and LIF (`fast`), event-driven layers in a process a core (`fused`), the same with a process a layer, and such
+processes passing the same messages and computing nothing (`floor`). Then what tutorials teach, a RingBuffer sink read
+with Var.get, whose cost for one element is measured and multiplied.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import hardware_sim
 from benchmarks.common import graph_and_spikes, machine
 from export.graph import Graph, depths
 from hardware_sim.comparison.compare import compare
+from hardware_sim.lava_backend.grouping import cores, groups
 from hardware_sim.lava_backend.job import FAST, FLOOR
 from hardware_sim.lava_backend.launch import run_lava, time_lava
 from hardware_sim.trace import Trace
@@ -42,14 +43,13 @@ def run() -> dict[str, Any]:
     reference = hardware_sim.run(graph, spikes)
     part = hardware_sim.run(graph, spikes[:STOCK_SLICES])
     equal = all(compare(a, b).equal for a, b in ((fused, reference), (stock, part), (fast, part)))
+    layers = len(graph.populations)
+    runs = (("fused", cores()), ("fused", layers), (FLOOR, cores()), (FLOOR, layers))
     rounds = [
-        (
-            _per_step(time_lava(graph, spikes, fidelity="fused", record=everything)),
-            _per_step(time_lava(graph, spikes, fidelity=FLOOR, record=everything)),
-        )
+        [_per_step(time_lava(graph, spikes, fidelity=what, record=everything, processes=n)) for what, n in runs]
         for _ in range(ROUNDS)
     ]
-    fused_step, floor_step = (statistics.median(values) for values in zip(*rounds, strict=True))
+    fused_step, alone_step, least_step, floor_step = (statistics.median(values) for values in zip(*rounds, strict=True))
     depth = max(depths(graph).values())
     stock_step, fast_step = (
         trace.seconds["run"] / (STOCK_SLICES * graph.meta.timesteps + depth) for trace in (stock, fast)
@@ -61,12 +61,18 @@ def run() -> dict[str, Any]:
         "equal": equal,
         "stock_ms_per_step": 1e3 * stock_step,
         "fused_ms_per_step": 1e3 * fused_step,
+        "processes": len(groups(graph, cores())),
+        "layers": layers,
+        "fused_process_a_layer_ms_per_step": 1e3 * alone_step,
         "floor_ms_per_step": 1e3 * floor_step,
+        "floor_of_fewer_processes_ms_per_step": 1e3 * least_step,
         "fast_ms_per_step": 1e3 * fast_step,
         "stock_over_fast": stock_step / fast_step,
         "stock_over_fused": stock_step / fused_step,
         "fused_over_floor": fused_step / floor_step,
+        "process_a_layer_over_fused": alone_step / fused_step,
         "subject_seconds_fused": subject_seconds,
+        "subject_seconds_beyond_steps": subject_seconds - fused.seconds["run"],
         "subject_seconds_stock_with_var_get_extrapolated": tutorial,
         "subject_ratio": tutorial / subject_seconds,
         "read_back_share": read_back_share(fused),

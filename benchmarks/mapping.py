@@ -21,7 +21,7 @@ import numpy as np
 import hardware_sim
 from benchmarks.common import machine
 from benchmarks.mapping_peers import neurobench, sana_fe
-from benchmarks.third_party import PEERS_FOLDER
+from benchmarks.peers import FOLDER as PEERS_FOLDER
 from export import netx
 from export.graph import (
     Conv,

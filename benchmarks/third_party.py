@@ -11,7 +11,6 @@ import importlib.util
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,13 +19,13 @@ from torch import nn
 
 import hardware_sim
 from benchmarks.common import machine
+from benchmarks.peers import FOLDER as PEERS_FOLDER
 from hardware_sim.comparison.compare import compare
 from neuroseg.conversion.balance import balance
 from neuroseg.conversion.convert import convert
 from neuroseg.conversion.lower import export, integer_scales
 from neuroseg.spiking.encode import encode
 
-PEERS_FOLDER = Path(__file__).with_name(".peers")  # see the Makefile
 TIMESTEPS, SAMPLES = 4, 2
 
 

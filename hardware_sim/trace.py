@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections import ChainMap
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,31 @@ class Trace:
             output_name=output_name,
             timesteps=next(iter(spikes.values())).shape[1],
             engine=engine,
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Trace]) -> Trace:
+        """Traces of one network on some samples each, as one of all; seconds are summed. Raises TraceError."""
+        first = parts[0]
+        if any(part.shapes != first.shapes or part.timesteps != first.timesteps for part in parts):
+            raise TraceError("the parts of a trace differ in populations or time steps")
+
+        def each(what: str) -> dict[str, np.ndarray]:
+            return {
+                name: np.concatenate([getattr(part, what)[name] for part in parts]) for name in getattr(first, what)
+            }
+
+        stimuli = [part.stimulus for part in parts if part.stimulus is not None]
+        stages = dict.fromkeys(stage for part in parts for stage in part.seconds)
+        return replace(
+            first,
+            packed=each("packed"),
+            graded=each("graded"),
+            potentials=each("potentials"),
+            tallied=each("tallied"),
+            output=np.concatenate([part.output for part in parts]),
+            stimulus=np.concatenate(stimuli) if stimuli else None,
+            seconds={stage: sum(part.seconds.get(stage, 0.0) for part in parts) for stage in stages},
         )
 
     @property

@@ -15,6 +15,7 @@ import torch
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 CONNECT_SECONDS = 20
+WORKERS = 16  # that a scheduler is taken to have
 # A worker is not ended for the memory that it takes: the limit that Dask would set knows nothing of the work.
 UNLIMITED = {f"distributed.worker.memory.{what}": False for what in ("target", "spill", "pause", "terminate")}
 
@@ -33,6 +34,11 @@ class Cluster:
     @property
     def alone(self) -> bool:
         return self.jobs == 1 and self.address is None
+
+    @property
+    def workers(self) -> int:
+        """Processes to make work for; how many a scheduler has is not known before."""
+        return self.jobs if self.address is None else WORKERS
 
 
 def each(

@@ -18,9 +18,11 @@ from hardware_sim import LavaWorker, npz
 from hardware_sim.record import Progress, Record, SimulationError
 from hardware_sim.reference import input_spikes
 from hardware_sim.trace import Trace, unpack
+from neuroseg.cluster import Cluster, each
 from neuroseg.spiking.encode import encode
 
 STALL_TIMEOUT = 120.0  # seconds
+PARTS_A_PROCESS = 4  # of a shared run, so that processes end together
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,45 @@ class Engine:
             worker=self.worker,
             stream=stream,
         )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A run of some samples, as a process of a cluster does it."""
+
+    engine: Engine
+    graph: Graph
+    record: Record
+
+    def __call__(self, spikes: torch.Tensor) -> Trace | str:
+        """The trace, or why there is none."""
+        try:
+            return self.engine.run(self.graph, spikes, record=self.record)
+        except (ValueError, RuntimeError, OSError) as error:
+            return str(error)
+
+
+def run_shared(
+    engine: Engine,
+    graph: Graph,
+    spikes: torch.Tensor,
+    *,
+    cluster: Cluster,
+    record: Record = Record(),
+    on_samples: Progress | None = None,
+) -> Trace:
+    """`Engine.run` of spikes (T, B, C, H, W), samples shared out among processes; the trace is that of one.
+
+    on_samples: called with parts done and parts in all. Raises SimulationError for a part that fails.
+    """
+    size = max(1, -(-spikes.shape[1] // (PARTS_A_PROCESS * cluster.workers)))
+    parts = list(spikes.split(size, dim=1))
+    work = _Part(replace(engine, worker=None), graph, record)
+    found = each(cluster, work, parts, failed=lambda _, why: why, on_done=on_samples)
+    failures = [part for part in found if isinstance(part, str)]
+    if failures:
+        raise SimulationError(failures[0])
+    return Trace.joined([part for part in found if isinstance(part, Trace)])
 
 
 def image_spikes(graph: Graph, images: torch.Tensor) -> torch.Tensor:

@@ -26,7 +26,7 @@ from neuroseg.settings import Imported
 from neuroseg.spiking.activity import measure
 from neuroseg.spiking.device import place
 from neuroseg.spiking.network import SpikingNetwork
-from neuroseg.steps import CALIBRATION_SLICES, Conversion, Tuning, final, held_by_team, read_network, sample
+from neuroseg.steps import CALIBRATION_SLICES, Conversion, Tuning, balanced, held_by_team, read_network, sample
 from neuroseg.training.finetune import FinetuneConfig, finetune_images
 from neuroseg.training.team import ALONE, CPU, Team
 from neuroseg.training.train import OnStep
@@ -50,11 +50,18 @@ class ModelConversion:
 
 
 def convert_model(
-    run: Run, file: Path, images: Images, conversion: Conversion = Conversion(), *, freeze_norms: bool = False
+    run: Run,
+    file: Path,
+    images: Images,
+    conversion: Conversion = Conversion(),
+    *,
+    freeze_norms: bool = False,
+    device: torch.device = CPU,
 ) -> ModelConversion:
     """Turn the model in a file into a spiking network, balanced on some of the images, with integer scales.
 
-    freeze_norms: whether norms that depend on the image use the statistics of these images. Makes run.json,
+    freeze_norms: whether norms that depend on the image use the statistics of these images. device: where it is
+    balanced. Makes run.json,
     ann.safetensors (the network before it is balanced: as an ANN it is the model) and converted.safetensors. Raises
     ProgramError, ConversionError, and RunError where the folder holds a run of scans.
     """
@@ -74,7 +81,7 @@ def convert_model(
             freeze_norms=chosen if freeze_norms else None,
         )
         ann = done.network
-        network = balance(ann, chosen, method=conversion.method, seed=imported.seed)
+        network = balanced(ann, chosen, method=conversion.method, seed=imported.seed, device=device)
         network = network.with_scales(integer_scales(network))
         run.save_settings(imported)
         run.forget_after(run.ann)
@@ -82,8 +89,8 @@ def convert_model(
         runs.save_snn(network, run.converted, notes={"balance": conversion.method, "model": file.name})
     at_length = balance(ann, chosen, method="activation", percentiles=(HIGHEST,), seed=imported.seed)
     reached = {
-        T: agreement_over_time(balanced, chosen, timesteps=T, ann=ann, seed=imported.seed)
-        for T, balanced in ((LONG, at_length), (conversion.timesteps, network))
+        T: agreement_over_time(made, chosen, timesteps=T, ann=ann, seed=imported.seed)
+        for T, made in ((LONG, at_length), (conversion.timesteps, network))
     }
     return ModelConversion(network, done.rows, reached, done.frozen)
 
@@ -144,7 +151,7 @@ def validate_run_images(
     """
     with run.held("validate"):
         imported = run.load_imported()
-        network, _ = final(run)
+        network, _ = runs.load_final(run)
         raw, graph = read_network(run)
         run.forget_after(run.network)
         place(network, device)

@@ -226,6 +226,11 @@ def load_snn(path: Path, *, made_by: str = "neuroseg convert") -> tuple[SpikingN
     return network.eval(), said
 
 
+def load_final(run: Run) -> tuple[SpikingNetwork, dict[str, str]]:
+    """The fine-tuned network of a run where there is one, else the converted one; with its notes. Raises RunError."""
+    return load_snn(run.snn if run.snn.exists() else run.converted)
+
+
 def _state(content: Fields) -> dict[str, torch.Tensor]:
     """Tensors of finite numbers. Raises ValueError."""
     state = content.sub("state")

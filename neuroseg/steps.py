@@ -105,11 +105,16 @@ def _train(
     return history
 
 
-def convert_run(run: Run, training: Sequence[Subject], conversion: Conversion = Conversion()) -> SpikingNetwork:
-    """Turn the ANN of a run into a balanced spiking network with integer scales. Makes converted.safetensors."""
+def convert_run(
+    run: Run, training: Sequence[Subject], conversion: Conversion = Conversion(), *, device: torch.device = CPU
+) -> SpikingNetwork:
+    """Turn the ANN of a run into a balanced spiking network with integer scales. Makes converted.safetensors.
+
+    device: where it is balanced.
+    """
     settings = run.load_settings()
     with run.held("convert"):
-        network = calibrated(runs.load_ann(run.ann), training, conversion, seed=settings.seed)
+        network = calibrated(runs.load_ann(run.ann), training, conversion, seed=settings.seed, device=device)
         network = network.with_scales(integer_scales(network))
         run.forget_after(run.converted)
         notes = {"balance": conversion.method, "data": Path(settings.data).name}
@@ -163,9 +168,14 @@ def sigma_delta_run(
 
 
 def calibrated(
-    network: torch.nn.Module, training: Sequence[Subject], conversion: Conversion, *, seed: int
+    network: torch.nn.Module,
+    training: Sequence[Subject],
+    conversion: Conversion,
+    *,
+    seed: int,
+    device: torch.device = CPU,
 ) -> SpikingNetwork:
-    """Convert an ANN and balance its thresholds on a few training slices."""
+    """Convert an ANN and balance its thresholds on a few training slices; the network returned is on the CPU."""
     images, _ = stack_slices(training)
     spiking = convert(
         network,
@@ -175,7 +185,19 @@ def calibrated(
         u0=conversion.u0,
         encoder=conversion.encoder,
     )
-    return balance(spiking, sample(images, conversion.slices, seed=seed), method=conversion.method, seed=seed)
+    chosen = sample(images, conversion.slices, seed=seed)
+    return balanced(spiking, chosen, method=conversion.method, seed=seed, device=device)
+
+
+def balanced(
+    network: SpikingNetwork, images: torch.Tensor, *, method: str, seed: int, device: torch.device
+) -> SpikingNetwork:
+    """`balance` on a device; the network returned is on the CPU, as the one given is before and after."""
+    place(network, device)
+    made = balance(network, images, method=method, seed=seed)
+    place(network, CPU)
+    place(made, CPU)
+    return made
 
 
 def sample(images: torch.Tensor, slices: int, *, seed: int) -> torch.Tensor:
@@ -221,18 +243,13 @@ def finetune_run(
 def export_run(run: Run, *, class_names: tuple[str, ...] | None = None) -> Graph:
     """Write the fine-tuned network of a run, or the converted one, checked against Loihi. Makes network.net."""
     with run.held("export"):
-        network, notes = final(run)
+        network, notes = runs.load_final(run)
         if class_names is None:
             class_names = () if run.is_imported else run.load_settings().class_names
         graph = export(network, class_names=class_names, notes=notes)
         run.forget_after(run.network)
         netx.write(graph, run.network)
     return graph
-
-
-def final(run: Run) -> tuple[SpikingNetwork, dict[str, str]]:
-    """The fine-tuned network of a run where there is one, else the converted one; with its notes."""
-    return runs.load_snn(run.snn if run.snn.exists() else run.converted)
 
 
 def held_out(run: Run, subjects: Sequence[Subject], *, source: str) -> list[Subject]:
@@ -274,7 +291,7 @@ def _validate(
     on_step: OnSubject | None,
     device: torch.device,
 ) -> tuple[Validation, dict[str, Any]]:
-    network, _ = final(run)
+    network, _ = runs.load_final(run)
     raw, graph = read_network(run)
     run.forget_after(run.network)
     stages = masks_by_stage(run, network, subjects)

@@ -105,6 +105,8 @@ def test_lava_is_imported_in_one_folder_and_mended_in_one_file():
     backend = ROOT / "hardware_sim" / "lava_backend"
     for file in sources(*PACKAGES, "benchmarks"):
         lava = {name for name in imports(file) if name == "lava" or name.startswith("lava.")}
+        if file == ROOT / "benchmarks" / "peers.py":  # lava-dl, which ours is timed against
+            lava = {name for name in lava if not name.startswith("lava.lib.dl")}
         assert not lava or backend in file.parents, f"{file.name} imports {lava}"
         if file.name != "compat.py":
             assert not list(patches(file)), f"{file} patches {list(patches(file))}"

@@ -6,13 +6,17 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-FLOOR = "floor"  # fused layers that pass their messages and compute nothing; for benchmarks
+FLOOR = "floor"  # groups that pass their messages and compute nothing; for benchmarks
 FAST = "stock-fast"  # stock parts with our models of Lava's own processes; for benchmarks
 
 
 @dataclass(frozen=True)
 class Job:
-    """One Lava run. spikes, counts, potentials: populations to record. fidelity: stock, fused, FLOOR or FAST."""
+    """One Lava run.
+
+    spikes, counts, potentials: populations to record. fidelity: stock, fused, FLOOR or FAST. processes: how many fused
+    layers share, see `grouping`.
+    """
 
     backend: str
     fidelity: str
@@ -22,6 +26,7 @@ class Job:
     counts: tuple[str, ...]
     potentials: tuple[str, ...]
     stream: bool = False
+    processes: int = 1
 
     def save(self, folder: Path) -> None:
         (folder / "job.json").write_text(json.dumps(asdict(self)))

@@ -7,6 +7,8 @@ negative part of every sum by int16, hence every partial sum too.
 
 from __future__ import annotations
 
+import functools
+import math
 from dataclasses import dataclass
 
 from hardware_sim.numba_cache import ensure_cache
@@ -18,6 +20,8 @@ import numpy as np
 
 from export.graph import Conv, ConvT, Dense, Operator, Shape, Sparse
 from hardware_sim.lava_backend.synapses import to_sparse
+
+LANDING = 0.6  # share of taps, from which on they are added up before
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +39,12 @@ class Taps:
     first_output: np.ndarray
     source: Shape
     target: Shape
+
+    @functools.cached_property
+    def whole(self) -> bool:
+        """Whether most taps of a pixel land somewhere, and those of all its channels on the same places."""
+        landing = (self.columns >= 0).mean() * self.rows[:, :, 1].sum() / (len(self.rows) * self.weight.shape[2])
+        return bool(landing > LANDING and not self.first_output.any())
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,23 +145,97 @@ _COLUMNS, _ROWS, _WEIGHT = numba.int32[:, ::1], numba.int32[:, :, ::1], numba.in
 _INT = numba.int64
 
 
+SPREAD = np.uint64(0x8040201008040201)  # times a word of eight bytes 0 or 1: its highest byte has them as bits
+_SET = np.array([[k for k in range(8) if byte >> (7 - k) & 1] + [0] * (8 - byte.bit_count()) for byte in range(256)])
+PLACES, COUNTS = _SET.astype(np.int32), np.array([byte.bit_count() for byte in range(256)])  # of the bits of a byte
+
+
+@numba.njit(numba.uint8(numba.uint64), cache=True, nogil=True)
+def _bits(word):
+    """Eight bytes 0 or 1 in memory's order as bits, the first one highest."""
+    return np.uint8(word * SPREAD >> np.uint64(56))
+
+
 @numba.njit(_INT(_U8, numba.uint64[::1], _INT, _INT, _I32), cache=True, nogil=True)
 def _firing(spikes, words, start, channels, active):
-    """List the channels that spike at one pixel in `active`; returns how many. Whole silent words are skipped."""
+    """List the channels that spike at one pixel in `active`, which has room for 8 more; returns how many."""
     count = 0
-    for i in range(0, channels, 8):
-        if channels % 8 == 0 and words[(start + i) >> 3] == 0:
-            continue
-        for j in range(i, min(i + 8, channels)):
-            active[count] = j
-            count += spikes[start + j]
+    if channels % 8 == 0:  # eight at a time, by a table: a branch on a spike is one that none could predict
+        for i in range(channels >> 3):
+            word = words[(start >> 3) + i]
+            if word:
+                byte = _bits(word)
+                for j in range(8):
+                    active[count + j] = (i << 3) + PLACES[byte, j]
+                count += COUNTS[byte]
+        return count
+    for j in range(channels):
+        active[count] = j
+        count += spikes[start + j]
     return count
+
+
+@numba.njit(numba.void(_I16, _INT, _I32, _INT, _I16), cache=True, nogil=True)
+def _add_up(flat, size, active, firing, sums):
+    """Sums of the weights of all that fire at a pixel, `size` of a channel, two channels at a time."""
+    if size == 1:
+        sums[0] = 0
+        for k in range(firing):
+            sums[0] += flat[active[k]]
+        return
+    first = np.uint64(active[0] * size)
+    if firing == 1:
+        for o in range(np.uint64(size)):
+            sums[o] = flat[first + o]
+        return
+    second = np.uint64(active[1] * size)
+    for o in range(np.uint64(size)):
+        sums[o] = flat[first + o] + flat[second + o]
+    k = 2
+    while k + 1 < firing:
+        first, second = np.uint64(active[k] * size), np.uint64(active[k + 1] * size)
+        for o in range(np.uint64(size)):
+            sums[o] += flat[first + o] + flat[second + o]
+        k += 2
+    if k < firing:
+        first = np.uint64(active[k] * size)
+        for o in range(np.uint64(size)):
+            sums[o] += flat[first + o]
+
+
+@numba.njit(numba.void(_U8, _COLUMNS, _ROWS, _WEIGHT, _INT, _INT, _I16, _I32, _I16), cache=True, nogil=True)
+def _scatter_whole(spikes, columns, rows, weight, channels, height, total, active, sums):
+    # Where nearly all taps of a pixel land somewhere, and all channels' on the same places: their weights lie in one
+    # piece, so they are added up in long loops first. Unsigned indexes spare numba's handling of negative ones, and so
+    # let LLVM vectorise the innermost loop.
+    cin, kw, kh, n = weight.shape
+    flat = weight.reshape(-1)
+    words = spikes[: spikes.shape[0] // 8 * 8].view(np.uint64)
+    start = 0
+    for x in range(columns.shape[0]):
+        for y in range(rows.shape[0]):
+            firing = _firing(spikes, words, start, cin, active)
+            start += cin
+            if firing == 0:
+                continue
+            _add_up(flat, kw * kh * n, active, firing, sums)
+            for kx in range(kw):
+                column = columns[x, kx]
+                if column < 0:
+                    continue
+                for run in range(rows.shape[1]):
+                    count = rows[y, run, 1]
+                    if count == 0:
+                        break
+                    target = np.uint64((column * height + rows[y, run, 2]) * channels)
+                    source = np.uint64((kx * kh + rows[y, run, 0]) * n)
+                    for o in range(np.uint64(count * n)):
+                        total[target + o] += sums[source + o]
 
 
 @numba.njit(numba.void(_U8, _COLUMNS, _ROWS, _WEIGHT, _I32, _INT, _INT, _I16, _I32), cache=True, nogil=True)
 def _scatter(spikes, columns, rows, weight, first_output, channels, height, total, active):
-    # Pixel by pixel: the tables are looked up once for all its spikes, which add to the same place. Unsigned indexes
-    # spare numba's handling of negative ones, and so let LLVM vectorise the innermost loop.
+    # Pixel by pixel: the tables are looked up once for all its spikes, which add to the same place.
     cin, kw, kh, n = weight.shape
     flat = weight.reshape(-1)
     words = spikes[: spikes.shape[0] // 8 * 8].view(np.uint64)
@@ -208,8 +292,12 @@ def scatter(spikes: np.ndarray, taps: Taps | Columns, total: np.ndarray) -> None
         _scatter_columns(spikes, taps.starts, taps.places, taps.weight, total)
         return
     channels, height, _ = taps.target
-    active = np.empty(taps.source[0] + 1, np.int32)
-    _scatter(spikes, taps.columns, taps.rows, taps.weight, taps.first_output, channels, height, total, active)
+    active = np.empty(taps.source[0] + 8, np.int32)
+    if taps.whole:
+        sums = np.empty(math.prod(taps.weight.shape[1:]), np.int16)
+        _scatter_whole(spikes, taps.columns, taps.rows, taps.weight, channels, height, total, active, sums)
+    else:
+        _scatter(spikes, taps.columns, taps.rows, taps.weight, taps.first_output, channels, height, total, active)
 
 
 @numba.njit(numba.void(_I32, _COLUMNS, _ROWS, _WEIGHT, _I32, _INT, _INT, _I32), cache=True, nogil=True)
@@ -264,8 +352,26 @@ def add_columns(starts, rows, values, active, total):
 
 
 @numba.njit(numba.void(_U8, _INT, _INT, _INT, _U8), cache=True, nogil=True)
+def _pack_blocks(fired, channels, height, width, bits):
+    """`pack_spikes` of sides that divide by 8: eight pixels of a row by eight channels at a time."""
+    words = fired.view(np.uint64)
+    for x in range(0, width, 8):
+        for y in range(height):
+            for c in range(0, channels, 8):
+                block = np.uint64(0)  # a byte is a channel
+                for k in range(8):
+                    block |= words[(((x + k) * height + y) * channels + c) >> 3] << np.uint64(7 - k)
+                if block:
+                    for k in range(8):
+                        bits[(((c + k) * height + y) * width + x) >> 3] = np.uint8(block >> np.uint64(8 * k))
+
+
+@numba.njit(numba.void(_U8, _INT, _INT, _INT, _U8), cache=True, nogil=True)
 def pack_spikes(fired, channels, height, width, bits):
     """Set the bit of every spike. fired: flat (W, H, C); bits: zeros on entry, big-endian bits in (C, H, W) order."""
+    if channels % 8 == 0 and width % 8 == 0:
+        _pack_blocks(fired, channels, height, width, bits)
+        return
     words = fired[: fired.shape[0] // 8 * 8].view(np.uint64)
     aligned = channels % 8 == 0
     start = 0

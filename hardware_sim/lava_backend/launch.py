@@ -7,12 +7,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from export import netx
 from export.graph import Graph, graded
+from hardware_sim.lava_backend.grouping import cores
 from hardware_sim.lava_backend.job import Files, Job
 from hardware_sim.lava_backend.limits import check_room
 from hardware_sim.lava_backend.process import LavaWorker
@@ -44,9 +46,15 @@ def run_lava(
         return _collect(files, job, graph, start)
 
 
-def time_lava(graph: Graph, spikes: np.ndarray, *, fidelity: str, record: Record) -> dict[str, float]:
-    """Run and return the seconds and steps only; also for job.FLOOR, which computes no results. For benchmarks."""
+def time_lava(
+    graph: Graph, spikes: np.ndarray, *, fidelity: str, record: Record, processes: int | None = None
+) -> dict[str, float]:
+    """Run and return the seconds and steps only; also for job.FLOOR, which computes no results. For benchmarks.
+
+    processes: that fused layers share; as many as there are cores by default.
+    """
     job = _job(graph, spikes, backend="lava", fidelity=fidelity, record=record)
+    job = replace(job, processes=processes or job.processes)
     with _files(None) as (worker, files):
         _prepare(files, job, graph, spikes)
         _watch(worker, files, job, graph, 600.0, None)
@@ -74,6 +82,7 @@ def _job(graph: Graph, spikes: np.ndarray, *, backend: str, fidelity: str, recor
         counts=record.names(graph, "counts"),
         potentials=record.names(graph, "potentials"),
         stream=stream,
+        processes=cores(),
     )
 
 

@@ -9,16 +9,19 @@ import sys
 from pathlib import Path
 
 from export.graph import Graph, graded
-from hardware_sim.lava_backend.job import Job
+from hardware_sim.lava_backend.grouping import MAX_PORTS, groups
+from hardware_sim.lava_backend.job import FAST, Job
 from hardware_sim.record import SimulationError
 
 if sys.platform != "win32":
     import resource
 
 MEMORY = Path("/dev/shm")
-# Open files of the worker, measured with chains of 4, 11 and 41 layers: 30, and a layer 12 or 36 (stock).
+# Open files of the worker, measured with chains of 4, 11 and 41 layers: 30, and a group 12, a stock layer 36.
 FILES_AT_START = 40
-FILES_A_LAYER = {"fused": 12, "floor": 12, "stock": 36, "stock-fast": 36}
+FILES_A_GROUP, FILES_A_LAYER = 12, 36
+TAPES = 5  # most of a fused layer
+STOCK = ("stock", FAST)
 INT32 = 4
 MAX_INPUTS = 32  # edges into a population; a network cut into cores has most
 
@@ -28,13 +31,7 @@ def check_room(graph: Graph, job: Job, folder: Path) -> None:
 
     And where more edges feed a population than Lava's layers have ports for.
     """
-    for population in graph.populations:
-        if len(population.edges) > MAX_INPUTS:
-            raise SimulationError(
-                f"{population.name}: {len(population.edges)} synapses feed it; 1 to {MAX_INPUTS} run in Lava (one "
-                "whose inputs or weights have their own delays counts once for each delay, and what it sends "
-                "itself counts)"
-            )
+    _check_ports(graph, job)
     needed, free = recorded_bytes(graph, job), shutil.disk_usage(folder).free
     if needed > free:
         raise SimulationError(
@@ -47,6 +44,21 @@ def check_room(graph: Graph, job: Job, folder: Path) -> None:
             f"a run of {len(graph.populations)} layers ({job.fidelity}) takes about {needed} open files; the limit is "
             f"{limit}: raise it (ulimit -n {needed})"
         )
+
+
+def _check_ports(graph: Graph, job: Job) -> None:
+    for population in graph.populations:
+        if job.fidelity in STOCK and len(population.edges) > MAX_INPUTS:
+            raise SimulationError(
+                f"{population.name}: {len(population.edges)} synapses feed it; 1 to {MAX_INPUTS} run in stock Lava "
+                "(one whose inputs or weights have their own delays counts once for each delay, and what it sends "
+                "itself counts)"
+            )
+        sources = {edge.source for edge in population.edges}
+        if len(sources) > MAX_PORTS:
+            raise SimulationError(
+                f"{population.name}: reads {len(sources)} populations; 1 to {MAX_PORTS} run in fused Lava"
+            )
 
 
 def recorded_bytes(graph: Graph, job: Job) -> int:
@@ -62,9 +74,13 @@ def recorded_bytes(graph: Graph, job: Job) -> int:
 
 
 def open_files(graph: Graph, job: Job) -> int:
-    """Open files that the worker needs, roughly."""
-    edges = sum(len(population.edges) for population in graph.populations)
-    return FILES_AT_START + FILES_A_LAYER[job.fidelity] * max(edges, len(graph.populations))
+    """Open files that the worker needs, roughly, or the one of its processes that needs most."""
+    if job.fidelity in STOCK:
+        edges = sum(len(population.edges) for population in graph.populations)
+        return FILES_AT_START + FILES_A_LAYER * max(edges, len(graph.populations))
+    made = groups(graph, job.processes)
+    messages = FILES_A_GROUP * sum(max(len(group.sources), 1) for group in made)
+    return FILES_AT_START + messages + TAPES * max(len(group.populations) for group in made)
 
 
 def raise_open_files() -> int:

@@ -1,4 +1,4 @@
-"""An integer graph as connected Lava processes: a source, and a Layer per population."""
+"""An integer graph as connected Lava processes: a source, and a Layer a population or Groups of them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,23 @@ from lava.magma.core.process.process import AbstractProcess
 from lava.proc.io.source import RingBuffer
 
 from export.graph import Graph, depths, has_sigma_delta
+from hardware_sim.lava_backend.grouping import groups
+from hardware_sim.lava_backend.layers import Member
 from hardware_sim.lava_backend.layout import LayerFiles, Window
-from hardware_sim.lava_backend.parts.processes import Layer, SpikeSource, ValueSource, make_layer
+from hardware_sim.lava_backend.parts.processes import (
+    GRADED_GROUPS,
+    GROUPS,
+    Layer,
+    SpikeSource,
+    ValueSource,
+    make_layer,
+)
 from hardware_sim.trace import unpack
 
 
 @dataclass(frozen=True)
 class LavaNetwork:
-    """The processes of a run; layers by population."""
+    """The processes of a run. layers: of stock parts, by population; none where they are fused."""
 
     source: AbstractProcess
     layers: dict[str, Layer]
@@ -29,33 +38,60 @@ class LavaNetwork:
         return max(w.samples * w.timesteps + w.depth for w in self.windows.values())
 
 
-def build(
-    graph: Graph,
-    source: AbstractProcess,
-    *,
-    samples: int,
-    timesteps: int,
-    files: Mapping[str, LayerFiles],
-    stream: bool = False,
-) -> LavaNetwork:
-    """Connect the graph's layers to a source of spikes. files: what each fused layer records, by population.
-
-    stream: every layer begins at the first step, and steps are Lava's.
-    """
+def windows_of(graph: Graph, *, samples: int, timesteps: int, stream: bool) -> dict[str, Window]:
+    """When each population runs. stream: every layer begins at the first step, and steps are Lava's."""
     depth = dict.fromkeys(depths(graph), 0) if stream else depths(graph)
+    return {p.name: Window(depth=depth[p.name], samples=samples, timesteps=timesteps) for p in graph.populations}
+
+
+def build(graph: Graph, source: AbstractProcess, windows: Mapping[str, Window]) -> LavaNetwork:
+    """Connect the graph's layers, as stock parts, to a source of spikes."""
     values = has_sigma_delta(graph)
     outputs = {graph.input.name: source.s_out}
     layers: dict[str, Layer] = {}
-    windows: dict[str, Window] = {}
     for population in graph.populations:
-        window = Window(depth=depth[population.name], samples=samples, timesteps=timesteps)
         shapes = tuple(graph[edge.source].shape for edge in population.edges)
-        layer = make_layer(population, shapes, window, files.get(population.name, LayerFiles()), graded=values)
+        layer = make_layer(population, shapes, windows[population.name], graded=values)
         outputs[population.name] = layer.s_out
         for k, edge in enumerate(population.edges):
             outputs[edge.source].connect(layer.in_port(k))
-        layers[population.name], windows[population.name] = layer, window
-    return LavaNetwork(source, layers, windows)
+        layers[population.name] = layer
+    return LavaNetwork(source, layers, dict(windows))
+
+
+def build_fused(
+    graph: Graph,
+    source: AbstractProcess,
+    windows: Mapping[str, Window],
+    *,
+    files: Mapping[str, LayerFiles],
+    processes: int,
+) -> LavaNetwork:
+    """Connect the graph's layers, fused, in groups that share a process, to a source of spikes.
+
+    files: what each layer records, by population. processes: see `grouping.groups`.
+    """
+    kinds = GRADED_GROUPS if has_sigma_delta(graph) else GROUPS
+    populations = {population.name: population for population in graph.populations}
+    outputs, made = {graph.input.name: source.s_out}, []
+    for group in groups(graph, processes):
+        members = tuple(
+            Member(
+                population=populations[name],
+                sources=tuple(graph[edge.source].shape for edge in populations[name].edges),
+                window=windows[name],
+                files=files[name],
+            )
+            for name in group.populations
+        )
+        shapes = {name: graph[name].shape for name in group.sources}
+        process = kinds[max(group.ports, 1)](members=members, sources=shapes, sends=group.sends)
+        outputs |= {name: process.out_port(k) for k, name in enumerate(group.sends)}
+        made.append((group, process))
+    for group, process in made:
+        for k, name in enumerate(group.sources):
+            outputs[name].connect(process.in_port(k))
+    return LavaNetwork(source, {}, dict(windows))
 
 
 def ring_buffer(graph: Graph, bits: np.ndarray) -> RingBuffer:

@@ -34,10 +34,16 @@ from export import netx
 from export.graph import Graph, graded
 from hardware_sim.lava_backend.job import FAST, FLOOR, Files, Job
 from hardware_sim.lava_backend.layout import LayerFiles
-from hardware_sim.lava_backend.network import LavaNetwork, build, file_source, ring_buffer
+from hardware_sim.lava_backend.network import (
+    LavaNetwork,
+    build,
+    build_fused,
+    file_source,
+    ring_buffer,
+    windows_of,
+)
 from hardware_sim.lava_backend.parts.fast_models import FAST_MODELS
-from hardware_sim.lava_backend.parts.fused_layers import FUSED_MODELS, IDLE_MODELS
-from hardware_sim.lava_backend.parts.graded_layers import GRADED_MODELS
+from hardware_sim.lava_backend.parts.groups import FUSED_MODELS, IDLE_MODELS
 from hardware_sim.lava_backend.parts.processes import PotentialRecorder, SpikeRecorder, ValueRecorder
 
 compat.remember_models()
@@ -58,15 +64,13 @@ def run(folder: Path, memory: str) -> None:
     start = time.perf_counter()
     config = _run_config(job)
     graph = netx.read(files.network, trusted=True)
+    windows = windows_of(graph, samples=job.samples, timesteps=job.timesteps, stream=job.stream)
     if job.fidelity in ("stock", FAST):
-        source = ring_buffer(graph, np.load(files.input, mmap_mode="r"))
-        network = build(graph, source, samples=job.samples, timesteps=job.timesteps, files={}, stream=job.stream)
+        network = build(graph, ring_buffer(graph, np.load(files.input, mmap_mode="r")), windows)
         _attach_recorders(network, job, files, graph)
     else:
-        source = file_source(graph, str(files.input))
-        recording = _layer_files(graph, job, files)
-        steps = {"samples": job.samples, "timesteps": job.timesteps}
-        network = build(graph, source, **steps, files=recording, stream=job.stream)
+        source, recording = file_source(graph, str(files.input)), _layer_files(graph, job, files)
+        network = build_fused(graph, source, windows, files=recording, processes=job.processes)
     with _said_if_full(folder, memory), _running(network.source, network.steps, config) as runtime:
         built = time.perf_counter()
         files.started.touch()
@@ -81,7 +85,7 @@ def _run_config(job: Job) -> RunConfig:
         models = FAST_MODELS if job.fidelity == FAST else None
         return Loihi2SimCfg(select_tag="fixed_pt", select_sub_proc_model=True, exception_proc_model_map=models)
     if job.backend == "lava":
-        models = IDLE_MODELS if job.fidelity == FLOOR else {**FUSED_MODELS, **GRADED_MODELS}
+        models = IDLE_MODELS if job.fidelity == FLOOR else FUSED_MODELS
         return Loihi2SimCfg(select_tag="fixed_pt", exception_proc_model_map=models)
     if not loihi.is_installed():
         raise SystemExit("backend 'loihi' needs a Loihi chip and Intel's lava-loihi extension; none was found")

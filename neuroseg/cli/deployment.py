@@ -15,11 +15,12 @@ import hardware_sim
 from export import files, netx
 from export.graph import Graph, with_timesteps
 from neuroseg.cli.console import console, errors, steps_bar
-from neuroseg.cli.options import Backend, Fidelity, ImagesToRun, RunFolder, StallTimeout
+from neuroseg.cli.options import Backend, Fidelity, ImagesToRun, Jobs, RunFolder, Scheduler, StallTimeout
 from neuroseg.cli.subjects import usable_subjects
+from neuroseg.cluster import Cluster
 from neuroseg.data import ScanError, stack_slices
 from neuroseg.data.images import read_images
-from neuroseg.engine import STALL_TIMEOUT, Engine, image_spikes, logits, read_frames, read_spikes
+from neuroseg.engine import STALL_TIMEOUT, Engine, image_spikes, logits, read_frames, read_spikes, run_shared
 from neuroseg.metrics import decide
 
 commands = typer.Typer(add_completion=False)
@@ -82,6 +83,8 @@ def simulate(
         typer.Option(help="One sample, all layers from Lava's first step, as in a network that nobody resets."),
     ] = False,
     stall_timeout: StallTimeout = STALL_TIMEOUT,
+    processes: Jobs = 1,
+    dask: Scheduler = None,
 ) -> None:
     """Run an exported network on scans, images or spikes; keep every spike, the logits, or what is decided.
 
@@ -95,10 +98,19 @@ def simulate(
     if timesteps:
         graph = with_timesteps(graph, timesteps)
     record = hardware_sim.Record(spikes="all" if out else (), potentials="all" if potentials else ())
-    with Engine(backend.value, fidelity.value, stall_timeout).warm() as engine:  # Lava comes up meanwhile
+    cluster = Cluster(processes, dask)
+    if stream and not cluster.alone:
+        raise ValueError("--stream is one sample, which --jobs and --dask cannot share out")
+    if cluster.alone:
+        with Engine(backend.value, fidelity.value, stall_timeout).warm() as engine:  # Lava comes up meanwhile
+            given = _stimulus(graph, data, images, spikes, frames, subjects)
+            with steps_bar(backend.value) as show:
+                trace = engine.run(graph, given, record=record, on_step=show, stream=stream)
+    else:
         given = _stimulus(graph, data, images, spikes, frames, subjects)
-        with steps_bar(backend.value) as show:
-            trace = engine.run(graph, given, record=record, on_step=show, stream=stream)
+        with steps_bar(backend.value, unit="parts") as show:
+            engine = Engine(backend.value, fidelity.value, stall_timeout)
+            trace = run_shared(engine, graph, given, cluster=cluster, record=record, on_samples=show)
     if out:
         trace.save(out)
     if logits_file:

@@ -45,6 +45,11 @@ OnDevice = Annotated[
     Device, typer.Option(help="Where PyTorch computes; auto: a GPU where there is one. Untried on one.")
 ]
 
+Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Processes that share the work, by Dask.")]
+Scheduler = Annotated[
+    str | None, typer.Option(help="Dask scheduler whose workers do so, tcp://HOST:8786; they see the same files.")
+]
+
 RunFolder = Annotated[Path, typer.Argument(help="Run folder, as `neuroseg train --out` made it.")]
 
 Data = Annotated[

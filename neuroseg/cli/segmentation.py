@@ -13,12 +13,13 @@ from rich.table import Table
 
 from neuroseg.cli.app import EXIT_BAD_INPUT
 from neuroseg.cli.console import console, errors, steps_bar
-from neuroseg.cli.options import Backend, Fidelity, StallTimeout
+from neuroseg.cli.options import Backend, Device, Fidelity, Jobs, OnDevice, Scheduler, StallTimeout
 from neuroseg.cluster import Cluster
 from neuroseg.data.labels import parse_labels
 from neuroseg.data.scan import ScanError
 from neuroseg.engine import STALL_TIMEOUT, Engine, class_names
 from neuroseg.segment import batch, network
+from neuroseg.spiking.device import choose, place
 
 commands = typer.Typer(add_completion=False)
 
@@ -58,12 +59,9 @@ def segment(
     backend: Annotated[Backend, typer.Option(help="Engine.")] = Backend.fast,
     fidelity: Annotated[Fidelity, typer.Option(help="How Lava runs.")] = Fidelity.fused,
     stall_timeout: StallTimeout = STALL_TIMEOUT,
-    processes: Annotated[
-        int, typer.Option("--jobs", "-j", min=1, help="Processes that share the scans of --out-dir, by Dask.")
-    ] = 1,
-    dask: Annotated[
-        str | None, typer.Option(help="Dask scheduler whose workers do so, tcp://HOST:8786; they see the same files.")
-    ] = None,
+    processes: Jobs = 1,
+    dask: Scheduler = None,
+    device: OnDevice = Device.cpu,
 ) -> None:
     """Segment the hippocampus in scans; mask and probabilities lie in the scan's own grid. Prints volumes in mm3.
 
@@ -81,17 +79,25 @@ def segment(
     batch.check_jobs(jobs, search, more=[table] if table else [])
     if table is None and (processes > 1 or dask):
         raise ValueError("--jobs and --dask share out the scans of --out-dir; --out is one scan")
-    graph = network.load(net)
+    where = choose(device.value)
+    if where.type != "cpu" and (processes > 1 or dask or backend != Backend.fast):
+        raise ValueError(
+            "--device runs the network in PyTorch, in one process; --backend, --jobs and --dask go without"
+        )
+    graph, spiking = network.load(net), None
+    if where.type != "cpu":
+        spiking = network.load_spiking(net)
+        place(spiking, where)
     _, *sides = graph.input.shape
     engine = Engine(backend.value, fidelity.value, stall_timeout)
     if table is None:
         with engine.warm() as warm, steps_bar(f"{backend.value}, {jobs[0].scan.name}") as show:
-            predict = batch.predictor(graph, warm, show)
+            predict = batch.pytorch_predictor(spiking) if spiking else batch.predictor(graph, warm, show)
             classes = class_names(graph)[1:]
             found = batch.segment_file(jobs[0], predict, (sides[0], sides[1]), search, strict=strict, classes=classes)
         outcomes = [batch.outcome(jobs[0], found)]
     else:
-        task = batch.Task(graph, engine, search, strict)
+        task = batch.Task(graph, engine, search, strict, spiking)
         with steps_bar(backend.value, unit="scans") as show:
             outcomes = batch.segment_files(jobs, task, cluster=Cluster(processes, dask), on_done=show)
         batch.write_table(outcomes, table)

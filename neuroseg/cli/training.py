@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from neuroseg.cli.console import console, team_bar, training_bar
+from neuroseg.cli.console import console, steps_bar, team_bar, training_bar
 from neuroseg.cli.options import (
     IMAGES_HELP,
     Balance,
@@ -17,6 +17,7 @@ from neuroseg.cli.options import (
     Device,
     Encoder,
     ImagesToRun,
+    Jobs,
     LabelsOfImages,
     LabelsOfMasks,
     Loss,
@@ -25,14 +26,16 @@ from neuroseg.cli.options import (
     OtherData,
     Reset,
     RunFolder,
+    Scheduler,
 )
 from neuroseg.cli.results import conversion_table, crossval_tables, rates_table, show_agreement, show_sigma_delta
 from neuroseg.cli.subjects import parse_box, place, run_subjects, usable_subjects
+from neuroseg.cluster import Cluster
 from neuroseg.conversion.model_file import ONNX, PT2
 from neuroseg.data import labels_of, stack_slices
 from neuroseg.data.images import read_images, read_labels
 from neuroseg.data.labels import values_and_classes
-from neuroseg.experiments.crossval import make_folds, run_fold
+from neuroseg.experiments.crossval import FoldTask, make_folds, run_folds
 from neuroseg.experiments.tables import check_folds, load_folds, write_tables
 from neuroseg.imported import ann_of, convert_model, finetune_run_images, images_for
 from neuroseg.pretrained import copy_pretrained
@@ -135,6 +138,7 @@ def convert(
         typer.Option(help="sigma-delta: graded spikes of Loihi 2, one step an image; makes RUN/sigma_delta.net."),
     ] = NeuronKind.integrate_and_fire,
     data: OtherData = None,
+    device: OnDevice = Device.cpu,
 ) -> None:
     """Turn an ANN into integrate-and-fire neurons and balance their thresholds. Makes RUN/converted.safetensors.
 
@@ -147,7 +151,7 @@ def convert(
 
     Example: neuroseg convert runs/first --neuron sigma-delta
     """
-    is_run = source.is_dir() or source.suffix not in (PT2, ONNX)
+    is_run, where = source.is_dir() or source.suffix not in (PT2, ONNX), choose(device.value)
     given = {"--timesteps": timesteps, "--reset": reset, "--u0": u0, "--encoder": encoder, "--balance": method}
     unknown = [option for option, value in given.items() if value is not None]
     if neuron == NeuronKind.sigma_delta and unknown:
@@ -171,13 +175,13 @@ def convert(
             show_sigma_delta(made, run.sigma_delta)
             return
         with console.status(f"balancing on {slices} training slices ({method.value})"):
-            network = convert_run(run, training, conversion)
+            network = convert_run(run, training, conversion, device=where)
     else:
         if calibrate is None or out is None or data:
             raise ValueError(f"{source} is a model; it needs --calibrate IMAGES and --out RUN, and no --data")
         run, images = Run(out), read_images(calibrate)
         with console.status(f"converting, and balancing on {min(slices, len(images))} images ({method.value})"):
-            done = convert_model(run, source, images, conversion, freeze_norms=freeze_norms)
+            done = convert_model(run, source, images, conversion, freeze_norms=freeze_norms, device=where)
         network = done.network
         console.print(conversion_table(done.rows, title=source.name))
         show_agreement(done.agreement, done.frozen)
@@ -251,6 +255,8 @@ def crossval(
     seed: Annotated[int, typer.Option(help="Seed of folds, weights and order.")] = 0,
     labels: LabelsOfMasks = None,
     device: OnDevice = Device.cpu,
+    processes: Jobs = 1,
+    dask: Scheduler = None,
 ) -> None:
     """Cross-validate the whole road: ANN, conversions, fine-tuned networks, each fold by itself.
 
@@ -266,17 +272,15 @@ def crossval(
     if wrong:
         raise ValueError(f"--fold is {wrong[0]}; 1 to {folds} are allowed")
     check_folds(load_folds(out))  # said before the hours of training
-    for part in parts:
-        if not fold or part.number in fold:
-            run_fold(
-                part,
-                out / f"fold{part.number}-{loss.value}",
-                data=place(data),
-                bar=training_bar,
-                labels=chosen,
-                config=TrainConfig(epochs=epochs, loss=loss.value, seed=seed),
-                device=where,
-            )
+    wanted = [part for part in parts if not fold or part.number in fold]
+    cluster, config = Cluster(processes, dask), TrainConfig(epochs=epochs, loss=loss.value, seed=seed)
+    work = FoldTask(out.absolute(), place(data), chosen, config, where)
+    if cluster.alone:
+        for part in wanted:
+            work.run(part, bar=training_bar)
+    else:
+        with steps_bar("cross-validation", unit="folds") as show:
+            run_folds(work, wanted, cluster=cluster, on_done=show)
     done = load_folds(out)
     check_folds(done)
     for table in crossval_tables(write_tables(done, out)):

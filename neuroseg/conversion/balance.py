@@ -18,6 +18,7 @@ import torch
 from export.graph import Input, Population
 from neuroseg.metrics import agreement
 from neuroseg.spiking.channels import channel_values, per_input_channel
+from neuroseg.spiking.device import device_of
 from neuroseg.spiking.encode import encode
 from neuroseg.spiking.network import SpikingNetwork, bias_key
 from neuroseg.spiking.neuron import integrate_fire
@@ -61,14 +62,15 @@ def balance(
 ) -> SpikingNetwork:
     """Return a copy of a freshly converted network, its weights scaled on calibration images (B, C, H, W).
 
-    Use training images only. The simulation runs at the network's own T, reset, u0 and encoder; all images and steps
-    are held in memory at once. Of several `percentiles` (method `activation`; `rate` takes the first) or `rates`, those
-    are kept whose decisions agree best with the ANN's on these images (`metrics.agreement`). Raises ValueError for
-    another method.
+    It runs where the network's parameters are, and so does the copy. Use training images only. The simulation runs at
+    the network's own T, reset, u0 and encoder; all images and steps are held in memory at once. Of several
+    `percentiles` (method `activation`; `rate` takes the first) or `rates`, those are kept whose decisions agree best
+    with the ANN's on these images (`metrics.agreement`). Raises ValueError for another method.
     """
     if method not in METHODS:
         raise ValueError(f"balancing {method!r} is unknown; {', '.join(METHODS)} are allowed")
     network = network.copy().eval()
+    images = images.to(device_of(network))
     logits = network.analog(images)[network.output.name]
     spikes = encode(images, timesteps=network.timesteps, encoder=network.encoder, seed=seed)
     if method == "threshold":
@@ -89,7 +91,7 @@ def balance(
 
 def _closest(candidates: Iterable[SpikingNetwork], spikes: torch.Tensor, logits: torch.Tensor) -> SpikingNetwork:
     """The candidate whose decisions agree best with those of the ANN's logits (B, C, H, W); the first of equals."""
-    return max(candidates, key=lambda candidate: agreement(candidate(spikes).numpy(), logits.numpy()))
+    return max(candidates, key=lambda candidate: agreement(candidate(spikes).cpu().numpy(), logits.cpu().numpy()))
 
 
 @torch.no_grad()
@@ -163,7 +165,7 @@ def _scale_by_activation(network: SpikingNetwork, images: torch.Tensor, percenti
         """The activation that stands for rate 1."""
         if isinstance(layer, Input):
             return 1.0
-        size = activations[layer.name].abs().numpy()
+        size = activations[layer.name].abs().cpu().numpy()
         return float(np.percentile(size, percentile)) or float(size.max()) or 1.0
 
     lambdas = channel_values(network.graph, full_rate, lambda _: 1)
@@ -171,7 +173,8 @@ def _scale_by_activation(network: SpikingNetwork, images: torch.Tensor, percenti
         out = float(lambdas[population.name][0])
         for k, edge in enumerate(population.edges):
             scale = per_input_channel(lambdas[edge.source], operator(edge), network.graph[edge.source].shape) / out
-            network.weights[f"{population.name}:{k}"].mul_(scale.float())
+            weight = network.weights[f"{population.name}:{k}"]
+            weight.mul_(scale.float().to(weight.device))
         if population.cuba.bias is not None:
             network.biases[bias_key(population.name)].div_(out)
     return network

@@ -25,6 +25,8 @@ from neuroseg.engine import Engine, class_names, image_spikes
 from neuroseg.segment.masks import Predict, Segmentation, segment
 from neuroseg.segment.outputs import SUFFIXES, check_different, check_name, save, try_places
 from neuroseg.segment.regions import BOX, cut
+from neuroseg.spiking.device import device_of
+from neuroseg.spiking.network import SpikingNetwork
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +89,17 @@ def predictor(graph: Graph, engine: Engine, on_step: Callable[[int, int], None] 
     return predict
 
 
+def pytorch_predictor(network: SpikingNetwork) -> Predict:
+    """`predictor` of the same integers in PyTorch, where the network's parameters are."""
+
+    def predict(slices: torch.Tensor) -> np.ndarray:
+        with torch.no_grad():
+            found = network.predict(slices.to(device_of(network)), quantized=True).cpu().numpy().astype(np.float64)
+        return softmax(found, axis=1) if found.shape[1] > 1 else expit(found)
+
+    return predict
+
+
 def jobs_into(folder: Path, scans: Sequence[Path]) -> tuple[Job, ...]:
     """A job for each scan with a mask of its name in a folder. Raises ScanError where two scans have one name."""
     made = tuple(Job(scan, folder / f"{stem(scan.name)}{SUFFIXES[0]}") for scan in scans)
@@ -144,12 +157,16 @@ def segment_file(
 
 @dataclass(frozen=True)
 class Task:
-    """Everything that a process needs to segment the scan of a job. strict: as in `segment_file`."""
+    """Everything that a process needs to segment the scan of a job.
+
+    strict: as in `segment_file`. spiking: the same network in PyTorch, which does it in place of the engine.
+    """
 
     graph: Graph
     engine: Engine
     search: Search
     strict: bool = False
+    spiking: SpikingNetwork | None = None
 
     def absolute(self) -> Task:
         """The same for a process that works in another folder."""
@@ -159,7 +176,7 @@ class Task:
         """Segment it; what goes wrong with one scan is in its outcome."""
         _, height, width = self.graph.input.shape
         try:
-            predict = predictor(self.graph, self.engine)
+            predict = pytorch_predictor(self.spiking) if self.spiking else predictor(self.graph, self.engine)
             classes = class_names(self.graph)[1:]
             found = segment_file(job, predict, (height, width), self.search, strict=self.strict, classes=classes)
             return outcome(job, found)

@@ -10,6 +10,7 @@ from neuroseg import runs
 from neuroseg.conversion.lower import export
 from neuroseg.data.labels import CLASSES
 from neuroseg.pretrained import FOLDER
+from neuroseg.spiking.network import SpikingNetwork
 
 SHIPPED = "pretrained"
 
@@ -23,6 +24,20 @@ def load(network: str) -> Graph:
         graph = netx.read(runs.Run(path).exported() if path.is_dir() else path)
     _check_output(network, graph)
     return graph
+
+
+def load_spiking(network: str) -> SpikingNetwork:
+    """The PyTorch network of a run folder, or of `pretrained`, which a device other than the CPU can run.
+
+    Raises RunError for a file, which the engines run.
+    """
+    shipped = network == SHIPPED and not Path(network).exists()
+    run = runs.Run(FOLDER if shipped else Path(network))
+    if not shipped and not run.folder.is_dir():
+        raise runs.RunError(
+            f"{network}: a file, which engines run on the CPU; --device takes a run folder or {SHIPPED}"
+        )
+    return runs.load_final(run)[0]
 
 
 def _check_output(network: str, graph: Graph) -> None:

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 
+from export import netx
+from hardware_sim import SimulationError
 from neuroseg.cluster import Cluster, ClusterError, each
+from neuroseg.engine import Engine, run_shared
+from neuroseg.experiments.crossval import FoldTask, Variant, make_folds, run_folds
+from neuroseg.runs import RunError
+from neuroseg.training.finetune import FinetuneConfig
+from neuroseg.training.train import TrainConfig
+from neuroseg.training.unet import UNetConfig
+from tests.commands import call
+from tests.export.test_graph import chain
 from tests.neuroseg.in_a_cluster import died, minus_one, picky_square, square, square_of
+from tests.neuroseg.training.test_training import blobs
 
 
 @pytest.mark.slow
@@ -27,6 +43,60 @@ def test_a_killed_worker_loses_nothing(tmp_path):
     files[2].write_text("x")  # once
     files[3].write_text("x" * 9)  # whenever it is tried
     assert each(Cluster(jobs=2), square_of, files, failed=died) == [0, 1, 4, -1, 16]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_shared_out_gives_the_trace_of_one(tmp_path):
+    """By the command, and byte by byte."""
+    graph, rng = chain(), np.random.default_rng(0)
+    netx.write(graph, tmp_path / "m.net")
+    np.save(tmp_path / "s.npy", (rng.random((9, 4, 1, 4, 4)) < 0.5).astype(np.uint8))
+    files = [tmp_path / f"{name}.npz" for name in ("one", "two")]
+    for file, options in zip(files, ((), ("--jobs", 2)), strict=True):
+        call("simulate", tmp_path / "m.net", "--spikes", tmp_path / "s.npy", "--potentials", "--out", file, *options)
+    one, two = (np.load(file) for file in files)
+    assert set(one) == set(two)
+    for name in one:
+        np.testing.assert_array_equal(one[name], two[name])
+    assert "--stream is one sample" in call(
+        "simulate", tmp_path / "m.net", "--spikes", tmp_path / "s.npy", "--out", files[0], "-j", 2, "--stream", code=2
+    )
+
+
+def test_what_fails_in_a_part_ends_the_run_with_its_reason():
+    wrong = torch.zeros(4, 6, 1, 4, 5, dtype=torch.uint8)
+    with pytest.raises(SimulationError, match=r"spikes have shape \(2, 4, 1, 4, 5\)"):
+        run_shared(Engine(), chain(), wrong, cluster=Cluster())
+
+
+@pytest.mark.slow
+def test_folds_that_are_shared_out_give_the_rows_of_one_process(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    threads = torch.get_num_threads()
+    task = FoldTask(
+        tmp_path / "two",
+        "blobs",
+        labels=None,
+        config=TrainConfig(epochs=2, warm_up=5),
+        variants=(Variant("tuned", 4, finetuned=True),),
+        model=UNetConfig(channels=(3, 4)),
+        tuning=FinetuneConfig(epochs=1),
+    )
+    folds = make_folds(blobs(8), folds=2, seed=0)
+    try:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))  # as many as each of the two has
+        run_folds(replace(task, out=tmp_path / "one"), folds, cluster=Cluster())
+        run_folds(task, folds, cluster=Cluster(jobs=2))
+        (tmp_path / "two" / "fold1-dice" / "ann" / "run.json").write_text("{}")
+        with pytest.raises(RunError, match=r"^fold 1: .*run\.json"):
+            run_folds(task, folds, cluster=Cluster())
+    finally:
+        torch.set_num_threads(threads)
+    for number in (1, 2):
+        one, two = (json.loads((tmp_path / name / f"fold{number}-dice.json").read_text()) for name in ("one", "two"))
+        for row in (*one["rows"], *two["rows"]):
+            del row["seconds"]
+        assert one == two
 
 
 def test_a_scheduler_of_others_does_it():

@@ -19,11 +19,14 @@ from neuroseg.data.intensity import LANDMARKS, TRAINED
 from neuroseg.data.locate import Place
 from neuroseg.data.scan import ScanError, load_nifti
 from neuroseg.data.volume import load_pair, normalise
+from neuroseg.engine import Engine
 from neuroseg.metrics import dice
 from neuroseg.segment import BOX, LABELS, Segmentation, check_name, cut, regions, save, segment
-from neuroseg.segment.batch import Job, failure, jobs_into, outcome, write_table
+from neuroseg.segment.batch import Job, failure, jobs_into, outcome, predictor, pytorch_predictor, write_table
 from neuroseg.segment.doubts import Doubt, doubts
 from neuroseg.segment.masks import expected_dice
+from neuroseg.segment.network import load as load_network
+from neuroseg.segment.network import load_spiking
 from neuroseg.segment.outputs import try_places
 
 RNG = np.random.default_rng(0)
@@ -352,6 +355,16 @@ def test_places_are_tried_and_nothing_is_left(tmp_path):
         with pytest.raises((ScanError, OSError), match=reason):
             try_places([path])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.nii"]
+
+
+def test_pytorch_predicts_what_an_engine_does(tmp_path):
+    slices = torch.from_numpy(template.subject().image[8:16, None])
+    found = pytorch_predictor(load_spiking("pretrained"))(slices)
+    engines = predictor(load_network("pretrained"), Engine())(slices)
+    np.testing.assert_allclose(found, engines, atol=1e-6)
+    np.testing.assert_array_equal(found > 0.5, engines > 0.5)
+    with pytest.raises(runs.RunError, match="a file, which engines run on the CPU; --device takes a run folder"):
+        load_spiking(str(tmp_path / "m.net"))
 
 
 def test_scans_of_one_name_are_refused_before_the_work():

@@ -1,6 +1,8 @@
-"""Lava processes: a layer of the graph, the soft-reset neuron, the source and the recorders."""
+"""Lava processes: a group of layers, a layer of stock parts, the soft-reset neuron, the source and the recorders."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 from lava.magma.core.process.ports.ports import InPort, OutPort, RefPort
@@ -10,12 +12,39 @@ from lava.proc.lif.process import LIFReset
 from lava.proc.sdn.process import Sigma, SigmaDelta
 
 from export.graph import Decay, GraphError, Neuron, Population, Shape
+from hardware_sim.lava_backend.grouping import MAX_PORTS
+from hardware_sim.lava_backend.layers import Member
 from hardware_sim.lava_backend.layout import LayerFiles, Window, whc
 from hardware_sim.lava_backend.limits import MAX_INPUTS
 
 
+class Group(AbstractProcess):
+    """Populations with their synapses that one process runs; see `grouping`. Fused only.
+
+    Ports s_in0, s_in1, ... in the order of `sources`, spikes (W, H, C) of nodes outside the group; s_out0, ... in the
+    order of `sends`, what populations of the group send. Of both there may be more, which nothing is connected to.
+    """
+
+    ports = 0
+    graded = False  # whether spikes carry values
+
+    def __init__(self, *, members: tuple[Member, ...], sources: Mapping[str, Shape], sends: tuple[str, ...]) -> None:
+        super().__init__(members=members, sources=tuple(sources), sends=sends)
+        shapes = {member.population.name: member.population.shape for member in members}
+        ins, outs = list(sources.values()), [shapes[name] for name in sends]
+        for k in range(self.ports):
+            setattr(self, f"s_in{k}", InPort(shape=whc(ins[k]) if k < len(ins) else (1,)))
+            setattr(self, f"s_out{k}", OutPort(shape=whc(outs[k]) if k < len(outs) else (1,)))
+
+    def in_port(self, k: int) -> InPort:
+        return getattr(self, f"s_in{k}")
+
+    def out_port(self, k: int) -> OutPort:
+        return getattr(self, f"s_out{k}")
+
+
 class Layer(AbstractProcess):
-    """A population with its synapses. As stock parts it expands to what Loihi would get; fused it is one model.
+    """A population with its synapses, which expands to stock parts, as Loihi would get them.
 
     Ports s_in0, s_in1, ... in the order of the population's edges, spikes (W, H, C) of each source; s_out the
     population's spikes. v: the potential.
@@ -24,10 +53,8 @@ class Layer(AbstractProcess):
     inputs = 0
     graded = False  # whether spikes carry values
 
-    def __init__(
-        self, *, population: Population, sources: tuple[Shape, ...], window: Window, files: LayerFiles = LayerFiles()
-    ) -> None:
-        super().__init__(population=population, sources=sources, window=window, files=files)
+    def __init__(self, *, population: Population, sources: tuple[Shape, ...], window: Window) -> None:
+        super().__init__(population=population, sources=sources, window=window)
         for k, shape in enumerate(sources):
             setattr(self, f"s_in{k}", InPort(shape=whc(shape)))
         self.s_out = OutPort(shape=whc(population.shape))
@@ -47,11 +74,18 @@ def _layers(name: str, *, graded: bool) -> dict[int, type[Layer]]:
 LAYERS, GRADED_LAYERS = _layers("Layer", graded=False), _layers("GradedLayer", graded=True)
 
 
+def _groups(name: str, *, graded: bool) -> dict[int, type[Group]]:
+    given = {"graded": graded, "__module__": __name__}
+    return {n: type(f"{name}{n}", (Group,), {"ports": n, **given}) for n in range(1, MAX_PORTS + 1)}
+
+
+GROUPS, GRADED_GROUPS = _groups("Group", graded=False), _groups("GradedGroup", graded=True)
+
+
 def make_layer(
     population: Population,
     sources: tuple[Shape, ...],
     window: Window,
-    files: LayerFiles = LayerFiles(),
     *,
     graded: bool = False,
 ) -> Layer:
@@ -60,7 +94,7 @@ def make_layer(
     if n not in LAYERS:
         raise GraphError(f"{population.name}: {n} edges feed it; 1 to {MAX_INPUTS} run in Lava")
     kinds = GRADED_LAYERS if graded else LAYERS
-    return kinds[n](population=population, sources=sources, window=window, files=files)
+    return kinds[n](population=population, sources=sources, window=window)
 
 
 class IF(LIFReset):

@@ -101,8 +101,8 @@ def test_a_process_of_many_open_files_runs_lava(clean):
 def test_more_synapses_than_lava_takes_are_refused_before_it_starts(clean):
     edges = tuple(Edge("input", Dense(np.full((1, 2), 2))) for _ in range(33))
     graph = Graph((Input("input", (2, 1, 1)), Population("n", (1, 1, 1), edges, Neuron(9))), integer=True)
-    with pytest.raises(SimulationError, match="n: 33 synapses feed it; 1 to 32 run in Lava"):
-        hardware_sim.run(graph, np.ones((1, 8, 2, 1, 1), np.uint8), backend="lava")
+    with pytest.raises(SimulationError, match="n: 33 synapses feed it; 1 to 32 run in stock Lava"):
+        hardware_sim.run(graph, np.ones((1, 8, 2, 1, 1), np.uint8), backend="lava", fidelity="stock")
 
 
 LONG = (chain(), np.ones((20_000, 4, 1, 4, 4), np.uint8))  # longer than any test waits

@@ -102,9 +102,9 @@ def test_open_files_are_raised_or_asked_for(monkeypatch):
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == hard
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    monkeypatch.setattr(limits, "raise_open_files", lambda: 1024)
+    monkeypatch.setattr(limits, "raise_open_files", lambda: 256)
     spikes = np.ones((1, 4, 1, 2, 2), np.uint8)
-    with pytest.raises(SimulationError, match=r"101 layers \(fused\) takes about \d+ open files; the limit is 1024"):
+    with pytest.raises(SimulationError, match=r"101 layers \(fused\) takes about \d+ open files; the limit is 256"):
         hardware_sim.run(long_chain(100), spikes, backend="lava")
 
 

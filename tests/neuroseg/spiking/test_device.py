@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from hardware_sim.comparison.compare import compare
+from neuroseg.conversion.convert import convert
 from neuroseg.spiking.device import choose, device_of, exact, place
+from neuroseg.steps import balanced
 from neuroseg.training.losses import dice_loss
 from neuroseg.training.unet import UNet, UNetConfig
 from neuroseg.validation import software_trace
@@ -79,3 +81,17 @@ def test_every_spike_of_a_gpu_is_the_cpus(name, kind):
     ours = software_trace(network.eval(), time_major)
     place(network, choose(name))
     assert compare(ours, software_trace(network, time_major)).equal
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not GPUS, reason="no GPU")
+@pytest.mark.parametrize("name", GPUS)
+def test_balancing_on_a_gpu_gives_a_network_on_the_cpu(name):
+    network = convert(UNet(UNetConfig(channels=(2, 4))).eval(), (1, 8, 8), timesteps=4)
+    images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    ours, theirs = (
+        balanced(network, images, method="rate", seed=0, device=torch.device(where)) for where in ("cpu", name)
+    )
+    assert device_of(theirs) == device_of(network) == torch.device("cpu")
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)

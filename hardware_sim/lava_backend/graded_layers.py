@@ -1,15 +1,12 @@
-"""A Layer of a network whose spikes carry values, as one model: messages of 24 bits, sigma-delta neurons."""
+"""A population of a network whose spikes carry values, fused: messages of 24 bits, sigma-delta neurons."""
 
 from __future__ import annotations
 
 import numpy as np
-from lava.magma.core.model.py.ports import PyOutPort
-from lava.magma.core.model.py.type import LavaPyType
 
 from export.graph import Population, SigmaDelta
 from hardware_sim.lava_backend import kernels, neuron_kernels
-from hardware_sim.lava_backend.parts.fused_layers import CubaNeurons, FusedLayer, each, models_of
-from hardware_sim.lava_backend.parts.processes import GRADED_LAYERS
+from hardware_sim.lava_backend.layers import CubaNeurons, FusedLayer, Neurons, each
 
 
 class SigmaDeltaNeurons:
@@ -26,13 +23,12 @@ class SigmaDeltaNeurons:
             state[:] = 0
 
     def fire(self, total: np.ndarray, potential: np.ndarray, fired: np.ndarray) -> None:
-        act, sent = potential.reshape(-1), fired.reshape(-1)
         if self.sends:
             neuron_kernels.sigma_delta(
-                total, self.sigma, act, self.residue, self.bias, sent, self.threshold, self.shift
+                total, self.sigma, potential, self.residue, self.bias, fired, self.threshold, self.shift
             )
         else:
-            act += total
+            potential += total
             total[:] = 0
 
 
@@ -49,12 +45,11 @@ class _NarrowNeurons(CubaNeurons):
 class GradedLayer(FusedLayer):
     """One population, its spikes int32."""
 
-    s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
+    spike = np.int32
     sums = np.int32
     scatter = staticmethod(kernels.scatter_values)
 
-    def _neurons(self) -> SigmaDeltaNeurons | CubaNeurons:
-        self.fired = self.fired.astype(np.int32)
+    def _neurons(self) -> Neurons:
         neuron = self.population.neuron
         self.carries = isinstance(neuron, SigmaDelta) and neuron.threshold is not None
         if isinstance(neuron, SigmaDelta):
@@ -62,12 +57,6 @@ class GradedLayer(FusedLayer):
         return _NarrowNeurons(self.population)
 
     def _record_spikes(self, t: int) -> None:
-        if self.spikes is not None and self.carries:
-            self.spikes.append(self.fired.T)
-        elif self.spikes is not None:
-            self.spikes.append(np.packbits(self.fired.T.astype(bool)))
-
-
-GRADED_MODELS = models_of(GradedLayer, "graded", GRADED_LAYERS, np.int32)
-for _model in GRADED_MODELS.values():  # Lava looks for them among the names of the module
-    globals()[_model.__name__] = _model
+        if self.spikes is not None:
+            fired = self._channels_first(self.fired)
+            self.spikes.append(fired if self.carries else np.packbits(fired.astype(bool)))

@@ -1,0 +1,93 @@
+"""Which populations share a Lava process: at most as many processes as there are cores. Knows no Lava.
+
+Every Lava process is one of the operating system's and is told of every step; spikes between two of them are messages.
+So populations that would share a core anyway share a process.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from export.graph import Graph, Population
+from export.inspect import synapse_count
+
+MAX_PORTS = 32  # of a group, for spikes in and for spikes out
+SPIKING = 0.15  # share of neurons that spike at a step, which is what synapses cost
+A_NEURON = 10.0  # synapses crossed in the time that a neuron takes, its record with it
+
+
+@dataclass(frozen=True)
+class Group:
+    """Populations by name, in the graph's order. sources: nodes outside that they read; sends: theirs read outside."""
+
+    populations: tuple[str, ...]
+    sources: tuple[str, ...]
+    sends: tuple[str, ...]
+
+    @property
+    def ports(self) -> int:
+        return max(len(self.sources), len(self.sends))
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def groups(graph: Graph, most: int) -> tuple[Group, ...]:
+    """Neighbouring populations in up to `most` groups of about the same work; more groups where ports do not suffice.
+
+    Where even a single population reads more than MAX_PORTS others, its group has more.
+    """
+    work = [_work(graph, population) for population in graph.populations]
+    for number in range(min(most, len(work)), len(work) + 1):
+        made = tuple(_group(graph, part) for part in _parts(graph.populations, work, number))
+        if all(group.ports <= MAX_PORTS for group in made):
+            break
+    return made
+
+
+def _work(graph: Graph, population: Population) -> float:
+    synapses = sum(synapse_count(e.op, graph[e.source].shape, population.shape) for e in population.edges)
+    return SPIKING * synapses + A_NEURON * math.prod(population.shape)
+
+
+def _parts(populations: Sequence[Population], work: Sequence[float], number: int) -> list[list[Population]]:
+    """Populations in order, cut so that the most work of a part is least: found by halving the interval it lies in."""
+    low, high = max(work), sum(work)
+    best = _filled(populations, work, high)
+    for _ in range(40):
+        middle = (low + high) / 2
+        parts = _filled(populations, work, middle)
+        low, high, best = (low, middle, parts) if len(parts) <= number else (middle, high, best)
+    while len(best) < number:  # more may share out no better, but do not wait for each other
+        longest = max(best, key=len)
+        place, half = best.index(longest), len(longest) // 2
+        best[place : place + 1] = [longest[:half], longest[half:]]
+    return best
+
+
+def _filled(populations: Sequence[Population], work: Sequence[float], most: float) -> list[list[Population]]:
+    parts: list[list[Population]] = [[]]
+    total = 0.0
+    for population, own in zip(populations, work, strict=True):
+        if parts[-1] and total + own > most * (1 + 1e-9):
+            parts.append([])
+            total = 0.0
+        parts[-1].append(population)
+        total += own
+    return parts
+
+
+def _group(graph: Graph, populations: Sequence[Population]) -> Group:
+    names = tuple(population.name for population in populations)
+    read = [edge.source for population in populations for edge in population.edges]
+    elsewhere = {edge.source for other in graph.populations if other.name not in names for edge in other.edges}
+    return Group(
+        populations=names,
+        sources=tuple(dict.fromkeys(source for source in read if source not in names)),
+        sends=tuple(name for name in names if name in elsewhere),
+    )

@@ -1,0 +1,78 @@
+"""Models of a Group: its layers one after another, each as `layers` has it, between messages of other processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from lava.magma.core.decorator import implements, requires, tag
+from lava.magma.core.model.py.model import PyLoihiProcessModel
+from lava.magma.core.model.py.ports import PyInPort, PyOutPort
+from lava.magma.core.model.py.type import LavaPyType
+from lava.magma.core.resources import CPU
+from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+
+from hardware_sim.lava_backend.graded_layers import GradedLayer
+from hardware_sim.lava_backend.layers import FusedLayer
+from hardware_sim.lava_backend.layout import whc
+from hardware_sim.lava_backend.parts.processes import GRADED_GROUPS, GROUPS, Group
+
+
+class FusedGroup(PyLoihiProcessModel):
+    """The layers of a group. As in a process each, what a layer reads at a step was fired at that step."""
+
+    layer: type[FusedLayer] = FusedLayer
+
+    def __init__(self, proc_params: dict[str, Any]) -> None:
+        super().__init__(proc_params)
+        self.layers = [self.layer(member) for member in proc_params["members"]]
+        self.sources, self.sends = proc_params["sources"], proc_params["sends"]
+
+    def run_spk(self) -> None:
+        for layer in self.layers:
+            layer.fire(self.time_step)
+        sent = {layer.name: layer.fired for layer in self.layers}
+        sent |= self._exchange(sent)
+        for layer in self.layers:
+            layer.gather(sent, self.time_step)
+
+    def _exchange(self, sent: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Tell the other processes, and what they tell, flat (W, H, C)."""
+        shapes = {layer.name: whc(layer.population.shape) for layer in self.layers}
+        for k, name in enumerate(self.sends):
+            getattr(self, f"s_out{k}").send(sent[name].reshape(shapes[name]))
+        return {name: getattr(self, f"s_in{k}").csp_ports[0].recv().reshape(-1) for k, name in enumerate(self.sources)}
+
+
+class GradedGroup(FusedGroup):
+    """The same where spikes carry values."""
+
+    layer = GradedLayer
+
+
+class IdleGroup(FusedGroup):
+    """Passes the same messages and computes nothing: the floor that benchmarks hold the fused model against."""
+
+    def run_spk(self) -> None:
+        self._exchange({layer.name: layer.fired for layer in self.layers})
+        for layer in self.layers:
+            layer.progress[layer.slot] = self.time_step
+
+
+def _models(base: type[FusedGroup], name: str, processes: Mapping[int, type[Group]]) -> dict[Any, Any]:
+    """The model of every Group: a class with its ports."""
+    models = {}
+    for number, process in processes.items():
+        spike = base.layer.spike
+        ports: dict[str, Any] = {f"s_in{k}": LavaPyType(PyInPort.VEC_DENSE, spike) for k in range(number)}
+        ports |= {f"s_out{k}": LavaPyType(PyOutPort.VEC_DENSE, spike) for k in range(number)}
+        model = type(f"{base.__name__}{number}", (base,), {**ports, "__module__": base.__module__})
+        models[process] = implements(proc=process, protocol=LoihiProtocol)(requires(CPU)(tag(name)(model)))
+    return models
+
+
+FUSED_MODELS = {**_models(FusedGroup, "fused", GROUPS), **_models(GradedGroup, "graded", GRADED_GROUPS)}
+IDLE_MODELS = _models(IdleGroup, "idle", GROUPS)
+for _model in (*FUSED_MODELS.values(), *IDLE_MODELS.values()):  # Lava looks for them among the names of the module
+    globals()[_model.__name__] = _model

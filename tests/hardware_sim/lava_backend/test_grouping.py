@@ -1,0 +1,69 @@
+"""Populations that share a Lava process: which, and that their spikes are those of a process each."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import hardware_sim
+from export.graph import Dense, Edge, Graph, Input, Neuron, Population
+from hardware_sim import Record, SimulationError
+from hardware_sim.comparison.compare import compare
+from hardware_sim.lava_backend import launch
+from hardware_sim.lava_backend.grouping import MAX_PORTS, groups
+from tests.examples import examples
+from tests.graphs import graded_graphs, graphs
+
+
+@given(graphs(most=6, recurrent=True), st.integers(1, 9))
+@examples(60)
+def test_groups_are_neighbours_and_know_what_they_read_and_send(drawn, most):
+    graph, _ = drawn
+    made = groups(graph, most)
+    assert [name for group in made for name in group.populations] == [p.name for p in graph.populations]
+    assert len(made) == min(most, len(graph.populations))
+    for group in made:
+        outside = {(p.name, e.source) for p in graph.populations for e in p.edges}
+        reads = {b for a, b in outside if a in group.populations and b not in group.populations}
+        sends = {b for a, b in outside if a not in group.populations and b in group.populations}
+        assert reads == set(group.sources) and sends == set(group.sends)
+        assert len(group.sources) == len(reads) and len(group.sends) == len(sends)
+
+
+def one(source: str) -> Edge:
+    return Edge(source, Dense(np.full((1, 1), 2)))
+
+
+def star(readers: int) -> Graph:
+    """Many populations that one reads."""
+    rays = [Population(f"p{k}", (1, 1, 1), (one("input"),), Neuron(1)) for k in range(readers)]
+    end = Population("end", (1, 1, 1), tuple(one(ray.name) for ray in rays), Neuron(None))
+    return Graph((Input("input", (1, 1, 1)), *rays, end), integer=True)
+
+
+def test_work_is_shared_out(worker):
+    graph = star(9)
+    sizes = [len(group.populations) for group in groups(graph, 2)]
+    assert max(sizes) - min(sizes) <= 4
+    wide = star(MAX_PORTS + 8)  # its end can read all of them where they are with it
+    assert max(len(group.sources) for group in groups(star(MAX_PORTS + 8), 1)) == 1
+    spikes = np.ones((1, 8, 1, 1, 1), np.uint8)
+    with pytest.raises(SimulationError, match=r"end: reads 40 populations; 1 to 32 run in fused Lava"):
+        hardware_sim.run(wide, spikes, backend="lava", worker=worker)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 9])
+def test_any_number_of_processes_gives_the_same_spikes(processes, worker, monkeypatch):
+    monkeypatch.setattr(launch, "cores", lambda: processes)
+
+    @given(st.one_of(graphs(most=4, recurrent=True), graded_graphs(recurrent=True, late=True)))
+    @examples(6)
+    def equal(drawn):
+        graph, spikes = drawn
+        record = Record(potentials="all", counts="all")
+        lavas = hardware_sim.run(graph, spikes, backend="lava", record=record, worker=worker)
+        assert compare(hardware_sim.run(graph, spikes, backend="reference", record=record), lavas).equal
+
+    equal()
