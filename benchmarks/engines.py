@@ -1,31 +1,46 @@
 """The engines without Lava beside the ANN, PyTorch's integer network, and other libraries' inference of the same U-Net.
 
 Milliseconds a slice, and ratios. The peers (SpikingJelly, snnTorch, lava-dl's SLAYER) run untrained weights on spikes
-of the same rate, each in a process of its own, with as many threads.
+of the same images, each in a process of its own, with as many threads. Then what people wait for around the engines:
+a validation, Lava's steps and all around them, and the start of commands.
 """
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import hardware_sim
 from benchmarks import peers
 from benchmarks.common import TIMESTEPS, best_of, images, machine
+from export import netx
+from export.graph import Graph
 from hardware_sim.comparison.compare import compare
 from hardware_sim.fast.bytes import bytes_are_fast
+from hardware_sim.lava_backend.grouping import cores, groups
+from hardware_sim.lava_backend.job import FLOOR
+from hardware_sim.lava_backend.launch import time_lava
 from hardware_sim.record import Record
 from neuroseg.conversion.lower import export
+from neuroseg.data import template
+from neuroseg.engine import Engine
 from neuroseg.pretrained import FOLDER
 from neuroseg.runs import Run, load_ann, load_snn
 from neuroseg.spiking.encode import encode
+from neuroseg.validation import validate
 
 SLICES = 40
 REPEATS = 7
+ROUNDS = 5
+COMMANDS = (("--help",), ("inspect", "FILE.net"), ("map", "FILE.net"))
 NOTHING = Record(spikes=())
 
 
@@ -58,8 +73,49 @@ def run() -> dict[str, Any]:
             if name.startswith("layer ")
         },
         **_beside_peers(seconds["fast"] / SLICES),
+        "validate_over_ann": _validation() / (seconds["ann"] / SLICES),
+        "lava": _lava(graph, spikes),
+        "seconds_of_commands": {" ".join(command): round(_command(command), 2) for command in COMMANDS},
         "machine": machine(),
     }
+
+
+def _validation() -> float:
+    """Seconds a slice of a whole validation: PyTorch's integers, the fast engine, every spike compared, Dice."""
+    network, subjects = load_snn(Run(FOLDER).snn)[0], template.cohort(2, seed=0).subjects
+    graph = export(network)
+    took = best_of(lambda: validate(network, graph, subjects, Engine()), 3)
+    return took / sum(len(subject.image) for subject in subjects)
+
+
+def _lava(graph: Graph, spikes: np.ndarray) -> dict[str, float]:
+    """A step in layers that share processes, in a process each, and of messages alone; all that is not steps."""
+    record, layers = Record(), len(graph.populations)
+    runs = {"shared": ("fused", None), "process_a_layer": ("fused", layers), "floor": (FLOOR, layers)}
+    steps: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(ROUNDS):
+        for name, (fidelity, processes) in runs.items():
+            took = time_lava(graph, spikes, fidelity=fidelity, record=record, processes=processes)
+            steps[name].append(1e3 * took["run"] / took["steps"])
+    middle = {name: statistics.median(found) for name, found in steps.items()}
+    start = time.perf_counter()
+    trace = hardware_sim.run(graph, spikes, backend="lava")
+    whole = time.perf_counter() - start
+    return {
+        "processes": len(groups(graph, cores())),
+        **{f"{name}_ms_per_step": round(value, 3) for name, value in middle.items()},
+        "shared_over_floor": round(middle["shared"] / middle["floor"], 2),
+        "process_a_layer_over_shared": round(middle["process_a_layer"] / middle["shared"], 2),
+        "seconds_beyond_steps": round(whole - trace.seconds["run"], 2),
+    }
+
+
+def _command(arguments: tuple[str, ...]) -> float:
+    """The least seconds of a command, of three."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = netx.write(export(load_snn(Run(FOLDER).snn)[0]), Path(folder) / "network.net")
+        command = [sys.executable, "-m", "neuroseg", *(str(file) if part == "FILE.net" else part for part in arguments)]
+        return best_of(lambda: subprocess.run(command, capture_output=True, check=True), 3)
 
 
 def _beside_peers(fast: float) -> dict[str, Any]:

@@ -59,10 +59,19 @@ def pack_weight(half: torch.Tensor, op: Conv, shape: tuple[int, ...]) -> ByteCon
 
 
 @functools.cache
-def bytes_are_fast() -> bool:
-    """Whether oneDNN multiplies bytes here, exactly: the widest sums of a small convolution tell."""
+def multiplies_bytes() -> bool:
+    """Whether the processor has instructions for it (VNNI), so that nothing else comes near."""
     features = binding.get_host_cpu_features()
-    if not (features.get("avx512vnni") or features.get("avxvnni")):
+    return bool(features.get("avx512vnni") or features.get("avxvnni"))
+
+
+@functools.cache
+def bytes_are_fast() -> bool:
+    """Whether oneDNN multiplies bytes here, exactly: the widest sums of a small convolution tell.
+
+    AVX2 adds products in pairs, in 16 bits that saturate: 2 * 127 * 128 is below that.
+    """
+    if not (multiplies_bytes() or binding.get_host_cpu_features().get("avx2")):
         return False
     op = Conv(np.zeros((16, 16, 3, 3)), padding=(1, 1))
     x = torch.full((2, 16, 5, 5), COUNT_MAX, dtype=torch.uint8).contiguous(memory_format=torch.channels_last)

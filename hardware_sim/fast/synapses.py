@@ -1,4 +1,4 @@
-"""How a population's synapses are computed: which arithmetic, and which of them together.
+"""How a population's synapses are computed: which arithmetic, dense or by events, and which of them together.
 
 What arrives is uint8 (N, C, H, W) of spikes, N = T * B, channels last in memory; what a part makes of it is float32
 likewise, whole numbers below 2^24, which float32 holds exactly.
@@ -7,7 +7,8 @@ likewise, whole numbers below 2^24, which float32 holds exactly.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +17,10 @@ import torch.nn.functional as F
 
 from export.graph import Conv, ConvT, Dense, Edge, Graph, Operator, Pair, Population, Shape
 from export.limits import WEIGHT_MAX, WEIGHT_MIN
+from export.operators import output_shape
 from hardware_sim.fast import kernels
-from hardware_sim.fast.bytes import COUNT_MAX, bytes_are_fast, pack_weight, reads
+from hardware_sim.fast.bytes import COUNT_MAX, bytes_are_fast, multiplies_bytes, pack_weight, reads
+from hardware_sim.lava_backend import kernels as event_kernels
 from hardware_sim.reference import apply_operator
 
 Apply = Callable[[torch.Tensor], torch.Tensor]
@@ -66,7 +69,22 @@ def _joins(first: Edge, edge: Edge, graph: Graph) -> bool:
 
 
 def choose(op: Operator, source: Shape, samples: int) -> tuple[Apply, str]:
-    """An operator in the cheapest arithmetic that holds it, and that arithmetic's name."""
+    """An operator in the cheapest arithmetic that holds it, and that arithmetic's name.
+
+    Where the processor has no instructions for bytes, adding up the weights of spikes may be cheaper: that is tried on
+    what comes first, and known from then on.
+    """
+    dense, name = _dense_way(op, source, samples)
+    if multiplies_bytes() or not isinstance(op, Conv | ConvT):
+        return dense, name
+    events = _by_events(op, source)
+    if events is None:
+        return dense, name
+    key = (type(op), op.weight.shape, op.stride, op.padding, op.dilation, source)
+    return _Faster(key, (dense, events)), f"{name} or events"
+
+
+def _dense_way(op: Operator, source: Shape, samples: int) -> tuple[Apply, str]:
     halves = _are_bytes(op.weight) and bytes_are_fast()
     if isinstance(op, Conv) and halves and reads(op, source):
         pool = _pooled(op, source)
@@ -80,6 +98,60 @@ def choose(op: Operator, source: Shape, samples: int) -> tuple[Apply, str]:
     if isinstance(op, Dense):
         return _dense(op, source), "floats"
     return (lambda x: apply_operator(op, x.float())), "floats"
+
+
+class _Faster:
+    """The faster of several ways to the same sums, for spikes about as many as those that came first."""
+
+    def __init__(self, key: Hashable, ways: tuple[Apply, ...]) -> None:
+        self.key, self.ways = key, ways
+        self.chosen: Apply | None = None
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if self.chosen is None:
+            spikes = int(torch.count_nonzero(x))
+            known = (self.key, len(x), (x.numel() // max(spikes, 1)).bit_length())  # octaves of the firing rate
+            if known not in FASTEST:
+                FASTEST[known] = min(range(len(self.ways)), key=lambda k: _seconds(self.ways[k], x))
+            self.chosen = self.ways[FASTEST[known]]
+        return self.chosen(x)
+
+
+FASTEST: dict[Hashable, int] = {}  # which way, of those that were tried in this process
+
+
+def _seconds(way: Apply, x: torch.Tensor) -> float:
+    """The lesser of two calls: the first one prepares."""
+    took = []
+    for _ in range(2):
+        start = time.perf_counter()
+        way(x)
+        took.append(time.perf_counter() - start)
+    return min(took)
+
+
+def _by_events(op: Conv | ConvT, source: Shape) -> Apply | None:
+    """Adds up the weights of every spike; None where most taps of a pixel land nowhere, or channels are grouped."""
+    # The kernels' order is (W, H, C): here it is (H, W, C), so both sides change their places.
+    weight = np.ascontiguousarray(op.weight.swapaxes(2, 3))
+    turned = dataclasses.replace(
+        op, weight=weight, stride=op.stride[::-1], padding=op.padding[::-1], dilation=op.dilation[::-1]
+    )
+    if isinstance(turned, ConvT):
+        turned = dataclasses.replace(turned, output_padding=turned.output_padding[::-1])
+    c, h, w = output_shape(op, source)
+    taps = event_kernels.make_taps(turned, (source[0], source[2], source[1]), (c, w, h))
+    if not taps.whole:
+        return None
+
+    def scattered(x: torch.Tensor) -> torch.Tensor:
+        frames = x.permute(0, 2, 3, 1).reshape(len(x), -1).numpy()
+        y = np.empty((len(x), h * w * c), np.float32)
+        with kernels.ALONE:
+            kernels.scatter_frames(frames, taps.columns, taps.rows, taps.weight, c, w, y)
+        return torch.from_numpy(y).view(len(x), h, w, c).permute(0, 3, 1, 2)
+
+    return scattered
 
 
 def _are_bytes(weight: np.ndarray) -> bool:

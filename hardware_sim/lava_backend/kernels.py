@@ -150,13 +150,13 @@ _SET = np.array([[k for k in range(8) if byte >> (7 - k) & 1] + [0] * (8 - byte.
 PLACES, COUNTS = _SET.astype(np.int32), np.array([byte.bit_count() for byte in range(256)])  # of the bits of a byte
 
 
-@numba.njit(numba.uint8(numba.uint64), cache=True, nogil=True)
+@numba.njit(inline="always")
 def _bits(word):
     """Eight bytes 0 or 1 in memory's order as bits, the first one highest."""
     return np.uint8(word * SPREAD >> np.uint64(56))
 
 
-@numba.njit(_INT(_U8, numba.uint64[::1], _INT, _INT, _I32), cache=True, nogil=True)
+@numba.njit(inline="always")
 def _firing(spikes, words, start, channels, active):
     """List the channels that spike at one pixel in `active`, which has room for 8 more; returns how many."""
     count = 0
@@ -175,7 +175,7 @@ def _firing(spikes, words, start, channels, active):
     return count
 
 
-@numba.njit(numba.void(_I16, _INT, _I32, _INT, _I16), cache=True, nogil=True)
+@numba.njit(inline="always")
 def _add_up(flat, size, active, firing, sums):
     """Sums of the weights of all that fire at a pixel, `size` of a channel, two channels at a time."""
     if size == 1:
@@ -204,7 +204,7 @@ def _add_up(flat, size, active, firing, sums):
 
 
 @numba.njit(numba.void(_U8, _COLUMNS, _ROWS, _WEIGHT, _INT, _INT, _I16, _I32, _I16), cache=True, nogil=True)
-def _scatter_whole(spikes, columns, rows, weight, channels, height, total, active, sums):
+def scatter_whole(spikes, columns, rows, weight, channels, height, total, active, sums):
     # Where nearly all taps of a pixel land somewhere, and all channels' on the same places: their weights lie in one
     # piece, so they are added up in long loops first. Unsigned indexes spare numba's handling of negative ones, and so
     # let LLVM vectorise the innermost loop.
@@ -295,7 +295,7 @@ def scatter(spikes: np.ndarray, taps: Taps | Columns, total: np.ndarray) -> None
     active = np.empty(taps.source[0] + 8, np.int32)
     if taps.whole:
         sums = np.empty(math.prod(taps.weight.shape[1:]), np.int16)
-        _scatter_whole(spikes, taps.columns, taps.rows, taps.weight, channels, height, total, active, sums)
+        scatter_whole(spikes, taps.columns, taps.rows, taps.weight, channels, height, total, active, sums)
     else:
         _scatter(spikes, taps.columns, taps.rows, taps.weight, taps.first_output, channels, height, total, active)
 

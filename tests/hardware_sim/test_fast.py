@@ -36,7 +36,28 @@ from tests.graphs import graphs
 from tests.networks import build, cases
 
 EVERYTHING = Record(potentials="all", counts="all")
-ARITHMETICS = sorted({False, byte_arithmetic.bytes_are_fast()})
+WAYS = ("floats", "events", *(["bytes"] if byte_arithmetic.bytes_are_fast() else []))
+
+
+class Always(dict):
+    """What is known of which way is faster, wherever it is asked."""
+
+    def __init__(self, way: int) -> None:
+        super().__init__()
+        self.way = way
+
+    def __contains__(self, key: object) -> bool:
+        return True
+
+    def __getitem__(self, key: object) -> int:
+        return self.way
+
+
+def go(way: str, patch: pytest.MonkeyPatch) -> None:
+    """Compute synapses one way, where it can be."""
+    patch.setattr(synapses, "bytes_are_fast", lambda: way == "bytes")
+    patch.setattr(synapses, "multiplies_bytes", lambda: way != "events")
+    patch.setattr(synapses, "FASTEST", Always(1))
 
 
 def assert_same(ours: Trace, theirs: Trace) -> None:
@@ -56,23 +77,23 @@ def both(graph: Graph, spikes: np.ndarray) -> None:
     assert_same(ours, theirs)
 
 
-@pytest.mark.parametrize("whole", ARITHMETICS)
+@pytest.mark.parametrize("way", WAYS)
 @given(drawn=graphs())
 @examples(60)
-def test_random_graphs(whole, drawn):
+def test_random_graphs(way, drawn):
     """Leaks, decays and resets of single neurons, delays, biases, single synapses, odd weights, dense ones."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(synapses, "bytes_are_fast", lambda: whole)
+        go(way, patch)
         patch.setattr(engine, "SMALL", 0)  # some samples at a time, and the rest
         both(*drawn)
 
 
-@pytest.mark.parametrize("whole", ARITHMETICS)
+@pytest.mark.parametrize("way", WAYS)
 @given(case=cases())
 @examples(25)
-def test_random_networks(whole, case):
+def test_random_networks(way, case):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(synapses, "bytes_are_fast", lambda: whole)
+        go(way, patch)
         both(*build(case)[1:])
 
 
@@ -102,16 +123,34 @@ MAPS: dict[str, tuple[Operator, tuple[int, int, int], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.skipif(not byte_arithmetic.bytes_are_fast(), reason="this processor has no 8-bit dot products")
+@pytest.mark.skipif(not byte_arithmetic.bytes_are_fast(), reason="this processor does not multiply bytes")
 @pytest.mark.parametrize("name", MAPS)
-def test_every_arithmetic_is_exact(name):
+def test_every_arithmetic_is_exact(name, monkeypatch):
     op, source, arithmetic = MAPS[name]
+    monkeypatch.setattr(synapses, "multiplies_bytes", lambda: True)
     x = torch.from_numpy((RNG.random((6, *source)) < 0.5).astype(np.uint8))
     x = x.contiguous(memory_format=torch.channels_last)
     apply, found = synapses.choose(op, source, 6)
     assert found == arithmetic
     assert torch.equal(apply(x), apply_operator(op, x.double()).float())
     assert torch.equal(apply(x[:2].contiguous(memory_format=torch.channels_last)), apply(x)[:2])  # the last samples
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_spikes_add_up_to_what_a_map_is(name, monkeypatch):
+    op, source, _ = MAPS[name]
+    x = torch.from_numpy((RNG.random((6, *source)) < 0.3).astype(np.uint8)).contiguous(
+        memory_format=torch.channels_last
+    )
+    monkeypatch.setattr(synapses, "multiplies_bytes", lambda: False)
+    apply, found = synapses.choose(op, source, 6)
+    if name in ("a convolution", "kernels side by side", "kernels that overlap"):
+        assert found.endswith(" or events")
+        for way in apply.ways:
+            assert torch.equal(way(x), apply_operator(op, x.double()).float())
+        assert any(apply(x) is not None and apply.chosen is way for way in apply.ways)
+    elif isinstance(op, Dense):
+        assert "events" not in found
 
 
 def test_edges_of_one_geometry_are_one_map():
