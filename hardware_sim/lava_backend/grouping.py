@@ -15,8 +15,7 @@ from export.graph import Graph, Population
 from export.inspect import synapse_count
 
 MAX_PORTS = 32  # of a group, for spikes in and for spikes out
-SPIKING = 0.15  # share of neurons that spike at a step, which is what synapses cost
-A_NEURON = 10.0  # synapses crossed in the time that a neuron takes, its record with it
+A_PIXEL, A_NEURON = 5000.0, 100.0  # synapses in whose time a source's pixel is looked at, and a neuron fires
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,11 @@ def groups(graph: Graph, most: int) -> tuple[Group, ...]:
 
 
 def _work(graph: Graph, population: Population) -> float:
-    synapses = sum(synapse_count(e.op, graph[e.source].shape, population.shape) for e in population.edges)
-    return SPIKING * synapses + A_NEURON * math.prod(population.shape)
+    """Of a step in which about a seventh of the neurons spike, in synapses; measured on the shipped network."""
+    sources = [graph[edge.source].shape for edge in population.edges]
+    synapses = sum(synapse_count(e.op, s, population.shape) for e, s in zip(population.edges, sources, strict=True))
+    pixels = sum(height * width for _, height, width in sources)
+    return synapses + A_PIXEL * pixels + A_NEURON * math.prod(population.shape)
 
 
 def _parts(populations: Sequence[Population], work: Sequence[float], number: int) -> list[list[Population]]:

@@ -46,6 +46,14 @@ class Taps:
         landing = (self.columns >= 0).mean() * self.rows[:, :, 1].sum() / (len(self.rows) * self.weight.shape[2])
         return bool(landing > LANDING and not self.first_output.any())
 
+    @functools.cached_property
+    def one_each(self) -> bool:
+        """Whether every pixel has one target, at its own place, and a channel one weight."""
+        if self.weight.shape[1:] != (1, 1, 1) or self.target != (1, *self.source[1:]):
+            return False
+        straight = (self.columns[:, 0] == np.arange(self.source[2])).all()
+        return bool(straight and (self.rows[:, 0, 1:] == [[1, y] for y in range(self.source[1])]).all())
+
 
 @dataclass(frozen=True, eq=False)
 class Columns:
@@ -178,11 +186,6 @@ def _firing(spikes, words, start, channels, active):
 @numba.njit(inline="always")
 def _add_up(flat, size, active, firing, sums):
     """Sums of the weights of all that fire at a pixel, `size` of a channel, two channels at a time."""
-    if size == 1:
-        sums[0] = 0
-        for k in range(firing):
-            sums[0] += flat[active[k]]
-        return
     first = np.uint64(active[0] * size)
     if firing == 1:
         for o in range(np.uint64(size)):
@@ -231,6 +234,17 @@ def scatter_whole(spikes, columns, rows, weight, channels, height, total, active
                     source = np.uint64((kx * kh + rows[y, run, 0]) * n)
                     for o in range(np.uint64(count * n)):
                         total[target + o] += sums[source + o]
+
+
+@numba.njit(numba.void(_U8, _I16, _I16), cache=True, nogil=True)
+def _scatter_dot(spikes, weight, total):
+    """One weight a channel, one target a pixel: all channels, which is less than to look which of them spike."""
+    channels = weight.shape[0]
+    for pixel in range(total.shape[0]):
+        found = np.int16(0)
+        for c in range(channels):
+            found += np.int16(spikes[pixel * channels + c]) * weight[c]
+        total[pixel] += found
 
 
 @numba.njit(numba.void(_U8, _COLUMNS, _ROWS, _WEIGHT, _I32, _INT, _INT, _I16, _I32), cache=True, nogil=True)
@@ -293,7 +307,9 @@ def scatter(spikes: np.ndarray, taps: Taps | Columns, total: np.ndarray) -> None
         return
     channels, height, _ = taps.target
     active = np.empty(taps.source[0] + 8, np.int32)
-    if taps.whole:
+    if taps.one_each:
+        _scatter_dot(spikes, taps.weight.reshape(-1), total)
+    elif taps.whole:
         sums = np.empty(math.prod(taps.weight.shape[1:]), np.int16)
         scatter_whole(spikes, taps.columns, taps.rows, taps.weight, channels, height, total, active, sums)
     else:

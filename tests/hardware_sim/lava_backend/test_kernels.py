@@ -19,6 +19,8 @@ PAIRS = st.tuples(st.integers(1, 3), st.integers(1, 3))
 @given(
     st.sampled_from(["conv", "convT", "dense", "sparse"]),
     st.sampled_from([1, 2]),
+    st.sampled_from([2, 8]),  # channels of a group; eight are looked at together
+    st.sampled_from([1, 3]),
     st.tuples(st.integers(1, 6), st.integers(1, 6)),
     PAIRS,
     st.tuples(st.integers(0, 2), st.integers(0, 2)),
@@ -27,16 +29,18 @@ PAIRS = st.tuples(st.integers(1, 3), st.integers(1, 3))
     st.integers(0, 10_000),
 )
 @examples(300)
-def test_scatter_reaches_what_a_loop_reaches(kind, groups, kernel, stride, padding, dilation, rate, seed):
+def test_scatter_reaches_what_a_loop_reaches(
+    kind, groups, channels, outputs, kernel, stride, padding, dilation, rate, seed
+):
     rng = np.random.default_rng(seed)
-    source = (2 * groups, int(rng.integers(2, 9)), int(rng.integers(2, 9)))
+    source = (channels * groups, int(rng.integers(2, 9)), int(rng.integers(2, 9)))
     if kind == "conv":
-        op = Conv(rng.integers(-128, 128, (3 * groups, 2, *kernel)) * 2, stride, padding, dilation, groups)
+        op = Conv(rng.integers(-128, 128, (outputs * groups, channels, *kernel)) * 2, stride, padding, dilation, groups)
     elif kind == "convT":
-        weight = rng.integers(-128, 128, (source[0], 3, *kernel)) * 2
+        weight = rng.integers(-128, 128, (source[0], outputs, *kernel)) * 2
         op = ConvT(weight, stride, padding, (stride[0] - 1, stride[1] - 1), dilation, groups)
     elif kind == "sparse":
-        op = single(rng, source, (3, *kernel), rng.random())
+        op = single(rng, source, (outputs, *kernel), rng.random())
     else:
         op = Dense(rng.integers(-128, 128, (5, int(np.prod(source)))) * 2)
     try:
@@ -52,8 +56,14 @@ def test_scatter_reaches_what_a_loop_reaches(kind, groups, kernel, stride, paddi
     np.testing.assert_array_equal(total.reshape(target[::-1]).T, expected.astype(np.int16))
 
 
-@given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 5), st.floats(0, 1), st.integers(0, 1000))
-@examples(60)
+@given(
+    st.sampled_from([1, 3, 8, 13, 16, 40]),
+    st.integers(1, 5),
+    st.sampled_from([1, 4, 5, 8, 16]),
+    st.floats(0, 1),
+    st.integers(0, 1000),
+)
+@examples(120)
 def test_bits_are_those_of_packbits(channels, height, width, rate, seed):
     spikes = (np.random.default_rng(seed).random((channels, height, width)) < rate).astype(np.uint8)
     expected = pack(spikes[None, None])[0, 0]
