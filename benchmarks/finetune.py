@@ -77,7 +77,7 @@ def convolutions_step(spikes: torch.Tensor, masks: torch.Tensor) -> Callable[[],
         apply_synapse(x, weight, synapse.op)
         gradients(up, x, weight, synapse.op, wanted=(synapse.source != "input", True))
 
-    return _convolutions(spikes, step, precision=torch.float32)
+    return _convolutions(spikes, step, precision=torch.float32, whole=False)
 
 
 def own_convolutions_step(spikes: torch.Tensor, masks: torch.Tensor) -> Callable[[], None]:
@@ -87,10 +87,13 @@ def own_convolutions_step(spikes: torch.Tensor, masks: torch.Tensor) -> Callable
         apply_to_counts(x, weight, synapse.op, whole=True)
         gradients(up, x, weight, synapse.op, wanted=(synapse.source != "input", True))
 
-    return _convolutions(spikes, step, precision=spike_dtype(spikes.device))
+    return _convolutions(spikes, step, precision=spike_dtype(spikes.device), whole=True)
 
 
-def _convolutions(spikes: torch.Tensor, step: Callable[..., None], *, precision: torch.dtype) -> Callable[[], None]:
+def _convolutions(
+    spikes: torch.Tensor, step: Callable[..., None], *, precision: torch.dtype, whole: bool
+) -> Callable[[], None]:
+    """precision: of what comes back. whole: spikes are bytes, and not floats."""
     network = _network()
     values = network.walk(spikes, lambda p, values: (network.currents(p, values) > 1).float())
     jobs = []
@@ -100,7 +103,7 @@ def _convolutions(spikes: torch.Tensor, step: Callable[..., None], *, precision:
                 x = values[synapse.source].flatten(0, 1).contiguous(memory_format=torch.channels_last)
                 weight = network.integer_weight(population, k).float()
                 up = torch.ones_like(apply_synapse(x, weight, synapse.op)).to(precision)
-                jobs.append((x if precision == torch.float32 else to_bytes(x), weight, synapse, up))
+                jobs.append((to_bytes(x) if whole else x, weight, synapse, up))
     return lambda: [step(*job) for job in jobs] and None
 
 
