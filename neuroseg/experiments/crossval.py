@@ -225,8 +225,9 @@ def _run_fold(
 
 
 def _recipe(variant: Variant, tuning: FinetuneConfig) -> dict[str, Any]:
-    """How a network is made, as its rows say it."""
-    return {"variant": asdict(variant), "tuning": asdict(tuning) if variant.finetuned else None}
+    """How a network is made, as its rows say it; those of before there were graded ones say nothing of that."""
+    shown = {key: value for key, value in asdict(variant).items() if key != "graded" or value}
+    return {"variant": shown, "tuning": asdict(tuning) if variant.finetuned else None}
 
 
 def _other_variant(run: Run) -> runs.RunError:
