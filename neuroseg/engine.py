@@ -99,8 +99,9 @@ def run_shared(
 
     on_samples: called with parts done and parts in all. Raises SimulationError for a part that fails.
     """
-    size = max(1, -(-spikes.shape[1] // (PARTS_A_PROCESS * cluster.workers)))
-    parts = list(spikes.split(size, dim=1))
+    shares = cluster.workers * (1 if engine.backend in ("lava", "loihi") else PARTS_A_PROCESS)  # Lava comes up for each
+    size = max(1, -(-spikes.shape[1] // shares))
+    parts = [part.clone() for part in spikes.split(size, dim=1)]  # a view would be sent with all that it is of
     work = _Part(replace(engine, worker=None), graph, record)
     found = each(cluster, work, parts, failed=lambda _, why: why, on_done=on_samples)
     failures = [part for part in found if isinstance(part, str)]

@@ -15,7 +15,6 @@ import numba
 import numpy as np
 
 from export.limits import DECAY_MAX, POTENTIAL_MAX, POTENTIAL_SHIFT
-from hardware_sim.lava_backend.kernels import scatter_whole
 
 ALONE = threading.Lock()  # one of numba's thread pools aborts the process where two threads use it at once
 BLOCK = 4096  # neurons at a time, so that their potentials stay in the first cache
@@ -104,26 +103,6 @@ def pack_spikes(fired, channels, height, width, bits):
                     place = np.uint64((c * height + y) * width + x)
                     found[place >> np.uint64(3)] |= np.uint8(spikes[start + c] << (7 - (place & np.uint64(7))))
                 start += channels
-
-
-_ROWS, _SUMS = numba.int32[:, :, ::1], numba.float32[:, ::1]
-_WEIGHT = numba.int16[:, :, :, ::1]
-
-
-@numba.njit(
-    numba.void(numba.uint8[:, ::1], numba.int32[:, ::1], _ROWS, _WEIGHT, numba.int64, numba.int64, _SUMS),
-    parallel=True,
-    cache=True,
-)
-def scatter_frames(x, columns, rows, weight, channels, side, sums):
-    """What frames of spikes (N, n) make of a synapse's tables: sums (N, m). See `lava_backend.kernels`."""
-    for frame in numba.prange(len(x)):
-        total = np.zeros(sums.shape[1], np.int16)
-        active = np.empty(weight.shape[0] + 8, np.int32)
-        added = np.empty(weight.shape[1] * weight.shape[2] * weight.shape[3], np.int16)
-        scatter_whole(x[frame], columns, rows, weight, channels, side, total, active, added)
-        for k in range(len(total)):
-            sums[frame, k] = total[k]
 
 
 _FRAMES = numba.uint8[:, :, :, ::1]

@@ -148,7 +148,7 @@ def _by_events(op: Conv | ConvT, source: Shape) -> Apply | None:
         frames = x.permute(0, 2, 3, 1).reshape(len(x), -1).numpy()
         y = np.empty((len(x), h * w * c), np.float32)
         with kernels.ALONE:
-            kernels.scatter_frames(frames, taps.columns, taps.rows, taps.weight, c, w, y)
+            event_kernels.scatter_frames(frames, taps.columns, taps.rows, taps.weight, c, w, y)
         return torch.from_numpy(y).view(len(x), h, w, c).permute(0, 3, 1, 2)
 
     return scattered

@@ -54,7 +54,7 @@ def _check_ports(graph: Graph, job: Job) -> None:
                 "(one whose inputs or weights have their own delays counts once for each delay, and what it sends "
                 "itself counts)"
             )
-        sources = {edge.source for edge in population.edges}
+        sources = {edge.source for edge in population.edges} - {population.name}
         if len(sources) > MAX_PORTS:
             raise SimulationError(
                 f"{population.name}: reads {len(sources)} populations; 1 to {MAX_PORTS} run in fused Lava"

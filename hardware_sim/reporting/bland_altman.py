@@ -19,6 +19,7 @@ from matplotlib import pyplot as plt
 
 from hardware_sim.reporting.pictures import BLUE, ORANGE, STYLE, save
 
+ACROSS = 3  # panels beside each other
 SHARE = 1.96  # standard deviations on either side that hold 95 % of a normal distribution
 
 
@@ -64,8 +65,12 @@ def as_json(measured: Sequence[Measured], subjects: Sequence[str], methods: tupl
 def draw(measured: Sequence[Measured], methods: tuple[str, str], path: Path) -> None:
     """A panel a quantity: each subject's difference against its mean, the bias, and the limits."""
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(measured), figsize=(4.2 * len(measured), 3), squeeze=False)
-        for axis, quantity in zip(axes[0], measured, strict=True):
+        across = min(len(measured), ACROSS)
+        down = -(-len(measured) // across)
+        figure, axes = plt.subplots(down, across, figsize=(4.2 * across, 3 * down), squeeze=False)
+        for axis in axes.flat[len(measured) :]:
+            axis.set_axis_off()
+        for axis, quantity in zip(axes.flat, measured, strict=False):
             unit = f" ({quantity.unit})" if quantity.unit else ""
             means = np.add(quantity.first, quantity.second) / 2
             axis.plot(means, quantity.differences, "o", color=BLUE, markersize=4, alpha=0.8)

@@ -105,7 +105,7 @@ def crossval_tables(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
             tables[loss] = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
             tables[loss].add_column("network", no_wrap=True)
             for column in (*score_names(same), "epochs", "rate", "ops"):
-                tables[loss].add_column(column, justify="right", no_wrap=True)
+                tables[loss].add_column(escape(column), justify="right", no_wrap=True)
         name, operations = f"{row['method']}, {row['weights']}", f"{row['operations'] / 1e6:.0f}"
         tables[loss].add_row(name, *score_cells(row, same), operations)
     return list(tables.values())

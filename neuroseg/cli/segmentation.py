@@ -40,7 +40,8 @@ def segment(
         list[Path], typer.Argument(metavar="SCAN...", help="T1-weighted scans: whole heads or crops of a hippocampus.")
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Mask to write, .nii or .nii.gz: 1 right, 2 left.")
+        Path | None,
+        typer.Option("--out", "-o", help="Mask to write, .nii or .nii.gz: 1 right, 2 left; classes right, then left."),
     ] = None,
     out_dir: Annotated[
         Path | None, typer.Option(help="Folder for the masks of several scans, and volumes.csv.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -100,7 +101,13 @@ def train(
     with assembled(where) as team, team_bar(team, "ANN") as show:
         console.print(f"training on {len(training)} subjects, {scored}")
         history = train_run(run, settings, training, held_out, on_step=show, team=team)
-    console.print(f"best validation 3D Dice {max(row.validation_dice for row in history):.4f}; {escape(str(run.ann))}")
+    best = max(row.validation_dice for row in history)
+    console.print(f"best validation {score_of(classes)} {best:.4f}; {escape(str(run.ann))}")
+
+
+def score_of(classes: Sequence[str]) -> str:
+    """What validation of a training is."""
+    return f"3D Dice (mean of {' and '.join(classes)})" if classes else "3D Dice"
 
 
 @commands.command()
@@ -154,6 +161,8 @@ def convert(
     is_run, where = source.is_dir() or source.suffix not in (PT2, ONNX), choose(device.value)
     given = {"--timesteps": timesteps, "--reset": reset, "--u0": u0, "--encoder": encoder, "--balance": method}
     unknown = [option for option, value in given.items() if value is not None]
+    if neuron == NeuronKind.sigma_delta and where.type != "cpu":
+        raise ValueError("--device balances thresholds, which sigma-delta neurons have none of; they go without")
     if neuron == NeuronKind.sigma_delta and unknown:
         raise ValueError(f"{', '.join(unknown)}: sigma-delta neurons take one step, and have no threshold to balance")
     method = method or (Balance.rate if is_run else Balance.best)
@@ -237,7 +246,7 @@ def finetune(
         config = replace(config, loss=loss.value if loss else settings.train.loss, seed=settings.seed)
         with assembled(where) as team, team_bar(team, "spiking") as show:
             tuning = finetune_run(run, training, held_out, config, on_step=show, team=team)
-        reached = "3D Dice"
+        reached = score_of(settings.classes)
     console.print(rates_table(tuning.before, tuning.after))
     best = max(row.validation_dice for row in tuning.history)
     console.print(f"best validation {reached} {best:.4f}; {escape(str(run.snn))}")

@@ -18,6 +18,8 @@ MAX_MM3 = 12_000  # both hippocampi, see `doubts.VOLUMES_MM3`
 SHOWN = 8
 CLASSES = 127  # most, so that the labels of both sides' fit 8 bits
 BACKGROUND = "background"
+TAKEN = (BACKGROUND, "mean")  # what tables call something else
+VALUE_MAX, DIGITS = 2**31 - 1, 10
 LABELS_ALLOWED = "whole numbers above 0 like 17,53, or classes like head=1,body=2 or by the data set's names for them,"
 
 Labels = Collection[int] | Mapping[str, int]
@@ -81,27 +83,38 @@ def parse_labels(text: str | None, known: Mapping[str, int] | None = None) -> La
         return None
     parts = [part.strip() for part in text.split(",")]
     if all(part.isdecimal() for part in parts):
-        values = [int(part) for part in parts]
+        values = [_value(part, text) for part in parts]
         labels: Labels = tuple(values)
     else:
         named = [_class(part, known, text) for part in parts]
         labels, values = dict(named), [value for _, value in named]
-        if len({name.lower() for name in labels}) < len(parts) or len(parts) > CLASSES:
-            raise ScanError(f"--labels is {text!r}; {CLASSES} classes of different names at most are allowed")
-    if min(values) < 1 or len(set(values)) < len(values):
-        raise ScanError(f"--labels is {text!r}; {LABELS_ALLOWED} are allowed, each value once")
+        if len(parts) > CLASSES:
+            raise ScanError(f"--labels has {len(parts)} classes; {CLASSES} at most are allowed")
+        if len({name.lower() for name in labels}) < len(parts):
+            raise ScanError(f"--labels is {text!r}; classes of different names are allowed, whatever their case")
+    if len(set(values)) < len(values):
+        raise ScanError(f"--labels is {text!r}; each value once is allowed")
     return labels
+
+
+def _value(part: str, text: str) -> int:
+    value = int(part) if part.isdecimal() and len(part) <= DIGITS else 0
+    if not 0 < value <= VALUE_MAX:
+        raise ScanError(f"--labels is {text!r}; {part[:DIGITS]!r} is found where {LABELS_ALLOWED} are allowed")
+    return value
 
 
 def _class(part: str, known: Mapping[str, int] | None, text: str) -> tuple[str, int]:
     """Name and value of a class."""
     name, given, value = (piece.strip() for piece in part.partition("="))
-    if not name.isprintable() or not name or name.isdecimal() or name.lower() == BACKGROUND:
-        raise ScanError(f"--labels is {text!r}; {LABELS_ALLOWED} are allowed")
-    if given and value.isdecimal():
-        return name, int(value)
+    plain = name and all(character.isalnum() or character in " _-." for character in name)
+    if not plain or name.isdecimal() or name.lower() in TAKEN:
+        raise ScanError(
+            f"--labels is {text!r}; {part!r} is found where {LABELS_ALLOWED} are allowed; {' and '.join(TAKEN)} are no "
+            "classes, and names are of letters, digits, spaces and _-."
+        )
     if given:
-        raise ScanError(f"--labels is {text!r}; {name} is {value!r}, and {LABELS_ALLOWED} are allowed")
+        return name, _value(value, text)
     named = {key.lower(): number for key, number in (known or {}).items()}
     if name.lower() not in named:
         names = f"names {', '.join(known)}" if known else "names no labels"
@@ -110,18 +123,18 @@ def _class(part: str, known: Mapping[str, int] | None, text: str) -> tuple[str, 
 
 
 def _chosen(values: np.ndarray, labels: Labels) -> tuple[np.ndarray, str | None]:
+    values = values.astype(np.float64)
     rounded = np.rint(values)
     whole = np.abs(values - rounded) < WHOLE
     names = {value: name for name, value in labels.items()} if isinstance(labels, Mapping) else {}
     found = np.zeros(values.shape, np.uint8)
     for k, value in enumerate(names or labels, start=1):
         found[whole & (rounded == value)] = k if names else 1
-    held = _listed(np.unique(values))
     if not found.any():
         wanted = ", ".join(f"{value} ({names[value]})" if names else str(value) for value in names or labels)
-        raise ScanError(f"mask holds no voxel of the label(s) {wanted}; it holds {held}")
+        raise ScanError(f"mask holds no voxel of the label(s) {wanted}; it holds {_listed(np.unique(values))}")
     lacking = [f"{name} ({value})" for k, (value, name) in enumerate(names.items(), start=1) if not (found == k).any()]
-    return found, f"mask holds no {', '.join(lacking)}; it holds {held}" if lacking else None
+    return found, f"mask holds no {', '.join(lacking)}; it holds {_listed(np.unique(values))}" if lacking else None
 
 
 def _judged(values: np.ndarray) -> tuple[np.ndarray, str | None]:

@@ -100,19 +100,25 @@ def _nnunet(directory: Path, listing: dict[str, Any]) -> list[Pair | Reject]:
 
 def _labels(listing: dict[str, Any]) -> tuple[int, ...] | None:
     """Labels whose names speak of the hippocampus or its parts, where others are listed too; else None."""
-    named = named_labels(listing)
-    found = [value for name, value in named.items() if "hippocamp" in name.lower()]
+    named = [(name, value) for name, value in _named(listing) if value != 0]
+    found = [value for name, value in named if value and "hippocamp" in name.lower()]
     return tuple(found) if found and len(found) < len(named) else None
 
 
 def named_labels(listing: dict[str, Any]) -> dict[str, int]:
-    """Values of the labels that a listing names, but for the background; of nnU-Net's regions none."""
-    named = listing.get("labels")
-    found: dict[str, int] = {}
+    """Values of the labels that a listing names, but for the background, and for names of several labels."""
+    named = _named(listing)
+    names = [name for name, _ in named]
+    return {name: value for name, value in named if value and names.count(name) == 1}
+
+
+def _named(listing: dict[str, Any]) -> list[tuple[str, int | None]]:
+    """Names and values of all labels; None for nnU-Net's regions, which are several."""
+    named, found = listing.get("labels"), []
     for key, value in named.items() if isinstance(named, dict) else ():
         name, number = (value, key) if isinstance(value, str) else (key, value)  # version 1: number to name
-        if isinstance(number, int | str) and str(number).isdecimal() and int(number) > 0:
-            found[str(name)] = int(number)
+        known = isinstance(number, int | str) and str(number).isdecimal() and len(str(number)) < 10
+        found.append((str(name), int(number) if known else None))
     return found
 
 

@@ -6,6 +6,7 @@ Every network of a fold is a run folder of its own, which `neuroseg export` and 
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -27,6 +28,7 @@ from neuroseg.experiments.scoring import converged, measured, measured_graded, s
 from neuroseg.runs import Run
 from neuroseg.settings import Settings
 from neuroseg.spiking.activity import ann_operations
+from neuroseg.spiking.device import choose
 from neuroseg.steps import Conversion, calibrated, sigma_delta_run
 from neuroseg.training.finetune import FinetuneConfig, finetune
 from neuroseg.training.team import CPU, Team
@@ -36,6 +38,7 @@ from neuroseg.training.unet import UNetConfig, channels_for
 VALIDATION_SUBJECTS = 16  # of a fold's training subjects, to choose the best epoch on
 
 ROWS = "rows.json"
+ALONE = threading.Lock()  # PyTorch draws from one stream of random numbers, which folds on threads would mix up
 
 Bar = Callable[[str], AbstractContextManager[OnStep]]
 
@@ -170,7 +173,9 @@ class FoldTask:
     def __call__(self, fold: Fold) -> str | None:
         """Run it quietly; what went wrong, if something did."""
         try:
-            self.run(fold, bar=_quiet)
+            with ALONE:
+                choose(self.device.type)  # sets this process up for it
+                self.run(fold, bar=_quiet)
         except (ValueError, OSError, RuntimeError) as error:
             return f"fold {fold.number}: {error}"
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -61,18 +62,26 @@ def _fold(given: Fields) -> dict[str, Any]:
 
 
 def check_folds(folds: Sequence[dict[str, Any]]) -> None:
-    """Raise RunError unless the folds of a loss are of one run: same settings, no subject tested twice."""
+    """Raise RunError unless the folds of a loss are of one run: same settings, no subject tested twice.
+
+    A fold of an earlier version may lack networks that others have.
+    """
     for loss in {fold["loss"] for fold in folds}:
         same = [fold for fold in folds if fold["loss"] == loss]
         common = [
-            (
-                {k: v for k, v in fold["settings"].items() if k not in ("training", "validation", "test")},
-                [(row.get("variant"), row.get("tuning")) for row in fold["rows"]],
-            )
+            {
+                "classes": [],
+                **{k: v for k, v in fold["settings"].items() if k not in ("training", "validation", "test")},
+            }
             for fold in same
         ]
+        made: dict[str, set[str]] = {}  # how each network is made
+        for row in (row for fold in same for row in fold["rows"]):
+            recipe = json.dumps([row.get("variant"), row.get("tuning")], sort_keys=True)
+            made.setdefault(row.get("method", ""), set()).add(recipe)
         tested = [name for fold in same for name in fold["settings"]["test"]]
-        if any(one != common[0] for one in common) or len(set(tested)) < len(tested):
+        differ = any(one != common[0] for one in common) or any(len(recipes) > 1 for recipes in made.values())
+        if differ or len(set(tested)) < len(tested):
             numbers = ", ".join(str(fold["fold"]) for fold in same)
             raise RunError(f"folds {numbers} of loss {loss} are of different runs; use a folder for each")
 

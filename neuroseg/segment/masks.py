@@ -73,10 +73,10 @@ def segment(
 ) -> Segmentation:
     """Predict regions slice by slice and put the probabilities back into the scan's grid.
 
-    Probabilities are interpolated, then held against THRESHOLD; where the scan has RAS axes and 1 mm the mask is the
-    prediction, voxel by voxel. Where boxes of both sides overlap the likelier side wins. batch: slices at a time, None
-    for all of a region. classes: names of the prediction's, but for the background; the likeliest wins. Raises
-    ScanError without a region and where nothing was found, and ValueError for a prediction of another shape.
+    Probabilities are interpolated, then held against THRESHOLD, or those of classes against each other; where the scan
+    has RAS axes and 1 mm the mask is the prediction, voxel by voxel. Where boxes of both sides overlap the likelier side
+    wins. batch: slices at a time, None for all of a region. classes: names of the prediction's, but for the background.
+    Raises ScanError without a region and where nothing was found, and ValueError for a prediction of another shape.
     """
     if not regions:
         raise ScanError("no region to segment")
@@ -86,7 +86,7 @@ def segment(
     parts = range(1, len(classes or ("",)) + 1)
     for region in regions:
         predicted = _predict(region, predict, batch, len(classes) + 1 if classes else 1)
-        certainty[region.side] = expected_dice(_hippocampus(predicted))
+        certainty[region.side] = expected_dice(_hippocampus(predicted), _parts(predicted) > 0)
         window, channels = _back(region, predicted, scan)
         found, part = _hippocampus(channels), _parts(channels)
         wins = found > probability[window]
@@ -99,7 +99,9 @@ def segment(
     }
     if not any(volumes.values()):
         sides = " and the ".join(volumes)
-        raise ScanError(f"the {sides} hippocampus was not found: no voxel is hippocampus with more than {THRESHOLD:g}")
+        why = "in no voxel a class is likelier than the background"
+        why = why if classes else f"no voxel is hippocampus with more than {THRESHOLD:g}"
+        raise ScanError(f"the {sides} hippocampus was not found: {why}")
     noise = max(region.noise for region in regions)
     found_doubts = doubts(scan, volumes, certainty, noise)
     return Segmentation(mask, probability, volumes, scan, certainty, found_doubts, tuple(classes))
@@ -115,9 +117,8 @@ def _parts(channels: np.ndarray) -> np.ndarray:
     return channels.argmax(axis=0) if len(channels) > 1 else (channels[0] > THRESHOLD).astype(np.int64)
 
 
-def expected_dice(probability: np.ndarray) -> float:
-    """Dice that the mask above THRESHOLD has on average, if each voxel is hippocampus with its probability."""
-    mask = probability > THRESHOLD
+def expected_dice(probability: np.ndarray, mask: np.ndarray) -> float:
+    """Dice that a mask (bool) has on average, if each voxel is hippocampus with its probability."""
     total = float(probability.sum()) + np.count_nonzero(mask)
     return float(2 * probability[mask].sum() / total) if total else 0.0
 

@@ -64,7 +64,8 @@ def save(segmentation: Segmentation, mask: Path, probability: Path | None = None
     Raises ScanError for a name that is no NIfTI's, OSError where there is no place to write.
     """
     labels = ", ".join(f"{value} {name}" for name, value in segmentation.labels.items())
-    images = [_image(segmentation, segmentation.mask, intent="label", description=f"hippocampus: {labels}")]
+    labels = labels if segmentation.classes else f"hippocampus: {labels}"
+    images = [_image(segmentation, segmentation.mask, intent="label", description=labels)]
     if probability:
         described = {"intent": "estimate", "description": "probability of hippocampus"}
         images.append(_image(segmentation, segmentation.probability, **described))
@@ -85,7 +86,7 @@ def _image(segmentation: Segmentation, data: np.ndarray, *, intent: str, descrip
     header.extensions.clear()  # may name the patient, and speaks of the scan
     if segmentation.doubts:
         kinds = list(dict.fromkeys(doubt.kind for doubt in segmentation.doubts))
-        description += f"; DOUBTFUL: {', '.join(kinds)}"
+        description = f"DOUBTFUL: {', '.join(kinds)}; {description}"  # first, as a header has little room
         text = "DOUBTFUL: " + "; ".join(doubt.text for doubt in segmentation.doubts)
         header.extensions.append(nib.nifti1.Nifti1Extension("comment", text.encode()))
     header["descrip"], header["aux_file"] = description.encode()[:DESCRIPTION_MAX], b""

@@ -32,7 +32,7 @@ from export.graph import (
 from export.limits import POTENTIAL_SHIFT
 from hardware_sim.fast.bytes import COUNT_MAX
 from neuroseg.spiking.channels import last_reads, per_input_channel, pool_sizes, survival_rates
-from neuroseg.spiking.device import device_of, exact, wide
+from neuroseg.spiking.device import device_of, exact, place, wide
 from neuroseg.spiking.encode import encode
 from neuroseg.spiking.integers import POTENTIAL_LIMIT, even_integers, loihi_bias
 from neuroseg.spiking.neuron import NO_LIMIT, integrate_fire, scan
@@ -231,7 +231,7 @@ class SpikingNetwork(nn.Module):
         encoder: str | None = None,
         alpha: float | None = None,
     ) -> SpikingNetwork:
-        """A copy with the same parameters: of another graph of the same populations, or of what is given."""
+        """A copy with the same parameters, where they are: of another graph of the same populations, or as given."""
         graph = graph or self.graph
         neuron = self.neuron
         if reset is not None or u0 is not None:
@@ -239,6 +239,7 @@ class SpikingNetwork(nn.Module):
         graph = with_timesteps(graph, timesteps) if timesteps else graph
         graph = with_encoder(graph, encoder) if encoder else graph
         copy = SpikingNetwork(graph, alpha=self.alpha if alpha is None else alpha)
+        place(copy, device_of(self))
         copy.load_state_dict(self.state_dict())
         return copy.train(self.training)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -144,6 +145,8 @@ def test_without_resampling_classes_are_the_prediction_exactly(tmp_path):
         == pytest.approx(found.class_volumes_mm3["left head"] + found.class_volumes_mm3["left body"])
     )
     save(found, tmp_path / "mask.nii")
+    assert b"DOUBTFUL: " in bytes(nib.load(tmp_path / "mask.nii").header["descrip"])
+    save(replace(found, doubts=()), tmp_path / "mask.nii")
     assert b"1 right head, 2 right body, 3 left head, 4 left body" in bytes(
         nib.load(tmp_path / "mask.nii").header["descrip"]
     )
@@ -324,8 +327,9 @@ def test_the_benchmark_of_heads_alters_what_it_says(name):
 
 
 def test_certainty_is_the_dice_that_probabilities_promise():
-    assert expected_dice(np.array([1.0, 1, 0, 0])) == 1 and expected_dice(np.zeros(4)) == 0
-    assert expected_dice(np.array([0.8, 0.8, 0.4, 0])) == pytest.approx(2 * 1.6 / (2.0 + 2))
+    assert expected_dice(np.array([1.0, 1, 0, 0]), np.array([1, 1, 0, 0]) > 0) == 1
+    assert expected_dice(np.zeros(4), np.zeros(4, bool)) == 0
+    assert expected_dice(np.array([0.8, 0.8, 0.4, 0]), np.array([1, 1, 0, 0]) > 0) == pytest.approx(2 * 1.6 / (2.0 + 2))
 
 
 def test_doubts_are_in_the_files(tmp_path):

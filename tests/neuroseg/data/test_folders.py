@@ -71,6 +71,13 @@ def test_classes_by_the_names_of_dataset_json(labels, write_nifti, tmp_path):
     assert [int((subject.mask == k).sum()) for k in (1, 2)] == [int((mask == k).sum()) for k in (2, 1)]
 
 
+def test_names_of_several_labels_count_as_labels_and_name_none():
+    regions = {"labels": {"background": 0, "hippocampus": 1, "lesion": [2, 3]}}
+    assert msd._labels(regions) == (1,) and msd.named_labels(regions) == {"hippocampus": 1}
+    twice = {"labels": {"1": "hippocampus", "2": "hippocampus", "3": "amygdala"}}
+    assert msd._labels(twice) == (1, 2) and msd.named_labels(twice) == {"amygdala": 3}
+
+
 @pytest.mark.parametrize("session", ["", "ses-1/"])
 @pytest.mark.parametrize("place", ["derivatives/manual/", "derivatives/", ""])
 def test_bids(session, place, write_nifti, tmp_path):

@@ -87,11 +87,14 @@ def test_classes_have_a_value_or_a_name_that_the_data_set_knows():
     assert values_and_classes({"head": 17, "body": 53}) == ((17, 53), ("head", "body"))
     for text, reason in (
         ("anterior,tail", "the data set names Anterior, Posterior: tail=VALUE is allowed"),
-        ("anterior,anterior", "classes of different names"),
+        ("anterior,Anterior", "classes of different names"),
         ("anterior,other=1", "each value once"),
-        ("background=1", "classes like head=1,body=2"),
-        ("head=x", "head is 'x'"),
-        ("17,head=3", "classes like"),
+        ("background=1", "'background=1' is found where .* background and mean are no classes"),
+        ("mean=1,other=2", "background and mean are no classes"),
+        ("a|b=1", "letters, digits, spaces and _-"),
+        ("head=x", "'x' is found where whole numbers above 0"),
+        ("head=3000000000", "'3000000000' is found"),
+        ("17,head=3", "'17' is found where .* or classes"),
     ):
         with pytest.raises(ScanError, match=reason):
             parse_labels(text, known)

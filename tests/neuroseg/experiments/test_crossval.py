@@ -145,10 +145,12 @@ def test_tables_have_mean_and_deviation_over_folds(tmp_path):
 def test_folds_of_different_runs_are_not_averaged():
     def fold(number, **changes):
         settings = {"seed": 0, "training": [], "validation": [], "test": [f"s{number}"], **changes}
-        return {"fold": number, "loss": "dice", "settings": settings, "rows": []}
+        rows = [{"method": "tuned", "variant": {}, "tuning": {"epochs": 6}}]
+        return {"fold": number, "loss": "dice", "settings": settings, "rows": rows}
 
     check_folds([fold(1), fold(2)])
-    tuned = {**fold(2), "rows": [{"variant": {}, "tuning": {"epochs": 9}}]}
+    check_folds([fold(1, classes=[]), {**fold(2), "rows": []}])  # of a version that knew fewer networks
+    tuned = {**fold(2), "rows": [{"method": "tuned", "variant": {}, "tuning": {"epochs": 9}}]}
     for other in (fold(2, seed=1), fold(2, test=["s1"]), tuned):
         with pytest.raises(RunError, match="folds 1, 2 of loss dice are of different runs"):
             check_folds([fold(1), other])

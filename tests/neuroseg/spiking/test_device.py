@@ -11,6 +11,7 @@ import torch
 from hardware_sim.comparison.compare import compare
 from neuroseg.conversion.convert import convert
 from neuroseg.spiking.device import choose, device_of, exact, place
+from neuroseg.spiking.network import SpikingNetwork
 from neuroseg.steps import balanced
 from neuroseg.training.losses import dice_loss
 from neuroseg.training.unet import UNet, UNetConfig
@@ -58,6 +59,7 @@ def test_recording_and_the_ann_mix_no_devices(monkeypatch):
     network, _, spikes = build(PLAIN)
     place(network, META)
     time_major = torch.from_numpy(spikes).transpose(0, 1).float().to(META)
+    assert device_of(network.copy(timesteps=3)) == META
     activity = network.eval().record(time_major, quantized=True)
     assert activity.logits.device == META and all(x.device == META for x in activity.spikes.values())
     assert network.analog(time_major[0])[network.output.name].device == META
@@ -86,12 +88,15 @@ def test_every_spike_of_a_gpu_is_the_cpus(name, kind):
 @pytest.mark.gpu
 @pytest.mark.skipif(not GPUS, reason="no GPU")
 @pytest.mark.parametrize("name", GPUS)
-def test_balancing_on_a_gpu_gives_a_network_on_the_cpu(name):
+def test_balancing_on_a_gpu_gives_a_network_on_the_cpu(name, monkeypatch):
+    seen: set[str] = set()
+    analog = SpikingNetwork.analog
+    monkeypatch.setattr(SpikingNetwork, "analog", lambda net, x: seen.add(x.device.type) or analog(net, x))
     network = convert(UNet(UNetConfig(channels=(2, 4))).eval(), (1, 8, 8), timesteps=4)
     images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     ours, theirs = (
         balanced(network, images, method="rate", seed=0, device=torch.device(where)) for where in ("cpu", name)
     )
-    assert device_of(theirs) == device_of(network) == torch.device("cpu")
+    assert seen == {"cpu", name} and device_of(theirs) == device_of(network) == torch.device("cpu")
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
