@@ -74,9 +74,10 @@ def segment(
     """Predict regions slice by slice and put the probabilities back into the scan's grid.
 
     Probabilities are interpolated, then held against THRESHOLD, or those of classes against each other; where the scan
-    has RAS axes and 1 mm the mask is the prediction, voxel by voxel. Where boxes of both sides overlap the likelier side
-    wins. batch: slices at a time, None for all of a region. classes: names of the prediction's, but for the background.
-    Raises ScanError without a region and where nothing was found, and ValueError for a prediction of another shape.
+    has RAS axes and 1 mm the mask is the prediction, voxel by voxel. Where boxes of both sides overlap the likelier
+    side wins. batch: slices at a time, None for all of a region. classes: names of the prediction's, but for the
+    background. Raises ScanError without a region and where nothing was found, and ValueError for a prediction of
+    another shape.
     """
     if not regions:
         raise ScanError("no region to segment")
