@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,7 +14,7 @@ from export.graph import Dense, Edge, Graph, Input, Neuron, Population
 from hardware_sim import Record, SimulationError
 from hardware_sim.comparison.compare import compare
 from hardware_sim.lava_backend import launch
-from hardware_sim.lava_backend.grouping import MAX_PORTS, groups
+from hardware_sim.lava_backend.grouping import MAX_PORTS, _parts, groups
 from tests.examples import examples
 from tests.graphs import graded_graphs, graphs
 
@@ -43,12 +45,22 @@ def star(readers: int) -> Graph:
     return Graph((Input("input", (1, 1, 1)), *rays, end), integer=True)
 
 
-def test_work_is_shared_out(worker):
-    graph = star(9)
-    sizes = [len(group.populations) for group in groups(graph, 2)]
-    assert max(sizes) - min(sizes) <= 4
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=9), st.integers(1, 9))
+@examples(200)
+def test_no_way_to_cut_leaves_less_to_the_busiest(work, number):
+    number = min(number, len(work))
+    populations = star(len(work) - 1).populations if len(work) > 1 else star(1).populations[:1]
+    found = _parts(populations, work, number)
+    assert [p.name for part in found for p in part] == [p.name for p in populations] and len(found) == number
+    places = {population.name: k for k, population in enumerate(populations)}
+    ways = itertools.combinations(range(1, len(work)), number - 1)
+    least = min(max(sum(work[a:b]) for a, b in itertools.pairwise((0, *cuts, len(work)))) for cuts in ways)
+    assert max(sum(work[places[p.name]] for p in part) for part in found) == least
+
+
+def test_a_population_that_reads_too_many_others_is_named(worker):
     wide = star(MAX_PORTS + 8)  # its end can read all of them where they are with it
-    assert max(len(group.sources) for group in groups(star(MAX_PORTS + 8), 1)) == 1
+    assert max(len(group.sources) for group in groups(wide, 1)) == 1
     spikes = np.ones((1, 8, 1, 1, 1), np.uint8)
     with pytest.raises(SimulationError, match=r"end: reads 40 populations; 1 to 32 run in fused Lava"):
         hardware_sim.run(wide, spikes, backend="lava", worker=worker)
