@@ -43,6 +43,13 @@ def test_the_table_of_the_folds(folds):
     assert len(rows) == 5 and set(rows) <= set(table.splitlines())
 
 
+def test_two_classes():
+    found = summary(load_folds(RESULTS / "classes"))
+    assert markdown(found) in FOLDS
+    ann, graded = (row["dice_3d mean"] for row in found)
+    assert f"loses {ann - graded:.2f} points in one step" in FOLDS.replace("\n", " ")
+
+
 def test_the_sigma_delta_network():
     found, page = _result("sigma_delta"), (ROOT / "docs" / "files.md").read_text()
     spiking, graded = found["integrate-and-fire"], found["sigma-delta"]
