@@ -21,6 +21,7 @@ from export.operators import output_shape
 from hardware_sim.fast import kernels
 from hardware_sim.fast.bytes import COUNT_MAX, bytes_are_fast, multiplies_bytes, pack_weight, reads
 from hardware_sim.lava_backend import kernels as event_kernels
+from hardware_sim.lava_backend.tables import make_taps
 from hardware_sim.reference import apply_operator
 
 Apply = Callable[[torch.Tensor], torch.Tensor]
@@ -140,7 +141,7 @@ def _by_events(op: Conv | ConvT, source: Shape) -> Apply | None:
     if isinstance(turned, ConvT):
         turned = dataclasses.replace(turned, output_padding=turned.output_padding[::-1])
     c, h, w = output_shape(op, source)
-    taps = event_kernels.make_taps(turned, (source[0], source[2], source[1]), (c, w, h))
+    taps = make_taps(turned, (source[0], source[2], source[1]), (c, w, h))
     if not taps.whole:
         return None
 

@@ -17,6 +17,7 @@ from export.graph import Population, Shape
 from export.limits import POTENTIAL_SHIFT, THRESHOLD_MAX
 from hardware_sim.lava_backend import kernels, neuron_kernels
 from hardware_sim.lava_backend.layout import LayerFiles, Window, open_tape
+from hardware_sim.lava_backend.tables import Columns, Taps, make_tables
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +93,7 @@ class FusedLayer:
         self.population, self.window, files = member.population, member.window, member.files
         edges = self.population.edges
         self.taps = [
-            kernels.make_tables(edge.op, source, self.population.shape)
+            make_tables(edge.op, source, self.population.shape)
             for edge, source in zip(edges, member.sources, strict=True)
         ]
         self.waiting = [deque[np.ndarray](maxlen=edge.delay + 1) for edge in edges]  # spikes on their way
@@ -142,7 +143,7 @@ class FusedLayer:
                 self.scatter(arrived, taps, self.total)
         self.progress[self.slot] = time_step
 
-    def _scattered(self, arrived: np.ndarray, taps: kernels.Taps | kernels.Columns) -> np.ndarray:
+    def _scattered(self, arrived: np.ndarray, taps: Taps | Columns) -> np.ndarray:
         gathered = np.zeros_like(self.total)
         self.scatter(arrived, taps, gathered)
         return gathered

@@ -36,7 +36,8 @@ from neuroseg.conversion.model_file import ONNX, PT2
 from neuroseg.data import labels_of, stack_slices
 from neuroseg.data.images import read_images, read_labels
 from neuroseg.data.labels import values_and_classes
-from neuroseg.experiments.crossval import FoldTask, make_folds, run_folds
+from neuroseg.experiments.crossval import make_folds
+from neuroseg.experiments.folds import FoldTask, run_folds
 from neuroseg.experiments.tables import check_folds, load_folds, write_tables
 from neuroseg.imported import ann_of, convert_model, finetune_run_images, images_for
 from neuroseg.pretrained import copy_pretrained

@@ -6,11 +6,10 @@ Every network of a fold is a run folder of its own, which `neuroseg export` and 
 from __future__ import annotations
 
 import json
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ import torch
 
 from export import files
 from neuroseg import runs
-from neuroseg.cluster import Cluster, each
 from neuroseg.conversion.convert import convert
 from neuroseg.conversion.lower import integer_scales
 from neuroseg.data.labels import Labels, values_and_classes
@@ -28,7 +26,6 @@ from neuroseg.experiments.scoring import converged, measured, measured_graded, s
 from neuroseg.runs import Run
 from neuroseg.settings import Settings
 from neuroseg.spiking.activity import ann_operations
-from neuroseg.spiking.device import choose
 from neuroseg.steps import Conversion, calibrated, sigma_delta_run
 from neuroseg.training.finetune import FinetuneConfig, finetune
 from neuroseg.training.team import CPU, Team
@@ -38,7 +35,6 @@ from neuroseg.training.unet import UNetConfig, channels_for
 VALIDATION_SUBJECTS = 16  # of a fold's training subjects, to choose the best epoch on
 
 ROWS = "rows.json"
-ALONE = threading.Lock()  # PyTorch draws from one stream of random numbers, which folds on threads would mix up
 
 Bar = Callable[[str], AbstractContextManager[OnStep]]
 
@@ -140,64 +136,6 @@ def run_fold(
             classes=classes,
         )
         return _run_fold(fold, folder, settings, bar, tuning, variants, device)
-
-
-@dataclass(frozen=True)
-class FoldTask:
-    """Everything that a process needs to run a fold, as `run_fold` has it. out: folder of all folds."""
-
-    out: Path
-    data: str
-    labels: Labels | None
-    config: TrainConfig
-    device: torch.device = CPU
-    variants: Sequence[Variant] = VARIANTS
-    model: UNetConfig = field(default_factory=UNetConfig)
-    tuning: FinetuneConfig = field(default_factory=FinetuneConfig)
-
-    def run(self, fold: Fold, *, bar: Bar) -> dict[str, Any]:
-        """`run_fold` in a folder of its own."""
-        return run_fold(
-            fold,
-            self.out / f"fold{fold.number}-{self.config.loss}",
-            data=self.data,
-            bar=bar,
-            model=self.model,
-            labels=self.labels,
-            config=self.config,
-            tuning=self.tuning,
-            variants=self.variants,
-            device=self.device,
-        )
-
-    def __call__(self, fold: Fold) -> str | None:
-        """Run it quietly; what went wrong, if something did."""
-        try:
-            with ALONE:
-                choose(self.device.type)  # sets this process up for it
-                self.run(fold, bar=_quiet)
-        except (ValueError, OSError, RuntimeError) as error:
-            return f"fold {fold.number}: {error}"
-        return None
-
-
-def run_folds(
-    task: FoldTask, folds: Sequence[Fold], *, cluster: Cluster, on_done: Callable[[int, int], None] | None = None
-) -> None:
-    """Run folds in several processes; one that fails does not end the others. Raises RunError naming what failed.
-
-    Where the processes have as many threads as one would, its results are theirs, bit by bit: PyTorch sums in another
-    order with another number.
-    """
-    found = each(cluster, task, folds, failed=lambda fold, why: f"fold {fold.number}: {why}", on_done=on_done)
-    failures = [text for text in found if text]
-    if failures:
-        raise runs.RunError("; ".join(failures))
-
-
-@contextmanager
-def _quiet(what: str) -> Iterator[OnStep]:
-    yield lambda step: None
 
 
 def _run_fold(

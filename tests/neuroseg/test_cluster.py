@@ -15,7 +15,8 @@ from export import netx
 from hardware_sim import SimulationError
 from neuroseg.cluster import Cluster, ClusterError, each
 from neuroseg.engine import Engine, run_shared
-from neuroseg.experiments.crossval import FoldTask, Variant, make_folds, run_folds
+from neuroseg.experiments.crossval import Variant, make_folds
+from neuroseg.experiments.folds import FoldTask, run_folds
 from neuroseg.runs import RunError
 from neuroseg.training.finetune import FinetuneConfig
 from neuroseg.training.train import TrainConfig

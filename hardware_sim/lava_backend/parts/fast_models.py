@@ -27,6 +27,7 @@ from scipy import sparse
 from export import graph
 from export.limits import INPUT_MAX
 from hardware_sim.lava_backend import kernels, neuron_kernels
+from hardware_sim.lava_backend.tables import Taps, make_taps
 
 
 @implements(proc=Conv, protocol=LoihiProtocol)
@@ -39,7 +40,7 @@ class FastConv(PyConvModelFixed):
 
     def __init__(self, proc_params: dict[str, Any]) -> None:
         super().__init__(proc_params)
-        self.taps: kernels.Taps | None = None
+        self.taps: Taps | None = None
         self.total = np.zeros(0, np.int16)
 
     def run_spk(self) -> None:
@@ -59,14 +60,14 @@ class FastConv(PyConvModelFixed):
         """A weight was set between two runs."""
         self.taps = None
 
-    def _taps(self) -> kernels.Taps:
+    def _taps(self) -> Taps:
         """Lava's (out, kW, kH, in) weights of a true convolution, as PyTorch's of a correlation."""
         stride, padding, dilation = (
             (int(value[1]), int(value[0])) for value in (self.stride, self.padding, self.dilation)
         )
         weight = self.weight.transpose(0, 3, 2, 1)[:, :, ::-1, ::-1]
         op = graph.Conv(weight, stride, padding, dilation, int(self.groups[0]))
-        return kernels.make_taps(op, self.s_in.shape[::-1], self.a_buf.shape[::-1])
+        return make_taps(op, self.s_in.shape[::-1], self.a_buf.shape[::-1])
 
 
 def _matrix_step(model: Any, stock_step: Callable[[], None]) -> None:

@@ -28,6 +28,7 @@ class FusedGroup(PyLoihiProcessModel):
         super().__init__(proc_params)
         self.layers = [self.layer(member) for member in proc_params["members"]]
         self.sources, self.sends = proc_params["sources"], proc_params["sends"]
+        self.shapes = {layer.name: whc(layer.population.shape) for layer in self.layers}
 
     def run_spk(self) -> None:
         for layer in self.layers:
@@ -39,9 +40,8 @@ class FusedGroup(PyLoihiProcessModel):
 
     def _exchange(self, sent: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Tell the other processes, and what they tell, flat (W, H, C)."""
-        shapes = {layer.name: whc(layer.population.shape) for layer in self.layers}
         for k, name in enumerate(self.sends):
-            getattr(self, f"s_out{k}").send(sent[name].reshape(shapes[name]))
+            getattr(self, f"s_out{k}").send(sent[name].reshape(self.shapes[name]))
         return {name: getattr(self, f"s_in{k}").csp_ports[0].recv().reshape(-1) for k, name in enumerate(self.sources)}
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from export.graph import Conv, ConvT, Dense, GraphError, output_shape
 from hardware_sim.lava_backend import kernels
+from hardware_sim.lava_backend.tables import make_tables
 from hardware_sim.trace import pack
 from tests.examples import examples
 from tests.graphs import single
@@ -52,7 +53,7 @@ def test_scatter_reaches_what_a_loop_reaches(
     for place in np.argwhere(spikes):
         reach(op, expected, place, source)
     total = np.zeros(int(np.prod(target)), np.int16)
-    kernels.scatter(np.ascontiguousarray(spikes.T).ravel(), kernels.make_tables(op, source, target), total)
+    kernels.scatter(np.ascontiguousarray(spikes.T).ravel(), make_tables(op, source, target), total)
     np.testing.assert_array_equal(total.reshape(target[::-1]).T, expected.astype(np.int16))
 
 

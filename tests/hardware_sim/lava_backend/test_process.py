@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import hardware_sim
-from export.graph import Dense, Edge, Graph, Input, Neuron, Population
+from export.graph import Dense, Edge, Graph, Input, Meta, Neuron, Population
 from hardware_sim import LavaWorker, SimulationError
 from hardware_sim.comparison.compare import compare
 from hardware_sim.lava_backend import launch
@@ -103,6 +103,19 @@ def test_more_synapses_than_lava_takes_are_refused_before_it_starts(clean):
     graph = Graph((Input("input", (2, 1, 1)), Population("n", (1, 1, 1), edges, Neuron(9))), integer=True)
     with pytest.raises(SimulationError, match="n: 33 synapses feed it; 1 to 32 run in stock Lava"):
         hardware_sim.run(graph, np.ones((1, 8, 2, 1, 1), np.uint8), backend="lava", fidelity="stock")
+
+
+def test_fused_many_synapses_of_one_source_are_one_message(clean):
+    edges = tuple(Edge("input", Dense(np.full((1, 2), 2)), delay=k % 5) for k in range(33))
+    end = Population("end", (1, 1, 1), (Edge("n", Dense(np.full((1, 1), 2))),), Neuron(None))
+    graph = Graph(
+        (Input("input", (2, 1, 1)), Population("n", (1, 1, 1), edges, Neuron(9)), end),
+        integer=True,
+        meta=Meta(timesteps=8),
+    )
+    spikes = (np.arange(16).reshape(1, 8, 2, 1, 1) % 3 == 0).astype(np.uint8)
+    ours = hardware_sim.run(graph, spikes, backend="reference")
+    assert ours.total("n") and compare(ours, hardware_sim.run(graph, spikes, backend="lava")).equal
 
 
 LONG = (chain(), np.ones((20_000, 4, 1, 4, 4), np.uint8))  # longer than any test waits
