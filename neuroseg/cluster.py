@@ -72,14 +72,10 @@ def _shared(
     failed: Callable[[Item, str], Result],
     on_done: Callable[[int, int], None] | None,
 ) -> list[Result]:
-    """One item a worker at a time, what is done is fetched; whose worker died again and again is tried alone at last.
-
-    While a worker comes up again, another may have two items, and Dask holds its death against both.
-    """
+    """One item a worker at a time, so that a worker that dies takes no other with it; what is done is fetched."""
     from distributed import KilledWorker, as_completed  # noqa: PLC0415 - only here, so that others need it not
 
     found: dict[int, Result] = {}
-    suspects: list[int] = []
     left = iter(enumerate(items))
     place: dict[str, int] = {}
 
@@ -94,8 +90,9 @@ def _shared(
         k = place[future.key]
         try:
             found[k] = future.result()
-        except KilledWorker:
-            suspects.append(k)
+        except KilledWorker as error:
+            died = getattr(error, "allowed_failures", 0) + 1
+            found[k] = failed(items[k], f"its worker died {died} times; is there memory enough?")
         except Exception as error:  # whatever it is, the others go on
             found[k] = failed(items[k], f"{type(error).__name__}: {error}")
         future.release()
@@ -103,17 +100,6 @@ def _shared(
         following = next(left, None)
         if following:
             running.add(submit(*following))
-    for k in suspects:
-        try:
-            found[k] = submit(k, items[k]).result()
-        except KilledWorker as error:
-            died = getattr(error, "allowed_failures", 0) + 1
-            found[k] = failed(
-                items[k], f"its worker died {died} times with nothing else on it; is there memory enough?"
-            )
-        except Exception as error:
-            found[k] = failed(items[k], f"{type(error).__name__}: {error}")
-        _tell(on_done, len(found), len(items))
     return [found[k] for k in range(len(items))]
 
 
