@@ -15,6 +15,8 @@ import torch
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 CONNECT_SECONDS = 20
+# A worker has one, so that none waits on another's worker, whose death Dask would hold against both.
+SLOT = {"slot": 1}
 WORKERS = 16  # that a scheduler is taken to have
 # A worker is not ended for the memory that it takes: the limit that Dask would set knows nothing of the work.
 UNLIMITED = {f"distributed.worker.memory.{what}": False for what in ("target", "spill", "pause", "terminate")}
@@ -62,7 +64,8 @@ def each(
         _tell(on_done, len(items), len(items))
         return results
     with _client(cluster, len(items)) as client:
-        return _shared(client, _Task(work, _threads(cluster)), items, failed, on_done)
+        slot = None if cluster.address else SLOT
+        return _shared(client, _Task(work, _threads(cluster)), items, failed, on_done, slot)
 
 
 def _shared(
@@ -71,6 +74,7 @@ def _shared(
     items: Sequence[Item],
     failed: Callable[[Item, str], Result],
     on_done: Callable[[int, int], None] | None,
+    slot: dict[str, int] | None,
 ) -> list[Result]:
     """One item a worker at a time, so that a worker that dies takes no other with it; what is done is fetched."""
     from distributed import KilledWorker, as_completed  # noqa: PLC0415 - only here, so that others need it not
@@ -80,7 +84,7 @@ def _shared(
     place: dict[str, int] = {}
 
     def submit(k: int, item: Item) -> Any:
-        future = client.submit(task, item, pure=False)
+        future = client.submit(task, item, pure=False, resources=slot)
         place[future.key] = k
         return future
 
@@ -156,7 +160,7 @@ def _client(cluster: Cluster, items: int) -> Iterator[Any]:
     jobs, quiet = max(1, min(cluster.jobs, items)), {"dashboard_address": None, "host": "127.0.0.1"}
     with (
         dask.config.set(UNLIMITED),
-        LocalCluster(n_workers=jobs, threads_per_worker=1, memory_limit=0, **quiet) as local,
+        LocalCluster(n_workers=jobs, threads_per_worker=1, memory_limit=0, resources=SLOT, **quiet) as local,
         Client(local) as client,
     ):
         yield client
