@@ -15,9 +15,11 @@ import torch
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 CONNECT_SECONDS = 20
-# A worker has one, so that none waits on another's worker, whose death Dask would hold against both.
-SLOT = {"slot": 1}
+TRIES_ALONE = 3  # of an item whose worker died
 WORKERS = 16  # that a scheduler is taken to have
+SILENT_SECONDS = 30  # without a result, until a look at whether workers are left
+# Dask holds a worker's death against all items that wait for it, so that none is tried again before it is alone.
+ONE_DEATH = {"distributed.scheduler.allowed-failures": 0}
 # A worker is not ended for the memory that it takes: the limit that Dask would set knows nothing of the work.
 UNLIMITED = {f"distributed.worker.memory.{what}": False for what in ("target", "spill", "pause", "terminate")}
 
@@ -54,7 +56,8 @@ def each(
     """What work gives for each item, in their order; the same however many processes do it.
 
     work: a function of a module (or a partial of one), which handles what it expects to go wrong. failed: what an item
-    gives whose worker died again and again. on_done: called with items done and items in all. Raises ClusterError.
+    gives whose worker died each time, also with no other item on it. on_done: called with items done and items in all.
+    Raises ClusterError.
     """
     if cluster.alone:
         results = []
@@ -63,48 +66,80 @@ def each(
             results.append(work(item))
         _tell(on_done, len(items), len(items))
         return results
-    with _client(cluster, len(items)) as client:
-        slot = None if cluster.address else SLOT
-        return _shared(client, _Task(work, _threads(cluster)), items, failed, on_done, slot)
+    task, results = _Task(work, _threads(cluster)), dict[int, Result]()
 
+    def keep(outcomes: Iterator[tuple[int, Any]]) -> list[int]:
+        """The items among them whose worker died."""
+        died = []
+        for k, outcome in outcomes:
+            if isinstance(outcome, _Died):
+                died.append(k)
+            else:
+                results[k] = failed(items[k], outcome.why) if isinstance(outcome, _Failed) else outcome
+            _tell(on_done, len(results), len(items))
+        return died
 
-def _shared(
-    client: Any,
-    task: _Task,
-    items: Sequence[Item],
-    failed: Callable[[Item, str], Result],
-    on_done: Callable[[int, int], None] | None,
-    slot: dict[str, int] | None,
-) -> list[Result]:
-    """One item a worker at a time, so that a worker that dies takes no other with it; what is done is fetched."""
-    from distributed import KilledWorker, as_completed  # noqa: PLC0415 - only here, so that others need it not
-
-    found: dict[int, Result] = {}
-    left = iter(enumerate(items))
-    place: dict[str, int] = {}
-
-    def submit(k: int, item: Item) -> Any:
-        future = client.submit(task, item, pure=False, resources=slot)
-        place[future.key] = k
-        return future
-
-    running = as_completed([submit(k, item) for k, item in islice(left, _workers(client))])
     _tell(on_done, 0, len(items))
-    for future in running:
-        k = place[future.key]
+    with _client(cluster, len(items)) as client:
+        died = keep(_outcomes(client, task, list(enumerate(items)), local=cluster.address is None))
+        if cluster.address is not None:
+            died = [k for k in died if keep(_outcomes(client, task, [(k, items[k])], local=False))]
+    for _ in range(TRIES_ALONE if cluster.address is None else 0):
+        for k in tuple(died):
+            with _client(Cluster(), 1) as client:
+                if not keep(_outcomes(client, task, [(k, items[k])], local=True)):
+                    died.remove(k)
+    for k in died:
+        results[k] = failed(items[k], "its worker died each time, with nothing else on it; is there memory enough?")
+        _tell(on_done, len(results), len(items))
+    return [results[k] for k in range(len(items))]
+
+
+@dataclass(frozen=True)
+class _Died:
+    """In place of a result: the worker died, of this item or of another that it had."""
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """In place of a result: the work raised an error that it does not handle."""
+
+    why: str
+
+
+def _outcomes(client: Any, task: _Task, items: Sequence[tuple[int, Item]], *, local: bool) -> Iterator[tuple[int, Any]]:
+    """(place, result, _Died or _Failed) as they come. As many items are under way as there are workers.
+
+    local: a worker that dies while it starts does not come again; where none is left, all others are given as _Died.
+    """
+    # Only here, so that others need it not; before Python 3.11 its TimeoutError is not Python's.
+    from distributed import CancelledError, KilledWorker, wait  # noqa: PLC0415
+    from distributed import TimeoutError as Silence  # noqa: PLC0415
+
+    left, running = iter(items), dict[Any, int]()
+    workers = _workers(client)
+    while True:
+        for k, item in islice(left, workers - len(running)):
+            running[client.submit(task, item, pure=False)] = k
+        if not running:
+            return
         try:
-            found[k] = future.result()
-        except KilledWorker as error:
-            died = getattr(error, "allowed_failures", 0) + 1
-            found[k] = failed(items[k], f"its worker died {died} times; is there memory enough?")
-        except Exception as error:  # whatever it is, the others go on
-            found[k] = failed(items[k], f"{type(error).__name__}: {error}")
-        future.release()
-        _tell(on_done, len(found), len(items))
-        following = next(left, None)
-        if following:
-            running.add(submit(*following))
-    return [found[k] for k in range(len(items))]
+            done = wait(list(running), timeout=SILENT_SECONDS if local else None, return_when="FIRST_COMPLETED").done
+        except Silence:
+            if client.scheduler_info(n_workers=-1)["workers"]:
+                continue
+            for k in (*running.values(), *(k for k, _ in left)):
+                yield k, _Died()
+            return
+        for future in done:
+            k = running.pop(future)
+            try:
+                yield k, future.result()
+            except (KilledWorker, CancelledError):
+                yield k, _Died()
+            except Exception as error:  # whatever it is, the others go on
+                yield k, _Failed(f"{type(error).__name__}: {error}")
+            future.release()
 
 
 def _tell(on_done: Callable[[int, int], None] | None, done: int, of: int) -> None:
@@ -140,6 +175,7 @@ def _client(cluster: Cluster, items: int) -> Iterator[Any]:
     try:
         import dask  # noqa: PLC0415
         from distributed import Client, LocalCluster  # noqa: PLC0415
+        from distributed import TimeoutError as Silence  # noqa: PLC0415
     except ImportError:
         raise ClusterError("Dask is not installed: pip install distributed") from None
     if cluster.address is not None:
@@ -152,15 +188,15 @@ def _client(cluster: Cluster, items: int) -> Iterator[Any]:
         with client:
             try:
                 client.wait_for_workers(1, timeout=CONNECT_SECONDS)
-            except TimeoutError:
+            except Silence:
                 raise ClusterError(f"the Dask scheduler at {cluster.address} has no worker") from None
             yield client
         return
     # No dashboard: it would be a port that others see.
     jobs, quiet = max(1, min(cluster.jobs, items)), {"dashboard_address": None, "host": "127.0.0.1"}
     with (
-        dask.config.set(UNLIMITED),
-        LocalCluster(n_workers=jobs, threads_per_worker=1, memory_limit=0, resources=SLOT, **quiet) as local,
+        dask.config.set(UNLIMITED | ONE_DEATH),
+        LocalCluster(n_workers=jobs, threads_per_worker=1, memory_limit=0, **quiet) as local,
         Client(local) as client,
     ):
         yield client
