@@ -60,12 +60,12 @@ def each(
     Raises ClusterError.
     """
     if cluster.alone:
-        results = []
+        done = []
         for k, item in enumerate(items):
             _tell(on_done, k, len(items))
-            results.append(work(item))
+            done.append(work(item))
         _tell(on_done, len(items), len(items))
-        return results
+        return done
     task, results = _Task(work, _threads(cluster)), dict[int, Result]()
 
     def keep(outcomes: Iterator[tuple[int, Any]]) -> list[int]:
