@@ -61,6 +61,7 @@ class Input:
 
     neuron: None, or the neurons that turn an image into those spikes, driven at every step by
     gain * intensity + offset, in weight units (lava-dl's input block); see `hardware_sim.input_spikes`.
+    levels: the largest value that a spike carries, where the encoder makes graded ones; 1: spikes are 0 and 1.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Input:
     neuron: AnyNeuron | None = None
     gain: float = 1.0
     offset: float = 0.0
+    levels: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +134,10 @@ class Dropout:
 
 Node = Input | Population | Pool | Concat | Dropout
 
-ENCODERS = ("rate", "poisson")
+BINARY_ENCODERS = ("rate", "poisson")
+ENCODERS = (*BINARY_ENCODERS, "graded")
+LEVELS_MAX = 255  # of a graded spike that comes in: a byte
+GRADED_LEVELS = 15  # four bits: nine weights of 8 bits each, times that, fit the 16 bits of a step's input
 STEPS_UNKNOWN = "timesteps"  # the note of a network whose file does not say its time steps
 
 
@@ -168,6 +173,8 @@ class Graph:
             seen[node.name] = node
         for node in self.nodes:
             _check_shape(node, seen)
+            if isinstance(node, Input):
+                _check_levels(node, self.meta.encoder)
 
     def __getitem__(self, name: str) -> Node:
         for node in self.nodes:
@@ -207,8 +214,9 @@ def sources(node: Node) -> tuple[str, ...]:
 
 
 def graded(graph: Graph) -> frozenset[str]:
-    """Nodes whose spikes carry values: sigma-delta neurons, and an input without neurons that feeds such."""
+    """Nodes whose spikes carry values: sigma-delta neurons, an input without neurons that feeds such, or of levels."""
     found = {node.name for node in graph.nodes if isinstance(node, Input | Population) and _sends_values(node.neuron)}
+    found |= levels(graph).keys()
     for population in graph.populations:
         if isinstance(population.neuron, SigmaDelta):
             read = [graph[edge.source] for edge in population.edges]
@@ -216,13 +224,19 @@ def graded(graph: Graph) -> frozenset[str]:
     return frozenset(found)
 
 
+def levels(graph: Graph) -> dict[str, int]:
+    """Nodes whose spikes carry values from 0 to a largest one, which is known: inputs of an encoder's graded spikes."""
+    return {node.name: node.levels for node in graph.nodes if isinstance(node, Input) and node.levels > 1}
+
+
 def _sends_values(neuron: AnyNeuron | None) -> bool:
     return isinstance(neuron, SigmaDelta) and neuron.threshold is not None
 
 
-def has_sigma_delta(graph: Graph) -> bool:
-    """Whether any neurons are sigma-delta: then all spikes may be values, however few are."""
-    return any(isinstance(node, Input | Population) and isinstance(node.neuron, SigmaDelta) for node in graph.nodes)
+def has_values(graph: Graph) -> bool:
+    """Whether any spikes carry values, or neurons are sigma-delta: then all spikes may be, however few are."""
+    sigma_delta = any(isinstance(n, Input | Population) and isinstance(n.neuron, SigmaDelta) for n in graph.nodes)
+    return sigma_delta or bool(graded(graph))
 
 
 def without_recurrence(graph: Graph, where: str) -> Graph:
@@ -239,9 +253,14 @@ def with_timesteps(graph: Graph, timesteps: int) -> Graph:
     return replace(graph, meta=replace(graph.meta, timesteps=timesteps, notes=notes))
 
 
-def with_encoder(graph: Graph, encoder: str) -> Graph:
-    """The same network, its images turned into spikes by another code."""
-    return replace(graph, meta=replace(graph.meta, encoder=encoder))
+def with_encoder(graph: Graph, encoder: str, *, levels: int = GRADED_LEVELS) -> Graph:
+    """The same network, its images turned into spikes by another code; levels: of `graded` ones.
+
+    Weights are left as they are: those that read the input are per unit of what comes in.
+    """
+    levels = levels if encoder == "graded" else 1
+    nodes = tuple(replace(node, levels=levels) if isinstance(node, Input) else node for node in graph.nodes)
+    return replace(graph, nodes=nodes, meta=replace(graph.meta, encoder=encoder))
 
 
 def with_neurons(graph: Graph, *, reset: str, u0: float) -> Graph:
@@ -274,6 +293,18 @@ def depths(graph: Graph) -> dict[str, int]:
             case _:
                 raise GraphError(f"{node.name}: a {type(node).__name__} is left; run the passes first")
     return depth
+
+
+def _check_levels(source: Input, encoder: str) -> None:
+    if not 1 <= source.levels <= LEVELS_MAX:
+        raise GraphError(f"{source.name}: {source.levels} levels; 1 to {LEVELS_MAX} are allowed")
+    if (source.levels > 1) != (encoder == "graded"):
+        raise GraphError(
+            f"{source.name}: {source.levels} levels and the encoder {encoder!r}; 2 or more with 'graded', and 1 with "
+            "any other, are allowed"
+        )
+    if source.levels > 1 and source.neuron is not None:
+        raise GraphError(f"{source.name}: {source.levels} levels, and neurons of its own; one of the two is allowed")
 
 
 def _check_shape(node: Node, nodes: Mapping[str, Node]) -> None:

@@ -7,7 +7,7 @@ Davies et al., "Loihi: A Neuromorphic Manycore Processor with On-Chip Learning",
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from export.graph import (
     Sparse,
     depths,
     graded,
+    levels,
 )
 
 WEIGHT_MIN, WEIGHT_MAX = -256, 254  # signed 8-bit mantissa, mixed sign mode: lava/utils/weightutils.py
@@ -63,7 +64,7 @@ def check(graph: Graph, *, stock: bool = True, bounds: bool = True) -> Graph:
     inputs = [node for node in graph.nodes if isinstance(node, Input)]
     if len(inputs) != 1:
         raise GraphError(f"the graph has {len(inputs)} inputs; 1 is supported")
-    values = graded(graph)
+    values, bounded = graded(graph), levels(graph)
     if isinstance(inputs[0].neuron, SigmaDelta):
         _check_sigma_delta(inputs[0].name, inputs[0].neuron)
     sums = {p.name for p in graph.populations if isinstance(p.neuron, SigmaDelta) and p.neuron.threshold is None}
@@ -81,7 +82,7 @@ def check(graph: Graph, *, stock: bool = True, bounds: bool = True) -> Graph:
         _check_neuron(population.name, population.neuron)
         if bounds:
             for edge in population.edges:
-                if edge.source in values:
+                if edge.source in values and edge.source not in bounded:
                     raise GraphError(
                         f"{population.name}: integrate-and-fire neurons read {edge.source}, whose spikes carry values; "
                         "no bound holds their input in 16 bits"
@@ -93,9 +94,10 @@ def check(graph: Graph, *, stock: bool = True, bounds: bool = True) -> Graph:
 def beyond(graph: Graph) -> tuple[str, ...]:
     """Populations whose inputs or potentials may exceed what Loihi holds, by a bound from their weights alone.
 
-    No weight bounds graded spikes: all that read such, and all sigma-delta neurons, are among them.
+    No weight bounds graded spikes: all that read such, and all sigma-delta neurons, are among them; but for what an
+    encoder makes, whose levels are known.
     """
-    found, values = [], graded(graph)
+    found, values = [], graded(graph) - levels(graph).keys()
     for population in graph.populations:
         if isinstance(population.neuron, SigmaDelta) or any(edge.source in values for edge in population.edges):
             found.append(population.name)
@@ -107,15 +109,23 @@ def beyond(graph: Graph) -> tuple[str, ...]:
     return tuple(found)
 
 
-def input_bound(population: Population) -> tuple[float, float]:
-    """Least and greatest input any neuron of the population can get in one step, from its weights alone."""
-    bounds = np.stack([edge_bound(edge.op) for edge in population.edges]).sum(0)  # low and high, Cout
+def input_bound(population: Population, most: Mapping[str, int]) -> tuple[float, float]:
+    """Least and greatest input any neuron of the population can get in one step, from its weights alone.
+
+    most: the largest value of a source's spikes, where that is not 1 (`graph.levels`).
+    """
+    edges = population.edges
+    bounds = np.stack([np.stack(edge_bound(edge.op)) * most.get(edge.source, 1) for edge in edges]).sum(0)  # 2, Cout
     return float(bounds[0].min()), float(bounds[1].max())
 
 
 def input_bound_in_place(graph: Graph, population: Population) -> tuple[float, float]:
     """`input_bound` by what reaches each neuron at its place: less at borders, and of a synapse cut in pieces."""
-    bounds = [_bound_in_place(edge.op, graph[edge.source].shape, population.shape) for edge in population.edges]
+    most = levels(graph)
+    bounds = [
+        _bound_in_place(edge.op, graph[edge.source].shape, population.shape) * most.get(edge.source, 1)
+        for edge in population.edges
+    ]
     low, high = np.stack(bounds).sum(0)  # (C, H, W)
     return float(low.min()), float(high.max())
 
@@ -268,7 +278,7 @@ def _check_neuron(name: str, neuron: Neuron) -> None:
 
 
 def _check_input(graph: Graph, population: Population, neuron: Neuron) -> None:
-    bounds = input_bound(population)
+    bounds = input_bound(population, levels(graph))
     if not _fits(neuron, bounds, graph.meta.timesteps):  # then by what each neuron can get at its place
         bounds = input_bound_in_place(graph, population)
     low, high = bounds

@@ -25,6 +25,7 @@ from export.graph import (
     Population,
     SigmaDelta,
     Sparse,
+    levels,
 )
 from export.limits import (
     BIAS_EXPONENT_MAX,
@@ -76,16 +77,18 @@ def quantize(graph: Graph) -> Graph:
         graph,
         integer=True,
         nodes=tuple(
-            _quantize(node, graph.meta.timesteps) if isinstance(node, Population) else node for node in graph.nodes
+            _quantize(node, graph.meta.timesteps, levels(graph)) if isinstance(node, Population) else node
+            for node in graph.nodes
         ),
         meta=replace(graph.meta, logit_scale=_logit_scale(graph)),
     )
 
 
-def largest_scale(population: Population, *, timesteps: int) -> float:
+def largest_scale(population: Population, *, timesteps: int, most: Mapping[str, int]) -> float:
     """The largest scale at which the population fits Loihi: weights, input per step, threshold, readout.
 
-    Integer where the population fires, so that a threshold of 1 becomes an integer exactly. Raises GraphError
+    most: the largest value of a source's spikes, where that is not 1 (`graph.levels`). Integer where the population
+    fires, so that a threshold of 1 becomes an integer exactly. Raises GraphError
     where weights are so large beside the threshold that not even scale 1 fits.
     """
     heaviest = max(float(np.abs(edge.op.weight).max(initial=0)) for edge in population.edges)
@@ -108,15 +111,15 @@ def largest_scale(population: Population, *, timesteps: int) -> float:
                 f"{population.name}: {found} beside threshold {threshold}; "
                 f"at most {WEIGHT_MAX} thresholds a weight and {BIAS_LIMIT:g} a bias fit Loihi"
             )
-        excess = _excess(_with_integer_weights(population, scale), timesteps, scale)
+        excess = _excess(_with_integer_weights(population, scale), timesteps, scale, most)
         if excess <= 1:
             return scale
         scale /= excess
 
 
-def _excess(population: Population, timesteps: int, scale: float) -> float:
+def _excess(population: Population, timesteps: int, scale: float, most: Mapping[str, int]) -> float:
     """How many times over its limit the input (or the readout) of an integer population may be."""
-    worst = max(abs(bound) for bound in input_bound(population))
+    worst = max(abs(bound) for bound in input_bound(population, most))
     given = population.cuba.bias
     bias = 0.0 if given is None else np.abs(integer_bias(population.name, given, scale)).max() / 2**POTENTIAL_SHIFT
     if population.cuba.threshold is None:
@@ -128,8 +131,8 @@ def _excess(population: Population, timesteps: int, scale: float) -> float:
     return max(worst / INPUT_MAX, worst * steps * 2**POTENTIAL_SHIFT / POTENTIAL_MAX)
 
 
-def _quantize(population: Population, timesteps: int) -> Population:
-    scale = population.scale or largest_scale(population, timesteps=timesteps)
+def _quantize(population: Population, timesteps: int, most: Mapping[str, int]) -> Population:
+    scale = population.scale or largest_scale(population, timesteps=timesteps, most=most)
     integer = _with_integer_weights(population, scale)
     for edge in integer.edges:
         if not edge.op.weight.size:
@@ -281,5 +284,5 @@ def _with_bias(population: Population, source: str) -> tuple[Population, ...]:
 def _logit_scale(graph: Graph) -> float:
     """Logits per unit of integer output potential (<< 6)."""
     output = graph.output
-    scale = output.scale or largest_scale(output, timesteps=graph.meta.timesteps)
+    scale = output.scale or largest_scale(output, timesteps=graph.meta.timesteps, most=levels(graph))
     return graph.meta.logit_scale / (scale * 2**POTENTIAL_SHIFT)

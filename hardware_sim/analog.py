@@ -17,7 +17,7 @@ def analog(graph: Graph, images: np.ndarray) -> dict[str, torch.Tensor]:
     for node in graph.nodes:
         match node:
             case Input():
-                values[node.name] = torch.from_numpy(images.astype(np.float64))
+                values[node.name] = torch.from_numpy(images.astype(np.float64) * node.levels)
             case Pool():
                 values[node.name] = F.avg_pool2d(values[node.source], node.kernel)
             case Concat():

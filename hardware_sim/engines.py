@@ -133,6 +133,8 @@ def check_spikes(graph: Graph, spikes: np.ndarray) -> np.ndarray:
         )
     values = graph.input.name in graded(graph)
     dtype, low, high = (np.int32, -POTENTIAL_MAX, POTENTIAL_MAX) if values else (np.uint8, 0, 1)
+    if graph.input.levels > 1:
+        low, high = 0, graph.input.levels
     whole = spikes.dtype == dtype or bool((spikes == np.round(spikes)).all())
     if spikes.min() < low or spikes.max() > high or not whole:
         allowed = f"integers from {low} to {high}" if values else "0 and 1"

@@ -15,7 +15,6 @@ from hardware_sim.comparison.diagnose import Diagnosis
 from neuroseg.data.images import Images
 from neuroseg.engine import Engine, logits
 from neuroseg.metrics import decide, label_scores
-from neuroseg.spiking.encode import encode
 from neuroseg.spiking.network import SpikingNetwork
 from neuroseg.validation import Runs, explain, software_trace
 
@@ -83,7 +82,7 @@ def validate_images(
             if on_step:
                 on_step(before + size * step // max(steps, 1), len(images))
 
-        spikes = encode(part, timesteps=network.timesteps, encoder=network.encoder)
+        spikes = network.encode(part)
         runs = Runs(spikes, software_trace(network, spikes), engine.run(graph, spikes, on_step=show))
         comparisons.append(compare(runs.software, runs.hardware))
         labels["ann"].append(decide(ann.analog(part)[ann.output.name].numpy()))

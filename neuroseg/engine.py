@@ -117,9 +117,10 @@ def image_spikes(graph: Graph, images: torch.Tensor) -> torch.Tensor:
     """
     if graph.input.neuron is not None:
         return torch.from_numpy(input_spikes(graph, images.numpy())).transpose(0, 1)
-    if graph.input.name in graded(graph):
+    levels = graph.input.levels
+    if graph.input.name in graded(graph) and levels == 1:
         raise GraphError(f"{graph.input.name}: reads values, and the file has no neurons that make them of images")
-    return encode(images, timesteps=graph.meta.timesteps, encoder=graph.meta.encoder)
+    return encode(images, timesteps=graph.meta.timesteps, encoder=graph.meta.encoder, levels=levels)
 
 
 def read_spikes(path: Path, graph: Graph) -> torch.Tensor:

@@ -20,7 +20,6 @@ from neuroseg.data.volume import Subject, stack_slices
 from neuroseg.engine import Engine, class_names
 from neuroseg.metrics import decide, mean_dice
 from neuroseg.spiking.device import device_of
-from neuroseg.spiking.encode import encode
 from neuroseg.spiking.network import Activity, SpikingNetwork
 
 log = logging.getLogger(__name__)
@@ -124,7 +123,7 @@ def validate(
 
 def _run(subject: Subject, network: SpikingNetwork, graph: Graph, engine: Engine, on_step: OnSubject | None) -> Pair:
     images, _ = stack_slices([subject])
-    spikes = encode(images, timesteps=network.timesteps, encoder=network.encoder)
+    spikes = network.encode(images)
     software = software_trace(network, spikes)
 
     def show(done: int, total: int) -> None:
@@ -159,7 +158,7 @@ def software_trace(network: SpikingNetwork, spikes: torch.Tensor, *, potentials:
         packed={name: np.concatenate([part.packed[name] for part in parts]) for name in parts[0].packed},
         potentials={name: np.concatenate([part.potentials[name] for part in parts]) for name in kept},
         output=np.concatenate([part.output for part in parts]),
-        stimulus=pack(spikes.transpose(0, 1).numpy().astype(np.uint8)),
+        stimulus=pack(spikes.transpose(0, 1).numpy().astype(np.int32 if network.graph.input.levels > 1 else np.uint8)),
     )
 
 

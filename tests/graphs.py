@@ -25,7 +25,9 @@ from export.graph import (
     Shape,
     SigmaDelta,
     Sparse,
+    with_encoder,
 )
+from export.limits import beyond
 from export.passes import align_delays
 
 SHAPES = st.one_of(
@@ -135,11 +137,19 @@ def _sigma_delta(draw, rng: np.random.Generator, shape: Shape, *, last: bool) ->
     )
 
 
-@st.composite
-def graphs(draw, most: int = 4, stock: bool = False, recurrent: bool = False) -> tuple[Graph, np.ndarray]:
-    """A graph whose populations read any nodes before them, aligned, and input spikes uint8 (samples, T, C, H, W).
+def values_of(spikes: np.ndarray, graph: Graph, rng: np.random.Generator) -> np.ndarray:
+    """Graded spikes int32 of a graph's input, where there are spikes uint8."""
+    return spikes.astype(np.int32) * rng.integers(1, graph.input.levels + 1, spikes.shape, np.int32)
 
-    stock: only what stock processes of Lava run. recurrent: populations may feed themselves, too.
+
+@st.composite
+def graphs(
+    draw, most: int = 4, stock: bool = False, recurrent: bool = False, valued: bool = False
+) -> tuple[Graph, np.ndarray]:
+    """A graph whose populations read any nodes before them, aligned, and input spikes (samples, T, C, H, W).
+
+    stock: only what stock processes of Lava run. recurrent: populations may feed themselves, too. valued: what comes in
+    may be an encoder's graded spikes, int32; else uint8.
     """
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
     nodes: list[Node] = [Input("input", draw(SHAPES))]
@@ -162,5 +172,10 @@ def graphs(draw, most: int = 4, stock: bool = False, recurrent: bool = False) ->
     meta = Meta(timesteps=draw(st.integers(1, 8)))
     graph = align_delays(Graph(tuple(nodes), integer=True, meta=meta))
     samples = 1 if late and stock else draw(st.integers(1, 3))
-    spikes = rng.random((samples, meta.timesteps, *graph.input.shape)) < draw(st.floats(0.1, 1))
-    return graph, spikes.astype(np.uint8)
+    there = rng.random((samples, meta.timesteps, *graph.input.shape)) < draw(st.floats(0.1, 1))
+    spikes = there.astype(np.uint8)
+    levels = draw(st.sampled_from([1, 1, 2, 15, 127, 255])) if valued else 1
+    graded = with_encoder(graph, "graded", levels=levels) if levels > 1 else graph
+    if levels == 1 or beyond(graded):  # what reads it might exceed 16 bits
+        return graph, spikes
+    return graded, values_of(spikes, graded, rng)

@@ -13,6 +13,7 @@ from export.graph import Graph
 from neuroseg.conversion.convert import convert
 from neuroseg.conversion.lower import export, integer_scales
 from neuroseg.spiking.network import SpikingNetwork
+from tests.graphs import values_of
 
 ACTIVATIONS = {
     "relu": nn.ReLU,
@@ -54,6 +55,7 @@ class Case:
     timesteps: int
     reset: str
     u0: float
+    encoder: str  # rate, or graded: spikes carry values
     drive: str  # what the weights are like: balanced, excited (potentials clip high) or inhibited (low)
     samples: int
     rate: float
@@ -76,6 +78,7 @@ PLAIN = Case(
     timesteps=4,
     reset="subtract",
     u0=0.0,
+    encoder="rate",
     drive="balanced",
     samples=1,
     rate=0.5,
@@ -107,6 +110,7 @@ def cases(draw, max_side: int = 13, max_depth: int = 3) -> Case:
         timesteps=draw(st.integers(1, 12)),
         reset=reset,
         u0=draw(st.sampled_from([0.0, 0.5])) if reset == "subtract" else 0.0,
+        encoder=draw(st.sampled_from(["rate", "rate", "graded"])),
         drive=draw(st.sampled_from(["balanced", "excited", "inhibited"])),
         samples=draw(st.integers(1, 3)),
         rate=draw(st.sampled_from([0.1, 0.5, 1.0])),
@@ -174,7 +178,10 @@ class RandomUNet(nn.Module):
 
 
 def build(case: Case) -> tuple[SpikingNetwork, Graph, np.ndarray]:
-    """The network with integer scales, its exported graph, and input spikes uint8 (samples, T, 1, H, W)."""
+    """The network with integer scales, its exported graph, and input spikes (samples, T, 1, H, W).
+
+    uint8 of 0 and 1, or int32 of values.
+    """
     torch.manual_seed(case.seed)
     model = RandomUNet(case)
     for module in model.modules():
@@ -193,9 +200,10 @@ def build(case: Case) -> tuple[SpikingNetwork, Graph, np.ndarray]:
             parameter.data.mul_(sign if parameter is not model.head.weight else 1)
             if case.drive == "inhibited":  # every other channel excites, so that something fires at all
                 parameter.data[::2].mul_(-1)
-    network = convert(model, (1, *case.size), timesteps=case.timesteps, reset=case.reset, u0=case.u0)
+    settings = {"timesteps": case.timesteps, "reset": case.reset, "u0": case.u0, "encoder": case.encoder}
+    network = convert(model, (1, *case.size), **settings)
     network = network.with_scales(integer_scales(network))
     rng = np.random.default_rng(case.seed)
     shape = (case.samples, case.timesteps, 1, *case.size)
     spikes = (rng.random(shape) < case.rate).astype(np.uint8)
-    return network, export(network), spikes
+    return network, export(network), spikes if case.encoder == "rate" else values_of(spikes, network.graph, rng)

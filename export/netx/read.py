@@ -15,6 +15,7 @@ import numpy as np
 
 from export import hdf5
 from export.graph import (
+    LEVELS_MAX,
     Conv,
     Dense,
     Edge,
@@ -157,8 +158,11 @@ class _Reader:
         shape, name = fields.shape(), self._name(fields, "input")
         if self.input_shape not in (None, shape):
             raise fields.error("shape", str(shape), f"{self.input_shape}, which was given,")
+        most = fields.integer("levels", 1, LEVELS_MAX, default=1)
         if "neuron" not in fields:
-            return self._node(Input(name, shape))
+            return self._node(Input(name, shape, levels=most))
+        if most > 1:
+            raise fields.error("levels", str(most), "1 with neurons")
         gain, offset = fields.number("weight", INPUT_GAIN, INPUT_MAX), fields.number("bias", 0.0, INPUT_MAX)
         return self._node(Input(name, shape, parts.neuron(fields.sub("neuron"), shape, of_input=True), gain, offset))
 

@@ -39,6 +39,7 @@ from export.graph import (
     Shape,
     SigmaDelta,
     Sparse,
+    levels,
 )
 from export.limits import BIAS_MANTISSA_MAX, POTENTIAL_MAX, THRESHOLD_MAX
 from export.netx import checksum
@@ -77,14 +78,18 @@ class _Writer:
         self.group = group
         self.index: dict[str, int] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.graded: frozenset[str] = frozenset()  # whose spikes carry values of an encoder
 
     def graph(self, graph: Graph) -> None:
+        self.graded = frozenset(levels(graph))
         for node in graph.nodes:
             self.shapes[node.name] = node.shape
             match node:
                 case Input():
                     layer = self.layer("input", node.shape)
                     layer["name"] = node.name
+                    if node.levels > 1:
+                        layer["levels"] = node.levels
                     if node.neuron is not None:
                         _write_any(layer.create_group("neuron"), node.neuron, node.shape)
                         layer["weight"], layer["bias"] = node.gain, node.offset
@@ -102,11 +107,12 @@ class _Writer:
 
     def population(self, population: Population) -> h5py.Group:
         edges = population.edges
-        # Stock NetX would run a convolution without its delays by target neuron, and a network without layers of a
-        # type that it does not know: a concat keeps it from that.
+        # Stock NetX would run a convolution without its delays by target neuron, one of graded spikes as one of bits,
+        # and a network without layers of a type that it does not know: a concat keeps it from that.
         plain = isinstance(edges[0].op, Dense) or (
             edges[0].target_delay is None and not isinstance(edges[0].op, Sparse)
         )
+        plain = plain and edges[0].source not in self.graded
         bias = _stock_bias(population)
         plain = plain and (population.neuron.bias is None or bias is not None)
         plain = plain and not edges[0].delay and self.index.get(edges[0].source) == len(self.group) - 1

@@ -22,7 +22,7 @@ import numpy as np
 
 from export import hdf5
 from export.graph import (
-    ENCODERS,
+    BINARY_ENCODERS,
     Graph,
     GraphError,
     Meta,
@@ -130,10 +130,10 @@ def _options(
     framework = FRAMEWORKS[name] if name else None
     dt = (framework.dt if framework else DT) if dt is None else dt
     reset = (framework.reset if framework else "zero") if reset is None else reset
-    if timesteps < 1 or not 0 < dt < np.inf or encoder not in ENCODERS or reset not in RESETS:
+    if timesteps < 1 or not 0 < dt < np.inf or encoder not in BINARY_ENCODERS or reset not in RESETS:
         raise GraphError(
             f"timesteps {timesteps}, dt {dt}, encoder {encoder!r}, reset {reset!r}; positive numbers, "
-            f"{' or '.join(ENCODERS)} and {' or '.join(RESETS)} are allowed"
+            f"{' or '.join(BINARY_ENCODERS)} and {' or '.join(RESETS)} are allowed"
         )
     late = bool(framework and framework.reset_delay) if reset_delay is None else reset_delay
     return Options(timesteps, framework, dt, encoder, reset, late, input_shape)

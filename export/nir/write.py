@@ -71,6 +71,11 @@ def _plain(graph: Graph) -> Graph:
     """The graph as NIR can say it, without pools, concatenations and delays; GraphError where it cannot."""
     if graph.input.neuron is not None:
         raise GraphError(f"{graph.input.name}: has neurons, which NIR's Input has not; encode images instead")
+    if graph.input.levels > 1:
+        raise GraphError(
+            f"{graph.input.name}: graded spikes of {graph.input.levels} levels, which NIR does not tell; the encoders "
+            "rate and poisson are allowed"
+        )
     for node in graph.nodes:
         if "/" in node.name:
             raise GraphError(f"{node.name}: a name with '/', which HDF5 splits; others are allowed")

@@ -38,9 +38,9 @@ def run_fast(
 ) -> Trace:
     """Run an integer graph on spikes (samples, T, C, H, W); see `hardware_sim.run`.
 
-    Left to the reference: what may exceed Loihi's range by a bound, and so all spikes that carry values; what feeds
-    itself; a stream. Trace.seconds has what each
-    layer took. Raises GraphError for a graph that is not integer or has pools left.
+    Left to the reference: what may exceed Loihi's range by a bound, and so all spikes that carry values but an
+    encoder's; what feeds itself; a stream. Trace.seconds has what each layer took. Raises GraphError for a graph that
+    is not integer or has pools left.
     """
     if not graph.integer or any(isinstance(node, Pool | Concat | Dropout) for node in graph.nodes):
         raise GraphError("the graph holds floats, or a pool, a concatenation or dropout; quantize it first")
@@ -137,9 +137,9 @@ def _flat(value: float | np.ndarray, shape: Shape) -> np.ndarray:
 
 
 def _run(plan: _Plan, spikes: np.ndarray) -> _Kept:
-    """Run some samples, uint8 (B, T, C, H, W)."""
+    """Run some samples, 0 to 255 (B, T, C, H, W)."""
     kept, name = _Kept(), plan.graph.input.name
-    frames = torch.from_numpy(np.ascontiguousarray(spikes.swapaxes(0, 1))).flatten(0, 1)
+    frames = torch.from_numpy(np.ascontiguousarray(spikes.swapaxes(0, 1), np.uint8)).flatten(0, 1)
     values = {name: frames.contiguous(memory_format=torch.channels_last)}  # (T * B, C, H, W)
     for layer in plan.layers:
         start = time.perf_counter()

@@ -1,7 +1,7 @@
 """How a population's synapses are computed: which arithmetic, dense or by events, and which of them together.
 
-What arrives is uint8 (N, C, H, W) of spikes, N = T * B, channels last in memory; what a part makes of it is float32
-likewise, whole numbers below 2^24, which float32 holds exactly.
+What arrives is uint8 (N, C, H, W) of spikes, or of an encoder's graded ones, N = T * B, channels last in memory; what
+a part makes of it is float32 likewise, whole numbers below 2^24, which float32 holds exactly.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from export.graph import Conv, ConvT, Dense, Edge, Graph, Operator, Pair, Population, Shape
+from export.graph import Conv, ConvT, Dense, Edge, Graph, Operator, Pair, Population, Shape, levels
 from export.limits import WEIGHT_MAX, WEIGHT_MIN
 from export.operators import output_shape
 from hardware_sim.fast import kernels
@@ -39,6 +39,7 @@ class Part:
 def parts_of(graph: Graph, population: Population, samples: int) -> tuple[Part, ...]:
     """The maps of a population; convolutions of one geometry are one. samples: how many N comes in."""
     groups: list[list[Edge]] = []
+    most = levels(graph)
     for edge in population.edges:
         same = next((group for group in groups if _joins(group[0], edge, graph)), None)
         if same is None:
@@ -53,7 +54,7 @@ def parts_of(graph: Graph, population: Population, samples: int) -> tuple[Part, 
         op = group[0].op
         if len(group) > 1:
             op = dataclasses.replace(op, weight=np.concatenate([edge.op.weight for edge in group], axis=1))
-        apply, _ = choose(op, shape, samples)
+        apply, _ = choose(op, shape, samples, most=max(most.get(name, 1) for name in sources))
         made.append(Part(sources, apply, group[0].target_delay))
     return tuple(made)
 
@@ -69,14 +70,14 @@ def _joins(first: Edge, edge: Edge, graph: Graph) -> bool:
     return geometries[0] == geometries[1] and graph[first.source].shape[1:] == graph[edge.source].shape[1:]
 
 
-def choose(op: Operator, source: Shape, samples: int) -> tuple[Apply, str]:
+def choose(op: Operator, source: Shape, samples: int, *, most: int = 1) -> tuple[Apply, str]:
     """An operator in the cheapest arithmetic that holds it, and that arithmetic's name.
 
-    Where the processor has no instructions for bytes, adding up the weights of spikes may be cheaper: that is tried on
-    what comes first, and known from then on.
+    most: the largest value of a spike. Where the processor has no instructions for bytes, adding up the weights of
+    spikes may be cheaper: that is tried on what comes first, and known from then on.
     """
-    dense, name = _dense_way(op, source, samples)
-    if multiplies_bytes() or not isinstance(op, Conv | ConvT):
+    dense, name = _dense_way(op, source, samples, most)
+    if most > 1 or multiplies_bytes() or not isinstance(op, Conv | ConvT):
         return dense, name
     events = _by_events(op, source)
     if events is None:
@@ -85,10 +86,10 @@ def choose(op: Operator, source: Shape, samples: int) -> tuple[Apply, str]:
     return _Faster(key, (dense, events)), f"{name} or events"
 
 
-def _dense_way(op: Operator, source: Shape, samples: int) -> tuple[Apply, str]:
-    halves = _are_bytes(op.weight) and bytes_are_fast()
+def _dense_way(op: Operator, source: Shape, samples: int, most: int) -> tuple[Apply, str]:
+    halves = most <= COUNT_MAX and _are_bytes(op.weight) and bytes_are_fast()
     if isinstance(op, Conv) and halves and reads(op, source):
-        pool = _pooled(op, source)
+        pool = _pooled(op, source, most)
         if pool is None:
             return pack_weight(_half(op.weight), op, (samples, *source)), "bytes"
         sides, smaller = pool
@@ -165,12 +166,12 @@ def _half(weight: np.ndarray) -> torch.Tensor:
     return torch.from_numpy((weight // 2).astype(np.int8))
 
 
-def _pooled(op: Conv, source: Shape) -> tuple[Pair, Conv] | None:
+def _pooled(op: Conv, source: Shape, most: int) -> tuple[Pair, Conv] | None:
     """Mean pooling that was folded into a convolution: sums of how many spikes it reads, and the kernel on these."""
     kernel = op.weight.shape[2:]
     for side in range(min(kernel), 1, -1):
         whole = (*kernel, *op.stride, *op.padding, *source[1:])
-        if op.dilation != (1, 1) or side * side > COUNT_MAX or any(n % side for n in whole):
+        if op.dilation != (1, 1) or side * side * most > COUNT_MAX or any(n % side for n in whole):
             continue
         blocks = op.weight.reshape(*op.weight.shape[:2], kernel[0] // side, side, kernel[1] // side, side)
         if (blocks == blocks[:, :, :, :1, :, :1]).all():

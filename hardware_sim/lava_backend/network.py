@@ -9,7 +9,7 @@ import numpy as np
 from lava.magma.core.process.process import AbstractProcess
 from lava.proc.io.source import RingBuffer
 
-from export.graph import Graph, depths, has_sigma_delta
+from export.graph import Graph, SigmaDelta, depths, graded, has_values
 from hardware_sim.lava_backend.grouping import groups
 from hardware_sim.lava_backend.layers import Member
 from hardware_sim.lava_backend.layout import LayerFiles, Window
@@ -46,12 +46,14 @@ def windows_of(graph: Graph, *, samples: int, timesteps: int, stream: bool) -> d
 
 def build(graph: Graph, source: AbstractProcess, windows: Mapping[str, Window]) -> LavaNetwork:
     """Connect the graph's layers, as stock parts, to a source of spikes."""
-    values = has_sigma_delta(graph)
+    values = graded(graph)
     outputs = {graph.input.name: source.s_out}
     layers: dict[str, Layer] = {}
     for population in graph.populations:
         shapes = tuple(graph[edge.source].shape for edge in population.edges)
-        layer = make_layer(population, shapes, windows[population.name], graded=values)
+        ends = {population.name, *(edge.source for edge in population.edges)}
+        carries = isinstance(population.neuron, SigmaDelta) or not values.isdisjoint(ends)
+        layer = make_layer(population, shapes, windows[population.name], graded=carries)
         outputs[population.name] = layer.s_out
         for k, edge in enumerate(population.edges):
             outputs[edge.source].connect(layer.in_port(k))
@@ -71,7 +73,7 @@ def build_fused(
 
     files: what each layer records, by population. processes: see `grouping.groups`.
     """
-    kinds = GRADED_GROUPS if has_sigma_delta(graph) else GROUPS
+    kinds = GRADED_GROUPS if has_values(graph) else GROUPS
     populations = {population.name: population for population in graph.populations}
     outputs, made = {graph.input.name: source.s_out}, []
     for group in groups(graph, processes):
@@ -107,5 +109,5 @@ def ring_buffer(graph: Graph, bits: np.ndarray) -> RingBuffer:
 
 def file_source(graph: Graph, path: str) -> SpikeSource:
     """A source that reads its frames from a mapped file."""
-    kind = ValueSource if has_sigma_delta(graph) else SpikeSource
+    kind = ValueSource if has_values(graph) else SpikeSource
     return kind(path=path, shape=graph.input.shape)

@@ -13,7 +13,7 @@ from export import netx, nir
 from export.limits import check
 from export.quantize import quantize
 from neuroseg.cli.console import console, errors
-from neuroseg.cli.options import Encoder, Reset
+from neuroseg.cli.options import BinaryEncoder, Reset
 
 commands = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Networks from and to NIR, which snnTorch, Norse and others speak."
@@ -45,7 +45,9 @@ def import_nir(
         bool | None,
         typer.Option(help="The threshold is subtracted a step after the spike; default: the framework's, else not."),
     ] = None,
-    encoder: Annotated[Encoder, typer.Option(help="Image to spikes, for commands that take images.")] = Encoder.rate,
+    encoder: Annotated[
+        BinaryEncoder, typer.Option(help="Image to spikes, for commands that take images.")
+    ] = BinaryEncoder.rate,
     input_shape: Annotated[
         str | None, typer.Option(help="N or C,H,W of a sample, where the file's has axes for batch or time.")
     ] = None,

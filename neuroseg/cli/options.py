@@ -26,6 +26,10 @@ class Reset(StrEnum):
 
 
 class Encoder(StrEnum):
+    rate, poisson, graded = "rate", "poisson", "graded"
+
+
+class BinaryEncoder(StrEnum):
     rate, poisson = "rate", "poisson"
 
 

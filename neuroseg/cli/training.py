@@ -128,7 +128,10 @@ def convert(
     u0: Annotated[
         float | None, typer.Option(min=0, max=1, help="Start potential, in thresholds.", show_default="0")
     ] = None,
-    encoder: Annotated[Encoder | None, typer.Option(help="Image to spikes.", show_default="rate")] = None,
+    encoder: Annotated[
+        Encoder | None,
+        typer.Option(help="Image to spikes; graded: these carry 4 bits, for few steps.", show_default="rate"),
+    ] = None,
     method: Annotated[
         Balance | None,
         typer.Option("--balance", help="Threshold balancing; default: rate for a RUN, best for a MODEL."),

@@ -19,7 +19,6 @@ from export.graph import Input, Population
 from neuroseg.metrics import agreement
 from neuroseg.spiking.channels import channel_values, per_input_channel
 from neuroseg.spiking.device import device_of
-from neuroseg.spiking.encode import encode
 from neuroseg.spiking.network import SpikingNetwork, bias_key
 from neuroseg.spiking.neuron import integrate_fire
 from neuroseg.spiking.trainable import fires, operator
@@ -72,7 +71,7 @@ def balance(
     network = network.copy().eval()
     images = images.to(device_of(network))
     logits = network.analog(images)[network.output.name]
-    spikes = encode(images, timesteps=network.timesteps, encoder=network.encoder, seed=seed)
+    spikes = network.encode(images, seed=seed)
     if method == "threshold":
         network = _by_population(network, spikes, _largest_input)
     elif method == "activation":

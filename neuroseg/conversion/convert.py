@@ -114,8 +114,8 @@ def explain(
             raise ConversionError(f"{place} is used in a way that has no spiking counterpart ({error!r})") from error
         row = _row(node, builder, before)
         rows += [row] if row else []
-    drawn = Graph(tuple(builder.draft.nodes), meta=Meta(timesteps=timesteps, encoder=encoder))
-    network = SpikingNetwork(with_neurons(drawn, reset=reset, u0=u0), alpha=alpha)
+    drawn = Graph(tuple(builder.draft.nodes), meta=Meta(timesteps=timesteps))
+    network = SpikingNetwork(with_neurons(drawn, reset=reset, u0=u0), alpha=alpha).copy(encoder=encoder)
     _check_against(model, network.eval(), input_shape, kept, builder.ends)
     return Conversion(network, tuple(rows), _cost_of_freezing(model, kept, freeze_norms) if kept else None)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from export.graph import Edge, Graph, Node, Population
+from export.graph import Edge, Graph, Node, Population, levels
 from export.limits import check
 from export.passes import align_delays, flatten_convolutions, fold_pool, remove_dropout, split_concat
 from export.quantize import largest_scale, quantize
+from neuroseg.spiking.channels import per_input_channel
 from neuroseg.spiking.network import SpikingNetwork
 from neuroseg.spiking.population import in_place
 from neuroseg.spiking.trainable import operator
@@ -50,13 +51,18 @@ def export(
 def integer_scales(network: SpikingNetwork) -> dict[str, float]:
     """The largest integer scale of every population, by name: what `finetune` asks for."""
     graph = fold_pool(split_concat(lower(network)))
-    return {population.name: largest_scale(population, timesteps=network.timesteps) for population in graph.populations}
+    return {
+        population.name: largest_scale(population, timesteps=network.timesteps, most=levels(graph))
+        for population in graph.populations
+    }
 
 
 def _population(network: SpikingNetwork, population: Population) -> Population:
     def with_weight(k: int, edge: Edge) -> Edge:
-        weight = network.weights[f"{population.name}:{k}"].detach().cpu().double().numpy().copy()
-        return replace(edge, op=replace(operator(edge), weight=weight))
+        op = operator(edge)
+        weight = network.weights[f"{population.name}:{k}"].detach().cpu().double()
+        levels = per_input_channel(network.levels[edge.source], op, network.graph[edge.source].shape)
+        return replace(edge, op=replace(op, weight=(weight / levels).numpy()))
 
     bias = network.bias(population)
     scale = network.scale(population)

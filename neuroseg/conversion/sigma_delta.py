@@ -29,5 +29,6 @@ def to_sigma_delta(
     run may end with an error. threshold: a change that is not told; of a still image there is none but the first.
     Raises GraphError for what does not fit.
     """
+    network = network.copy(encoder="rate")  # sigma-delta neurons tell the image, in levels of their own
     graph = fold_pool(split_concat(lower(network, class_names=class_names, notes=notes)))
     return check(quantize_sigma_delta(graph, peaks(graph, images.numpy()), threshold=threshold))

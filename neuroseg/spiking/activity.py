@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 
-from neuroseg.spiking.encode import encode
 from neuroseg.spiking.network import FRAMES, SpikingNetwork
 from neuroseg.spiking.synapse import apply_synapse
 from neuroseg.spiking.trainable import Trainable, fires, operator
@@ -32,7 +31,7 @@ def measure(
     """Run images (B, C, H, W) and count."""
     totals: dict[str, float] = {}  # spikes
     operations = 0.0
-    spikes = encode(images, timesteps=network.timesteps, encoder=network.encoder, seed=seed)
+    spikes = network.encode(images, seed=seed)
     for part in spikes.split(max(1, FRAMES // network.timesteps), dim=1):
         values = network.propagate(part, quantized=quantized)
         for population in network.populations:

@@ -31,7 +31,7 @@ from export.graph import (
 )
 from export.limits import POTENTIAL_SHIFT
 from hardware_sim.fast.bytes import COUNT_MAX
-from neuroseg.spiking.channels import last_reads, per_input_channel, pool_sizes, survival_rates
+from neuroseg.spiking.channels import last_reads, levels_read, per_input_channel, pool_sizes, survival_rates
 from neuroseg.spiking.device import device_of, exact, place, wide
 from neuroseg.spiking.encode import encode
 from neuroseg.spiking.integers import POTENTIAL_LIMIT, even_integers, loihi_bias
@@ -68,11 +68,12 @@ class SpikingNetwork(nn.Module):
         check_trainable(graph)
         self.graph, self.alpha = without_numbers(graph), alpha
         self.pooled, self.survival = pool_sizes(graph), survival_rates(graph)
-        self.last_read = last_reads(graph)
+        self.last_read, self.levels = last_reads(graph), levels_read(graph)
         self.weights, self.biases = nn.ParameterDict(), nn.ParameterDict()
         for population in graph.populations:
             for k, edge in enumerate(population.edges):
-                weight = torch.tensor(edge.op.weight, dtype=torch.float32)
+                levels = per_input_channel(self.levels[edge.source], operator(edge), graph[edge.source].shape)
+                weight = torch.tensor(edge.op.weight, dtype=torch.float32) * levels.float()
                 self.weights[_key(population, k)] = nn.Parameter(weight)
             if population.cuba.bias is not None:
                 bias = torch.tensor(population.cuba.bias, dtype=torch.float32)
@@ -123,7 +124,7 @@ class SpikingNetwork(nn.Module):
             currents = self.currents(population, values)
             return F.relu(currents) if fires(population) else currents
 
-        return {name: value[0] for name, value in self.walk(images[None], respond).items()}
+        return {name: value[0] for name, value in self.walk(images[None] * self.graph.input.levels, respond).items()}
 
     @torch.no_grad()
     def record(
@@ -152,9 +153,14 @@ class SpikingNetwork(nn.Module):
     def predict(self, images: torch.Tensor, *, quantized: bool = False, seed: int = 0) -> torch.Tensor:
         """Encode images (B, C, H, W) in [0, 1] and run; returns logits. A few slices at a time if without gradient."""
         # Encoded on the host: in float64, and a seed is one code wherever the network is.
-        spikes = encode(images.cpu(), timesteps=self.timesteps, encoder=self.encoder, seed=seed).to(device_of(self))
+        spikes = self.encode(images.cpu(), seed=seed).to(device_of(self))
         slices = len(images) if torch.is_grad_enabled() else max(1, FRAMES // self.timesteps)
         return torch.cat([self(part, quantized=quantized) for part in spikes.split(slices, dim=1)])
+
+    def encode(self, images: torch.Tensor, *, seed: int = 0) -> torch.Tensor:
+        """Spikes (T, B, C, H, W) of images (B, C, H, W) in [0, 1], as the network reads them."""
+        levels = self.graph.input.levels
+        return encode(images, timesteps=self.timesteps, encoder=self.encoder, levels=levels, seed=seed)
 
     def currents(
         self, population: Population, values: dict[str, torch.Tensor], *, quantized: bool = False
@@ -238,6 +244,7 @@ class SpikingNetwork(nn.Module):
             graph = with_neurons(graph, reset=reset or neuron.reset, u0=neuron.u0 if u0 is None else u0)
         graph = with_timesteps(graph, timesteps) if timesteps else graph
         graph = with_encoder(graph, encoder) if encoder else graph
+        # Weights are per unit of intensity, whatever a spike's levels are.
         copy = SpikingNetwork(graph, alpha=self.alpha if alpha is None else alpha)
         place(copy, device_of(self))
         copy.load_state_dict(self.state_dict())
@@ -282,7 +289,7 @@ class SpikingNetwork(nn.Module):
     def propagate(self, x: torch.Tensor, *, quantized: bool = False, keep_all: bool = True) -> dict[str, torch.Tensor]:
         """Run on spikes (T, B, C, H, W); every layer's spikes, or sums of them, and the output's potential.
 
-        Raises ValueError where x holds anything but 0 and 1.
+        Raises ValueError where x holds anything but 0 and 1, or integers up to the input's levels.
         """
 
         def respond(population: Population, values: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -293,8 +300,10 @@ class SpikingNetwork(nn.Module):
                 return currents.sum(0, keepdim=True)
             return integrate_fire(currents, alpha=self.alpha, **self._neuron(population, quantized))
 
-        if not torch.equal(x, x.clamp(0, 1).round()):
-            raise ValueError(f"spikes range from {float(x.min()):g} to {float(x.max()):g}; 0 and 1 are allowed")
+        most = self.graph.input.levels
+        if not torch.equal(x, x.clamp(0, most).round()):
+            allowed = "0 and 1" if most == 1 else f"integers from 0 to {most}"
+            raise ValueError(f"spikes range from {float(x.min()):g} to {float(x.max()):g}; {allowed} are allowed")
         counts = x.dtype == torch.float32 and max(float(sizes.max()) for sizes in self.pooled.values()) <= COUNT_MAX
         return self.walk(x.to(spike_dtype(x.device)) if counts else x, respond, keep_all=keep_all)
 

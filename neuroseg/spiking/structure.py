@@ -17,6 +17,7 @@ import numpy as np
 from export.checked import Fields, fields, refuse
 from export.graph import (
     ENCODERS,
+    LEVELS_MAX,
     Concat,
     Conv,
     ConvT,
@@ -122,7 +123,8 @@ def _input(given: Fields) -> Input:
     given = _kind(given, ("Input",), Input)
     neuron = _neuron(given.sub("neuron")) if "neuron" in given else None
     gain, offset = (given.number(name, -VALUE_MAX, VALUE_MAX) for name in ("gain", "offset"))
-    return Input(given.text("name"), _shape(given), neuron, gain, offset)
+    levels = given.integer("levels", 1, LEVELS_MAX)
+    return Input(given.text("name"), _shape(given), neuron, gain, offset, levels)
 
 
 def _population(given: Fields) -> Population:

@@ -182,9 +182,9 @@ def test_bounds_in_place_are_the_sums_of_what_each_neuron_hears(seed, stride, pa
         matrix = as_matrix(population, source)  # edges are alike, so none cancels another
         wanted = np.minimum(matrix, 0).sum(0).min(), np.maximum(matrix, 0).sum(0).max()
         assert input_bound_in_place(graph, population) == wanted
-        low, high = input_bound(population)
+        low, high = input_bound(population, {})
         assert low <= wanted[0] and wanted[1] <= high
-    assert input_bound_in_place(graph, flat) == input_bound(flat)
+    assert input_bound_in_place(graph, flat) == input_bound(flat, {})
 
 
 def test_a_population_that_no_neuron_of_overflows_is_taken():
@@ -192,7 +192,7 @@ def test_a_population_that_no_neuron_of_overflows_is_taken():
     wide = Conv(np.full((1, 60, 5, 5), 100), padding=(2, 2))
     nodes = (Input("input", (60, 2, 2)), Population("a", (1, 2, 2), (Edge("input", wide),), Neuron(10)))
     graph = Graph(nodes, integer=True)
-    assert input_bound(graph["a"])[1] == 150_000 and input_bound_in_place(graph, graph["a"])[1] == 24_000
+    assert input_bound(graph["a"], {})[1] == 150_000 and input_bound_in_place(graph, graph["a"])[1] == 24_000
     assert check(graph) is graph
 
 

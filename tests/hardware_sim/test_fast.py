@@ -78,7 +78,7 @@ def both(graph: Graph, spikes: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-@given(drawn=graphs())
+@given(drawn=graphs(valued=True))
 @examples(60)
 def test_random_graphs(way, drawn):
     """Leaks, decays and resets of single neurons, delays, biases, single synapses, odd weights, dense ones."""

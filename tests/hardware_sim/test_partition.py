@@ -71,7 +71,7 @@ def test_random_networks(chip, case, parts):
 
 
 @pytest.mark.parametrize("chip", [LOIHI1, LOIHI2], ids=lambda chip: chip.name)
-@given(drawn=graphs(), parts=st.sampled_from([2, 3, 5]))
+@given(drawn=graphs(valued=True), parts=st.sampled_from([2, 3, 5]))
 @examples(25)
 def test_single_synapses(chip, drawn, parts):
     graph, spikes = drawn
@@ -100,7 +100,7 @@ def test_a_network_with_skips_in_lava(fidelity, worker):
 @given(data=st.data())
 @examples(4)
 def test_single_synapses_in_lava(fidelity, data, worker):
-    graph, spikes = data.draw(graphs(most=3, stock=fidelity == "stock"))
+    graph, spikes = data.draw(graphs(most=3, stock=fidelity == "stock", valued=True))
     placement = place(graph, small(LOIHI2, max(2, largest(graph) // 2)))
     assume(max(len(population.edges) for population in partition(graph, placement).populations) <= 2 * LAVA_INPUTS)
     in_lava(graph, spikes, placement, fidelity, worker)

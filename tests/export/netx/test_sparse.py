@@ -16,7 +16,7 @@ from tests.export.netx.test_netx import corrupt
 from tests.graphs import graphs
 
 
-@given(drawn=graphs())
+@given(drawn=graphs(valued=True))
 @examples(60)
 def test_what_is_written_is_read(drawn, tmp_path_factory):
     """By themselves, joined through a concat, added to others; with delays of edges and of channels."""

@@ -70,7 +70,7 @@ def test_a_population_that_reads_too_many_others_is_named(worker):
 def test_any_number_of_processes_gives_the_same_spikes(processes, worker, monkeypatch):
     monkeypatch.setattr(launch, "cores", lambda: processes)
 
-    @given(st.one_of(graphs(most=4, recurrent=True), graded_graphs(recurrent=True, late=True)))
+    @given(st.one_of(graphs(most=4, recurrent=True, valued=True), graded_graphs(recurrent=True, late=True)))
     @examples(6)
     def equal(drawn):
         graph, spikes = drawn

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import hardware_sim
 from export import netx
-from export.graph import Conv, Dense, Edge, Graph, Input, Meta, Neuron, Population
+from export.graph import Conv, Dense, Edge, Graph, Input, Meta, Neuron, Population, with_encoder
 from export.limits import beyond
 from export.passes import align_delays
 from hardware_sim import LavaWorker, Record, SimulationError
@@ -74,7 +74,7 @@ def test_random_networks_do_the_same_in_lava(case, fidelity, worker):
 @given(data=st.data())
 @examples(25)
 def test_single_synapses_do_the_same_in_lava(data, fidelity, worker):
-    assert_equal_runs(*data.draw(graphs(stock=fidelity == "stock")), fidelity, worker)
+    assert_equal_runs(*data.draw(graphs(stock=fidelity == "stock", valued=True)), fidelity, worker)
 
 
 def test_what_is_late_is_refused_in_stock_processes(worker):
@@ -236,17 +236,20 @@ def test_a_hard_reset_chain_runs_alike_in_unmodified_netx(options, tmp_path):
             assert ours.any()
 
 
-@pytest.mark.parametrize("reset", ["subtract", "zero", "single"])
+@pytest.mark.parametrize("reset", ["subtract", "zero", "single", "graded"])
 def test_what_unmodified_netx_cannot_run_it_does_not_load(reset, tmp_path):
-    """Skips and single synapses at hard reset, soft reset even without: refused at construction, never wired wrongly.
+    """Skips, single synapses and graded input at hard reset, soft reset even without: refused at construction.
 
-    NetX would run a network without the layers whose type it does not know.
+    Never wired wrongly: NetX would run a network without the layers whose type it does not know.
     """
     if reset == "single":
         graph, spikes = hard_reset_chain()
         op = single(np.random.default_rng(0), (5, 1, 1), (4, 1, 1))
         last = Population("d", (4, 1, 1), (Edge("c", op),), Neuron(5, reset="zero"))
         graph = Graph((*graph.nodes, last), integer=True, meta=graph.meta)
+    elif reset == "graded":
+        graph, spikes = hard_reset_chain()
+        graph = with_encoder(graph, "graded")
     elif reset == "subtract":
         graph, spikes = chain(), np.ones((1, 4, 1, 4, 4), np.uint8)
     else:

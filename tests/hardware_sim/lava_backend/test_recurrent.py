@@ -43,7 +43,7 @@ def assert_all_same(graph, spikes, fidelity, worker, *, stream=False) -> None:
 @given(data=st.data())
 @examples(10)
 def test_what_feeds_itself(data, fidelity, worker):
-    assert_all_same(*data.draw(graphs(recurrent=True, stock=fidelity == "stock")), fidelity, worker)
+    assert_all_same(*data.draw(graphs(recurrent=True, stock=fidelity == "stock", valued=True)), fidelity, worker)
 
 
 @pytest.mark.parametrize("fidelity", FIDELITIES)
@@ -76,7 +76,7 @@ def test_streams(data, fidelity, worker):
     assert_all_same(graph, spikes[:1], fidelity, worker, stream=True)
 
 
-@given(drawn=st.one_of(graphs(recurrent=True), graded_graphs(recurrent=True)))
+@given(drawn=st.one_of(graphs(recurrent=True, valued=True), graded_graphs(recurrent=True)))
 @examples(25)
 def test_files_hold_them(drawn, tmp_path_factory):
     graph, spikes = drawn

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -116,6 +117,15 @@ def test_rate_code_against_its_definition(intensities, timesteps):
         for t in range(1, timesteps + 1):
             expected = math.floor(t * x + 0.5) - math.floor((t - 1) * x + 0.5)
             assert spikes[t - 1, k] == expected
+
+
+@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=8), st.integers(1, 32), st.integers(1, 255))
+def test_graded_code_against_its_definition(intensities, timesteps, levels):
+    spikes = encode(torch.tensor(intensities), timesteps=timesteps, encoder="graded", levels=levels)
+    for k, x in enumerate(intensities):
+        told = [math.floor(t * (levels * x) + 0.5) for t in range(timesteps + 1)]
+        assert spikes[:, k].tolist() == [after - before for before, after in pairwise(told)]
+        assert {math.floor(levels * x), math.ceil(levels * x)} >= set(spikes[:, k].tolist())
 
 
 def test_rate_code_is_a_neuron_under_constant_bias():
