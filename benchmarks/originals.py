@@ -11,7 +11,20 @@ import h5py
 import numpy as np
 
 from export import netx
-from export.graph import Conv, ConvT, Dense, Edge, Graph, Input, Meta, Neuron, Population, SigmaDelta, Sparse
+from export.graph import (
+    Conv,
+    ConvT,
+    Dense,
+    Edge,
+    Graph,
+    Input,
+    Meta,
+    Neuron,
+    Population,
+    SigmaDelta,
+    Sparse,
+    with_encoder,
+)
 from export.passes import align_delays
 
 
@@ -70,7 +83,7 @@ def _chain() -> Graph:
 
 
 def _skips() -> Graph:
-    """A concatenation, an addition of unlike synapses, a transposed convolution."""
+    """A concatenation, an addition of unlike synapses, a transposed convolution; graded spikes come in."""
     rng = np.random.default_rng(1)
     up = ConvT(2 * rng.integers(-20, 30, (3, 2, 2, 2)), stride=(2, 2))
     down = Conv(2 * rng.integers(-20, 30, (3, 1, 2, 2)), stride=(2, 2))
@@ -91,7 +104,7 @@ def _skips() -> Graph:
             Neuron(30),
         ),
     )
-    return align_delays(Graph(nodes, integer=True))
+    return with_encoder(align_delays(Graph(nodes, integer=True)), "graded")
 
 
 def _row() -> Graph:
