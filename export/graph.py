@@ -233,10 +233,9 @@ def _sends_values(neuron: AnyNeuron | None) -> bool:
     return isinstance(neuron, SigmaDelta) and neuron.threshold is not None
 
 
-def has_values(graph: Graph) -> bool:
-    """Whether any spikes carry values, or neurons are sigma-delta: then all spikes may be, however few are."""
-    sigma_delta = any(isinstance(n, Input | Population) and isinstance(n.neuron, SigmaDelta) for n in graph.nodes)
-    return sigma_delta or bool(graded(graph))
+def has_sigma_delta(graph: Graph) -> bool:
+    """Whether any neurons are sigma-delta: then all spikes may be values, however few are."""
+    return any(isinstance(node, Input | Population) and isinstance(node.neuron, SigmaDelta) for node in graph.nodes)
 
 
 def without_recurrence(graph: Graph, where: str) -> Graph:

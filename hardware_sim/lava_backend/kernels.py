@@ -241,6 +241,13 @@ def scatter_values(spikes: np.ndarray, taps: Taps | Columns, total: np.ndarray) 
     _scatter_values(spikes, taps.columns, taps.rows, taps.weight, taps.first_output, channels, height, total)
 
 
+def scatter_levels(spikes: np.ndarray, taps: Taps | Columns, total: np.ndarray) -> None:
+    """`scatter` of spikes uint8 that carry values, whose sums are known to fit int16."""
+    wide = np.zeros(total.shape, np.int32)
+    scatter_values(spikes.astype(np.int32), taps, wide)
+    total += wide.astype(np.int16)
+
+
 @numba.njit(numba.void(_I32, _I32, _I32, numba.int64[::1], _I32), cache=True, nogil=True)
 def add_columns(starts, rows, values, active, total):
     """Add the active columns of a sparse matrix (CSC) to int32 totals."""

@@ -17,15 +17,19 @@ from export.graph import Population, Shape
 from export.limits import POTENTIAL_SHIFT, THRESHOLD_MAX
 from hardware_sim.lava_backend import kernels, neuron_kernels
 from hardware_sim.lava_backend.layout import LayerFiles, Window, open_tape
-from hardware_sim.lava_backend.tables import Columns, Taps, make_tables
+from hardware_sim.lava_backend.tables import make_tables
 
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """A population of a group. sources: shapes of what its edges read. files: what it records."""
+    """A population of a group. sources: shapes of what its edges read. files: what it records.
+
+    levels: of what its edges read, the largest value of a spike, where that is known.
+    """
 
     population: Population
     sources: tuple[Shape, ...]
+    levels: tuple[int, ...]
     window: Window
     files: LayerFiles
 
@@ -96,6 +100,7 @@ class FusedLayer:
             make_tables(edge.op, source, self.population.shape)
             for edge, source in zip(edges, member.sources, strict=True)
         ]
+        self.scatters = [kernels.scatter_levels if most > 1 else self.scatter for most in member.levels]
         self.waiting = [deque[np.ndarray](maxlen=edge.delay + 1) for edge in edges]  # spikes on their way
         n = int(np.prod(self.population.shape))
         self.total, self.v, self.fired = np.zeros(n, self.sums), np.zeros(n, np.int32), np.zeros(n, self.spike)
@@ -131,21 +136,21 @@ class FusedLayer:
         """Take in the spikes that sources sent at a step. What is late of a sample does not reach the next."""
         following = self.window.place(time_step + 1)
         begins = following is not None and following[1] == 0
-        for k, (edge, taps) in enumerate(zip(self.population.edges, self.taps, strict=True)):
+        for k, edge in enumerate(self.population.edges):
             arrived, later = self._arriving(k, sent[edge.source]), self.later[k]
             if edge.source == self.name and begins:
                 self.waiting[k].clear()
             elif later is not None:
                 if begins:
                     later.forget()
-                self.total += later.step(None if arrived is None else self._scattered(arrived, taps))
+                self.total += later.step(None if arrived is None else self._scattered(k, arrived))
             elif arrived is not None:
-                self.scatter(arrived, taps, self.total)
+                self.scatters[k](arrived, self.taps[k], self.total)
         self.progress[self.slot] = time_step
 
-    def _scattered(self, arrived: np.ndarray, taps: Taps | Columns) -> np.ndarray:
+    def _scattered(self, k: int, arrived: np.ndarray) -> np.ndarray:
         gathered = np.zeros_like(self.total)
-        self.scatter(arrived, taps, gathered)
+        self.scatters[k](arrived, self.taps[k], gathered)
         return gathered
 
     def _arriving(self, k: int, sent: np.ndarray) -> np.ndarray | None:

@@ -9,7 +9,8 @@ import numpy as np
 from lava.magma.core.process.process import AbstractProcess
 from lava.proc.io.source import RingBuffer
 
-from export.graph import Graph, SigmaDelta, depths, graded, has_values
+from export.graph import Graph, SigmaDelta, depths, graded, has_sigma_delta, levels
+from export.limits import beyond
 from hardware_sim.lava_backend.grouping import groups
 from hardware_sim.lava_backend.layers import Member
 from hardware_sim.lava_backend.layout import LayerFiles, Window
@@ -73,7 +74,8 @@ def build_fused(
 
     files: what each layer records, by population. processes: see `grouping.groups`.
     """
-    kinds = GRADED_GROUPS if has_values(graph) else GROUPS
+    wide, most = _are_wide(graph), levels(graph)
+    kinds = GRADED_GROUPS if wide else GROUPS
     populations = {population.name: population for population in graph.populations}
     outputs, made = {graph.input.name: source.s_out}, []
     for group in groups(graph, processes):
@@ -81,6 +83,7 @@ def build_fused(
             Member(
                 population=populations[name],
                 sources=tuple(graph[edge.source].shape for edge in populations[name].edges),
+                levels=tuple(1 if wide else most.get(edge.source, 1) for edge in populations[name].edges),
                 window=windows[name],
                 files=files[name],
             )
@@ -107,7 +110,12 @@ def ring_buffer(graph: Graph, bits: np.ndarray) -> RingBuffer:
     return RingBuffer(data=np.concatenate([frames, quiet], axis=-1).astype(np.int32))
 
 
+def _are_wide(graph: Graph) -> bool:
+    """Whether fused layers need 32 bits for spikes: sigma-delta neurons, or what no bound holds in 16 bits."""
+    return has_sigma_delta(graph) or (bool(graded(graph)) and bool(beyond(graph)))
+
+
 def file_source(graph: Graph, path: str) -> SpikeSource:
-    """A source that reads its frames from a mapped file."""
-    kind = ValueSource if has_values(graph) else SpikeSource
+    """A source of fused layers that reads its frames from a mapped file."""
+    kind = ValueSource if _are_wide(graph) else SpikeSource
     return kind(path=path, shape=graph.input.shape)

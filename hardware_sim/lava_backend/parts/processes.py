@@ -162,7 +162,8 @@ class SigmaReset(Sigma):
 class SpikeSource(AbstractProcess):
     """Sends the spikes of a file step by step, and nothing after its end.
 
-    path: uint8 array file (samples, T, bytes), bits in (C, H, W) order. shape: (C, H, W).
+    path: uint8 array file (samples, T, bytes), bits in (C, H, W) order; or of values, int32 (samples, T, C, H, W), that
+    a byte holds. shape: (C, H, W).
     """
 
     def __init__(self, *, path: str, shape: Shape) -> None:
