@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from export.graph import STEPS_UNKNOWN, Graph, GraphError, graded, with_timesteps
+import numpy as np
+
+from export.graph import STEPS_UNKNOWN, Graph, GraphError, graded, levels, with_timesteps
 from export.mapping.chips import Chip
 from export.mapping.cost import Cost, cost
 from export.mapping.energies import TABLES
@@ -24,13 +26,14 @@ class Deployment:
 def deploy(graph: Graph, chip: Chip, trace: Trace | None = None) -> Deployment:
     """Lay an integer graph out on a chip, and count what a run made its cores do.
 
-    Raises GraphError for a layer that no tiling fits, and for the cost of spikes that carry values, whose energies are
-    not known; TraceError for a trace that is not the graph's.
+    A graded spike that an encoder makes counts as so many spikes as it stands for, since only those have published
+    energies: no less than it costs. Raises GraphError for a layer that no tiling fits, and for the cost of other spikes
+    that carry values; TraceError for a trace that is not the graph's.
     """
     placement = place(graph, chip)
     if trace is None:
         return Deployment(placement, ())
-    if values := graded(graph):
+    if values := graded(graph) - levels(graph).keys():
         raise GraphError(
             f"{', '.join(sorted(values))}: spikes that carry values; the energies that are published are of others. "
             "A map alone, without a run, is allowed"
@@ -38,5 +41,7 @@ def deploy(graph: Graph, chip: Chip, trace: Trace | None = None) -> Deployment:
     if STEPS_UNKNOWN in graph.meta.notes:
         graph = with_timesteps(graph, trace.timesteps)
     counts, active = spike_counts(graph, trace), active_steps(graph, trace)
+    if levels(graph) and trace.stimulus is not None:
+        counts[graph.input.name] = trace.stimulus.sum((0, 1), dtype=np.int64)
     costs = (cost(graph, placement, counts, table, samples=trace.samples, active=active) for table in TABLES)
     return Deployment(placement, tuple(costs))

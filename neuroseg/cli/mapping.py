@@ -14,7 +14,7 @@ from rich.table import Table
 
 import hardware_sim
 from export import files, netx
-from export.graph import Graph
+from export.graph import Graph, levels
 from export.mapping.chips import CHIPS, RESOURCES
 from export.mapping.cost import Cost
 from export.mapping.energies import STATIC
@@ -69,6 +69,8 @@ def map_network(
     _show_placement(placement, file.name)
     if costs:
         _show_costs(costs)
+        if levels(graph):
+            console.print("What comes in is graded: a spike counts as so many as it stands for, no less than it costs.")
     if json:
         files.write_json(summary(placement, costs), json)
         console.print(escape(str(json)))

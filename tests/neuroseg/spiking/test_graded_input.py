@@ -11,10 +11,12 @@ import torch
 
 import hardware_sim
 from export import netx, nir
-from export.graph import GraphError, Meta, SigmaDelta, levels, same, with_encoder
+from export.graph import Graph, GraphError, Meta, SigmaDelta, levels, same, with_encoder
 from export.limits import beyond, check
+from export.mapping.chips import LOIHI1, LOIHI2
 from hardware_sim.comparison.compare import compare
 from hardware_sim.record import SimulationError
+from hardware_sim.reporting.deployment import deploy
 from neuroseg.conversion.balance import METHODS, balance
 from neuroseg.conversion.lower import export, integer_scales, to_graph
 from neuroseg.conversion.sigma_delta import to_sigma_delta
@@ -91,6 +93,19 @@ def test_bounds_count_what_a_spike_carries():
         with pytest.raises(SimulationError, match=rf"{first.name}: input is \d+ in sample 0, step 0"):
             hardware_sim.run(graph, spikes, backend=backend)
     assert hardware_sim.run(graph, spikes // 200).output.any()  # what does not reach so far runs
+
+
+def test_a_chip_counts_as_many_spikes_as_one_stands_for():
+    graph = with_encoder(chain(), "graded", levels=3)
+
+    def operations(graph: Graph, value: int) -> float:
+        spikes = np.full((1, graph.meta.timesteps, *graph.input.shape), value)
+        return deploy(graph, LOIHI2, hardware_sim.run(graph, spikes)).costs[0].layers[0].operations
+
+    bits = operations(chain(), 1)
+    assert bits > 0 and [operations(graph, value) for value in (1, 3)] == [bits, 3 * bits]
+    with pytest.raises(GraphError, match="input: graded spikes of 3 levels; Loihi 1 knows spikes of 1"):
+        deploy(graph, LOIHI1)
 
 
 def test_what_is_no_such_input_is_named(tmp_path):
