@@ -66,7 +66,7 @@ def test_every_neuron_lies_on_one_core_and_every_limit_holds(chip, case):
 
 
 @pytest.mark.parametrize("chip", CHIPS.values(), ids=CHIPS)
-@given(drawn=graphs(valued=True))
+@given(drawn=graphs())
 @examples(25)
 def test_so_does_every_neuron_with_single_synapses(chip, drawn):
     assert_placed(drawn[0], dataclasses.replace(chip, neurons=16))
