@@ -17,11 +17,12 @@ from export import checked, files
 from export.checked import Fields
 from hardware_sim.reporting import bland_altman
 from hardware_sim.reporting.bland_altman import Measured
+from neuroseg.experiments.figures import Priced, draw_costs
 from neuroseg.runs import RunError
 from neuroseg.training.losses import LOSSES
 
 DICE = "dice_"  # columns of the summary that begin so
-DEPLOYED = ("finetuned-T8", "finetuned-T4", "sigma-delta-T1")  # whose agreement with the ANN is drawn
+DEPLOYED = ("finetuned-T8", "finetuned-T4", "graded-T4", "sigma-delta-T1")  # whose agreement with the ANN is drawn
 COUNT_MAX, ROWS_MAX, NUMBER_MAX = 2**31, 2**12, 1e18  # more is in no table
 
 
@@ -161,14 +162,26 @@ def score_cells(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> tu
     return *(score(key) for key in _score_keys(rows)), epochs, rate
 
 
+def _priced(row: Mapping[str, Any]) -> Priced:
+    return Priced(row["method"], row[f"{DICE}3d"], row["operations"], row["energy"])
+
+
 def write_tables(folds: Sequence[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
-    """Write table.md and table.csv, and agreement-LOSS.svg of the DEPLOYED networks; returns the summary."""
+    """Write table.md and table.csv; by loss agreement-LOSS.svg of DEPLOYED networks, costs-LOSS.svg of all in 8 bits.
+
+    Returns the summary.
+    """
     rows = summary(folds)
     for loss in dict.fromkeys(fold["loss"] for fold in folds):
         found = {name: dice_agreement(folds, loss=loss, method=name, weights="int8") for name in DEPLOYED}
         panels = [replace(measured, name=f"3D Dice, {name}") for name, measured in found.items() if measured]
         if panels and len(panels[0].first) > 1:
             bland_altman.draw(panels, ("ANN", "SNN"), folder / f"agreement-{loss}.svg")
+        of_loss = [row for row in rows if row["loss"] == loss]
+        networks = [_priced(row) for row in of_loss if row["weights"] == "int8"]
+        ann = [_priced(row) for row in of_loss if row["method"] == "ann"]
+        if networks and ann:
+            draw_costs(networks, ann=ann[0], path=folder / f"costs-{loss}.svg")
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
     writer.writeheader()

@@ -116,6 +116,7 @@ def test_classes_and_graded_spikes_have_their_rows(tmp_path):
     ann, graded = result["rows"][0], result["rows"][3]
     assert graded["dice"]["3d mean"] == pytest.approx(ann["dice"]["3d mean"], abs=0.05)
     rows = write_tables(load_folds(tmp_path), tmp_path)
+    assert (tmp_path / "costs-dice.svg").stat().st_size > 1000
     head = (tmp_path / "table.md").read_text().splitlines()[0]
     assert "| 3D Dice | 2D Dice | 3D left | 3D right | 3D mean |" in head and "mJ a slice" in head
     assert rows[0]["dice_3d left"] == pytest.approx(100 * ann["dice"]["3d left"])

@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from neuroseg.experiments.figures import Curve, draw_curves, draw_layers
+from neuroseg.experiments.figures import Curve, Priced, draw_costs, draw_curves, draw_layers
 
 
 def pixels(path):
@@ -33,6 +33,14 @@ def test_layers_show_rates_and_thresholds_before_and_after(tmp_path, drawn):
     assert [bar.get_height() for bar in bottom.patches] == [100, 90, 120, 80]
     assert [label.get_text() for label in bottom.get_xticklabels()] == ["a", "b"]
     assert len(pixels(tmp_path / "layers.png")) > 2
+
+
+def test_costs_show_each_network_where_its_energy_is_known(tmp_path, drawn):
+    networks = [Priced("T8", 90.0, 9e7, 2e-3), Priced("sigma-delta", 91.0, 3e7, None)]
+    draw_costs(networks, ann=Priced("ann", 91.5, 6e7, None), path=tmp_path / "costs.svg")
+    energy, operations = ([line.get_xydata().tolist()[0] for line in axis.lines] for axis in drawn[0].axes)
+    assert energy[0] == [2, 90] and operations[:2] == [[90, 90], [30, 91]] and [60, 91.5] in operations
+    assert [text.get_text() for text in drawn[0].axes[0].texts] == ["T8"]
 
 
 def test_curves_show_dice_against_time_steps(tmp_path, drawn):
