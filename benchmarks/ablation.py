@@ -29,7 +29,7 @@ from neuroseg.experiments.crossval import Variant
 from neuroseg.metrics import mean_dice
 from neuroseg.runs import Run
 from neuroseg.steps import calibrated
-from neuroseg.training.finetune import FinetuneConfig, finetune
+from neuroseg.training.finetune import FinetuneConfig, as_teacher, finetune
 from neuroseg.training.memory import keep_freed_memory
 from neuroseg.training.train import predict
 
@@ -55,6 +55,7 @@ def rows(epochs: int) -> list[Row]:
     return [
         base,
         *(replace(base, change=f"seed {seed}", tuning=replace(tuning, seed=seed)) for seed in SEEDS),
+        replace(base, change="masks alone, without the ANN's logits", tuning=replace(tuning, distill=0.0)),
         replace(base, change="dropout of the ANN", tuning=replace(tuning, dropout=True)),
         replace(base, change="slices augmented", tuning=replace(tuning, augment=True)),
         replace(base, change="start potential half a threshold", variant=replace(variant, u0=0.5)),
@@ -104,7 +105,9 @@ def main(
         network = calibrated(ann, training, row.variant.conversion, seed=settings.seed).copy(alpha=row.alpha)
         network = network.with_scales(integer_scales(network))
         with training_bar(row.change) as show:
-            tuned, history = finetune(network, training, validation, config=row.tuning, on_step=show)
+            tuned, history = finetune(
+                network, training, validation, config=row.tuning, teacher=as_teacher(ann), on_step=show
+            )
         tuned = tuned.with_scales(integer_scales(tuned))
         masks = predict(functools.partial(tuned.predict, quantized=True), test)
         dice = mean_dice(masks, [subject.mask for subject in test])

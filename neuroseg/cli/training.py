@@ -214,6 +214,9 @@ def finetune(
     loss: Annotated[Loss | None, typer.Option(help="Loss to minimise; default: the ANN's.")] = None,
     quantized: Annotated[bool, typer.Option(help="Train through the 8-bit integers.")] = True,
     augment: Annotated[bool, typer.Option(help="Vary shape and contrast, for scans of other contrast.")] = False,
+    distill: Annotated[
+        float, typer.Option(min=0, help="Weight of the ANN's own logits, learnt beside the labels; 0: labels alone.")
+    ] = FinetuneConfig.distill,
     data: OtherData = None,
     images: ImagesToRun = None,
     labels: LabelsOfImages = None,
@@ -235,6 +238,7 @@ def finetune(
         loss=loss.value if loss else FinetuneConfig.loss,
         quantized=quantized,
         augment=augment,
+        distill=distill,
     )
     if images or labels:
         if images is None or labels is None or data:

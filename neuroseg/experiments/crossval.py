@@ -27,7 +27,7 @@ from neuroseg.runs import Run
 from neuroseg.settings import Settings
 from neuroseg.spiking.activity import ann_operations
 from neuroseg.steps import Conversion, calibrated, sigma_delta_run
-from neuroseg.training.finetune import FinetuneConfig, finetune
+from neuroseg.training.finetune import FinetuneConfig, as_teacher, finetune
 from neuroseg.training.team import CPU, Team
 from neuroseg.training.train import OnStep, TrainConfig, predict, train
 from neuroseg.training.unet import UNetConfig, channels_for
@@ -257,6 +257,7 @@ def _make_variant(
                 fold.training,
                 fold.validation,
                 config=tuning,
+                teacher=as_teacher(network, device),
                 checkpoint=run.checkpoint(run.snn),
                 on_step=show,
                 team=Team(device),

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from export.graph import Dropout
 from neuroseg.conversion.lower import integer_scales
@@ -25,7 +26,7 @@ from neuroseg.spiking.device import place
 from neuroseg.spiking.network import SpikingNetwork
 from neuroseg.training.losses import LOSSES, Loss
 from neuroseg.training.team import ALONE, CPU, Team
-from neuroseg.training.train import Epoch, OnStep, fit, minimise
+from neuroseg.training.train import Epoch, Forward, OnStep, fit, minimise
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,15 @@ class FinetuneConfig:
     quantized: bool = True
     dropout: bool = False  # the ANN's, fixed over time; in few epochs it gains nothing
     augment: bool = False  # as the ANN's training does; for scans of other contrast
+    distill: float = 1.0  # weight of what a teacher says, where there is one, beside the masks
+
+
+def as_teacher(ann: nn.Module, device: torch.device = CPU) -> Forward:
+    """Images (B, C, H, W) to the logits of an ANN, which is placed on a device; of a `SpikingNetwork` as the ANN."""
+    place(ann.eval(), device)
+    if isinstance(ann, SpikingNetwork):
+        return lambda images: ann.analog(images.to(device))[ann.output.name]
+    return lambda images: ann(images.to(device))
 
 
 def finetune(
@@ -50,12 +60,14 @@ def finetune(
     validation: Sequence[Subject],
     *,
     config: FinetuneConfig = FinetuneConfig(),
+    teacher: Forward | None = None,
     checkpoint: Path | None = None,
     on_step: OnStep | None = None,
     team: Team = ALONE,
 ) -> tuple[SpikingNetwork, list[Epoch]]:
     """Fine-tune a balanced network; returns a new one (best validation Dice), on the CPU, and the history.
 
+    teacher: logits of images (`as_teacher` of the ANN), which the network learns beside the masks (`config.distill`).
     Integer scales are chosen before every epoch and before every validation, so that no weight of the validated network
     is ever clipped; the network that is returned has them. Resumes from `checkpoint`, and is shared by a team, as
     `train` is.
@@ -72,7 +84,7 @@ def finetune(
             **how,
         )
 
-    return _tune(network, on_subjects, config, checkpoint, on_step, team)
+    return _tune(network, on_subjects, config, teacher, checkpoint, on_step, team)
 
 
 def finetune_images(
@@ -81,6 +93,7 @@ def finetune_images(
     labels: np.ndarray,
     *,
     config: FinetuneConfig = FinetuneConfig(),
+    teacher: Forward | None = None,
     validation: float = 0.2,
     checkpoint: Path | None = None,
     on_step: OnStep | None = None,
@@ -114,7 +127,7 @@ def finetune_images(
             **how,
         )
 
-    return _tune(network, on_images, config, checkpoint, on_step, team)
+    return _tune(network, on_images, config, teacher, checkpoint, on_step, team)
 
 
 def image_loss(classes: int, loss: str) -> Loss:
@@ -138,6 +151,7 @@ def _tune(
     network: SpikingNetwork,
     fitted: Callable[..., list[Epoch]],
     config: FinetuneConfig,
+    teacher: Forward | None,
     checkpoint: Path | None,
     on_step: OnStep | None,
     team: Team,
@@ -159,6 +173,8 @@ def _tune(
         forward=forward,
         optimizer=optimizer,
         before_epoch=rescale,
+        teacher=teacher if config.distill else None,
+        distill=config.distill,
         epochs=config.epochs,
         batch=config.batch,
         seed=config.seed,

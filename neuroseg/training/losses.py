@@ -53,6 +53,16 @@ def balanced_bce_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tenso
     return F.binary_cross_entropy_with_logits(logits, target, pos_weight=(target.numel() - foreground) / foreground)
 
 
+def distillation_loss(logits: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy with a teacher's probabilities, mean over voxels (Hinton et al., arXiv 1503.02531; temperature 1).
+
+    Logits of both (B, C, H, W); one channel is binary.
+    """
+    if logits.shape[1] > 1:
+        return F.cross_entropy(logits, teacher.softmax(dim=1))
+    return F.binary_cross_entropy_with_logits(logits, torch.sigmoid(teacher))
+
+
 def check_classes(channels: int, targets: torch.Tensor) -> None:
     """Raise ValueError for targets that an output of so many channels has no class for."""
     most, known = int(targets.max()), max(channels - 1, 1)

@@ -19,7 +19,7 @@ from neuroseg.data.augment import augment
 from neuroseg.data.volume import Subject, stack_slices
 from neuroseg.metrics import decide, goal
 from neuroseg.spiking.device import place
-from neuroseg.training.losses import LOSSES, Loss, balanced_bce_loss, check_classes
+from neuroseg.training.losses import LOSSES, Loss, balanced_bce_loss, check_classes, distillation_loss
 from neuroseg.training.memory import keep_freed_memory
 from neuroseg.training.team import ALONE, CPU, Team
 from neuroseg.training.unet import UNet, UNetConfig
@@ -182,6 +182,8 @@ def minimise(
     warm_up: int = 0,
     vary: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None,
     before_epoch: Callable[[], None] | None = None,
+    teacher: Forward | None = None,
+    distill: float = 1.0,
     checkpoint: Path | None = None,
     on_step: OnStep | None = None,
     team: Team = ALONE,
@@ -191,15 +193,16 @@ def minimise(
     The learning rate of `optimizer` is the peak of a one-cycle schedule.
     `forward` maps images (B, C, H, W) to logits; `validate` scores the network after an epoch, against `truths`.
     `before_epoch` runs before each epoch and before each validation. The first `warm_up` batches minimise balanced
-    cross-entropy. `vary` changes images and targets of a batch. `identity` describes the run: a checkpoint of another
-    run is refused with ValueError.
+    cross-entropy. `vary` changes images and targets of a batch. `teacher` maps images to logits, too; `distill` times
+    the cross-entropy with its probabilities is added to the objective. `identity` describes the run: a checkpoint of
+    another run is refused with ValueError.
     """
     keep_freed_memory()
     batches = -(-len(images) // batch)
     # Not torch's OneCycleLR: its state holds a function, which a safe checkpoint cannot.
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step / (epochs * batches)))
     saved: dict[str, Any] = {"network": network, "optimizer": optimizer, "schedule": schedule}
-    identity = _plain({**identity, **_fingerprints(network, images, targets, truths)})
+    identity = _plain({**identity, **_fingerprints(network, images, targets, truths, teacher)})
     history, best = _resume(checkpoint, identity, saved)
     team.begin([identity, len(history)], network.parameters())
     for epoch in range(len(history) + 1, epochs + 1):
@@ -222,6 +225,8 @@ def minimise(
                 torch.manual_seed((epoch_seed * batches + k) * team.size + team.rank)
             logits = team.gather(forward(team.share(x)), len(x))
             value = (balanced_bce_loss if warming else objective)(logits, truth.to(logits.device))
+            if teacher and not warming:
+                value = value + distill * distillation_loss(logits, _told(teacher, x).to(logits.device))
             value.backward()
             team.add_gradients(network.parameters(), len(x))
             optimizer.step()
@@ -277,9 +282,9 @@ def _resume(
 
 
 def _fingerprints(
-    network: nn.Module, images: torch.Tensor, masks: torch.Tensor, truths: Sequence[np.ndarray]
+    network: nn.Module, images: torch.Tensor, masks: torch.Tensor, truths: Sequence[np.ndarray], teacher: Forward | None
 ) -> dict[str, str]:
-    """Hashes of where a training starts: its weights and its data."""
+    """Hashes of where a training starts: its weights and its data, and what a teacher says of one image."""
 
     def digest(arrays: Sequence[np.ndarray]) -> str:
         total = hashlib.sha256()
@@ -288,7 +293,14 @@ def _fingerprints(
         return total.hexdigest()
 
     weights = [parameter.detach().cpu().numpy() for parameter in network.parameters()]
-    return {"start": digest(weights), "training": digest([images.numpy(), masks.numpy()]), "validation": digest(truths)}
+    of_data = {"training": digest([images.numpy(), masks.numpy()]), "validation": digest(truths)}
+    of_teacher = {"teacher": digest([_told(teacher, images[:1]).cpu().numpy()])} if teacher else {}
+    return {"start": digest(weights), **of_data, **of_teacher}
+
+
+@torch.no_grad()
+def _told(teacher: Forward, images: torch.Tensor) -> torch.Tensor:
+    return teacher(images)
 
 
 @torch.no_grad()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
@@ -13,7 +16,7 @@ from neuroseg.conversion.lower import integer_scales
 from neuroseg.data import stack_slices
 from neuroseg.metrics import mean_dice
 from neuroseg.spiking.network import SpikingNetwork
-from neuroseg.training.finetune import FinetuneConfig, finetune
+from neuroseg.training.finetune import FinetuneConfig, as_teacher, finetune
 from neuroseg.training.train import TrainConfig, predict, train
 from neuroseg.training.unet import UNetConfig
 from tests.neuroseg.conftest import SHAPE
@@ -63,6 +66,35 @@ def test_a_killed_finetuning_resumes_to_the_same_network(small, tmp_path):
         finetune(small, subjects[:4], subjects[4:], checkpoint=tmp_path / "c", on_step=kill, **arguments)
     resumed, _ = finetune(small, subjects[:4], subjects[4:], checkpoint=tmp_path / "c", **arguments)
     assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values()))
+
+
+def test_a_teacher_is_learnt_from_beside_the_masks(small, unet, tmp_path):
+    """Where masks say nothing the network gives what the teacher says; another teacher is another training."""
+    subjects = [replace(subject, mask=np.zeros_like(subject.mask)) for subject in blobs(8)]
+    images, _ = stack_slices(blobs(8))
+    config = FinetuneConfig(epochs=8, batch=8, learning_rate=4e-3, distill=50.0)
+    told = {"teacher": lambda images: 8 * (images - 0.5), "config": config}
+    tuned, _ = finetune(small, subjects, subjects, **told)
+    alone, _ = finetune(small, subjects, subjects, teacher=told["teacher"], config=replace(config, distill=0.0))
+    plain, _ = finetune(small, subjects, subjects, config=config)
+    for one, other in zip(alone.state_dict().values(), plain.state_dict().values()):
+        assert torch.equal(one, other)
+    with torch.no_grad():
+        wanted = (images > 0.5).float()
+        decided = [(net.predict(images, quantized=True) > 0).float() for net in (tuned, plain)]
+    taught, left = (float(one.eq(wanted).float().mean()) for one in decided)
+    assert taught > 0.9 and taught > left + 0.02
+
+    finetune(small, subjects, subjects, checkpoint=tmp_path / "c", **told)
+    with pytest.raises(ValueError, match="other settings or data"):
+        finetune(small, subjects, subjects, checkpoint=tmp_path / "c", teacher=lambda images: images, config=config)
+
+
+def test_an_ann_teaches_by_its_logits(small, unet):
+    images = torch.rand(3, *SHAPE)
+    with torch.no_grad():
+        torch.testing.assert_close(as_teacher(unet)(images), unet.eval()(images))
+        torch.testing.assert_close(as_teacher(small)(images), small.analog(images)[small.output.name])
 
 
 def test_networks_survive_their_files(small, unet, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 
 from neuroseg import metrics
 from neuroseg.data import Subject
-from neuroseg.training.losses import balanced_bce_loss, bce_dice_loss, bce_loss, dice_loss
+from neuroseg.training.losses import balanced_bce_loss, bce_dice_loss, bce_loss, dice_loss, distillation_loss
 from neuroseg.training.train import TrainConfig, predict, split, train
 from neuroseg.training.unet import UNet, UNetConfig
 
@@ -73,6 +74,20 @@ def test_losses_of_classes_against_their_formulas(seed):
     present = [np.log([c for c, (b, y, x) in zip(chances, voxels) if target[b, 0, y, x] == k]) for k in range(3)]
     means = [-each.mean() for each in present if len(each)]
     assert float(balanced_bce_loss(z, t)) == pytest.approx(np.mean(means))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_distillation_against_its_formula(channels):
+    generator = torch.Generator().manual_seed(0)
+    logits, teacher = (torch.randn(2, channels, 3, 4, dtype=torch.float64, generator=generator) for _ in range(2))
+    total = 0.0
+    for b, y, x in np.ndindex(2, 3, 4):
+        ours, theirs = ([float(value) for value in one[b, :, y, x]] for one in (logits, teacher))
+        if channels == 1:  # of two classes, the other one's logit is 0
+            ours, theirs = [0.0, *ours], [0.0, *theirs]
+        p, q = ([math.exp(value) / sum(map(math.exp, one)) for value in one] for one in (ours, theirs))
+        total -= sum(theirs * math.log(ours) for ours, theirs in zip(p, q, strict=True)) / 24
+    assert float(distillation_loss(logits, teacher)) == pytest.approx(total)
 
 
 def test_classes_that_a_network_has_no_channel_for_are_refused():
