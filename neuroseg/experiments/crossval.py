@@ -70,9 +70,9 @@ VARIANTS = (
     Variant(FINETUNED, 8, finetuned=True),
     Variant("finetuned-T4", 4, finetuned=True),
     Variant("finetuned-T8-zero", 8, reset="zero", finetuned=True),
-    Variant("graded-T4", 4, encoder="graded", finetuned=True),
-    Variant("graded-T2", 2, encoder="graded", finetuned=True),
-    Variant("graded-T1", 1, encoder="graded", finetuned=True),
+    Variant("graded-T4", 4, encoder="graded", u0=0.5, finetuned=True),
+    Variant("graded-T2", 2, encoder="graded", u0=0.5, finetuned=True),
+    Variant("graded-T1", 1, encoder="graded", u0=0.5, finetuned=True),
     Variant("sigma-delta-T1", 1, graded=True),
 )
 
