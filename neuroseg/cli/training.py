@@ -36,8 +36,8 @@ from neuroseg.conversion.model_file import ONNX, PT2
 from neuroseg.data import labels_of, stack_slices
 from neuroseg.data.images import read_images, read_labels
 from neuroseg.data.labels import values_and_classes
-from neuroseg.experiments.crossval import make_folds
-from neuroseg.experiments.folds import FoldTask, run_folds
+from neuroseg.experiments.crossval import Recipe, make_folds, run_fold
+from neuroseg.experiments.folds import folder_of, run_folds
 from neuroseg.experiments.tables import check_folds, load_folds, write_tables
 from neuroseg.imported import ann_of, convert_model, finetune_run_images, images_for
 from neuroseg.pretrained import copy_pretrained
@@ -291,13 +291,13 @@ def crossval(
     check_folds(load_folds(out))  # said before the hours of training
     wanted = [part for part in parts if not fold or part.number in fold]
     cluster, config = Cluster(processes, dask), TrainConfig(epochs=epochs, loss=loss.value, seed=seed)
-    work = FoldTask(out.absolute(), place(data), chosen, config, where)
+    recipe, to = Recipe(place(data), labels=chosen, config=config, device=where), out.absolute()
     if cluster.alone:
         for part in wanted:
-            work.run(part, bar=training_bar)
+            run_fold(part, folder_of(to, part, recipe), recipe, bar=training_bar)
     else:
-        with steps_bar("cross-validation", unit="folds") as show:
-            run_folds(work, wanted, cluster=cluster, on_done=show)
+        with steps_bar("cross-validation", unit="networks") as show:
+            run_folds(wanted, to, recipe, cluster=cluster, on_done=show)
     done = load_folds(out)
     check_folds(done)
     for table in crossval_tables(write_tables(done, out)):

@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from neuroseg.training.unet import UNetConfig, channels_for
 VALIDATION_SUBJECTS = 16  # of a fold's training subjects, to choose the best epoch on
 
 ROWS = "rows.json"
+ANN = "ann"  # its folder in that of a fold
 
 Bar = Callable[[str], AbstractContextManager[OnStep]]
 
@@ -105,72 +106,85 @@ def make_folds(subjects: Sequence[Subject], *, folds: int, seed: int) -> tuple[F
     return tuple(made)
 
 
-def run_fold(
-    fold: Fold,
-    folder: Path,
-    *,
-    data: str,
-    bar: Bar,
-    model: UNetConfig = UNetConfig(),
-    labels: Labels | None = None,
-    config: TrainConfig = TrainConfig(),
-    tuning: FinetuneConfig = FinetuneConfig(),
-    variants: Sequence[Variant] = VARIANTS,
-    device: torch.device = CPU,
-) -> dict[str, Any]:
-    """Train the ANN and every variant of a fold; returns and stores the fold's rows.
+@dataclass(frozen=True)
+class Recipe:
+    """What all folds of a cross-validation have in common; see `run_fold`."""
 
-    What is done already is read from `folder`, what was interrupted goes on. `bar` makes a progress bar. labels: by
-    which the subjects were read. Fine-tuning minimises the loss of `config`, from its seed. Raises RunError where
-    `folder` holds something else.
-    """
-    with Run(folder).held("crossval", made_by=None):
-        tuning = replace(tuning, loss=config.loss, seed=config.seed)
-        values, classes = values_and_classes(labels)
-        settings = Settings(
-            data=data,
-            seed=config.seed,
+    data: str
+    model: UNetConfig = field(default_factory=UNetConfig)
+    labels: Labels | None = None
+    config: TrainConfig = field(default_factory=TrainConfig)
+    tuning: FinetuneConfig = field(default_factory=FinetuneConfig)
+    variants: Sequence[Variant] = VARIANTS
+    device: torch.device = CPU
+
+    def settings(self, fold: Fold) -> Settings:
+        values, classes = values_and_classes(self.labels)
+        return Settings(
+            data=self.data,
+            seed=self.config.seed,
             training=tuple(s.id for s in fold.training),
             validation=tuple(s.id for s in fold.validation),
             test=tuple(s.id for s in fold.test),
-            model=replace(model, out_channels=channels_for(classes)),
-            train=config,
+            model=replace(self.model, out_channels=channels_for(classes)),
+            train=self.config,
             labels=values,
             classes=classes,
         )
-        return _run_fold(fold, folder, settings, bar, tuning, variants, device)
+
+    @property
+    def tuned(self) -> FinetuneConfig:
+        """Fine-tuning minimises the ANN's loss, from its seed."""
+        return replace(self.tuning, loss=self.config.loss, seed=self.config.seed)
 
 
-def _run_fold(
-    fold: Fold,
-    folder: Path,
-    settings: Settings,
-    bar: Bar,
-    tuning: FinetuneConfig,
-    variants: Sequence[Variant],
-    device: torch.device,
-) -> dict[str, Any]:
-    ann = Run(folder / "ann")
-    _enter(ann, settings)
-    rows = _stored(ann) or _store([_train_ann(fold, ann, settings, bar, device)], ann)
-    for variant in variants:
-        run = Run(folder / variant.name)
-        _enter(run, settings)
-        stored = _stored(run)
-        if any("variant" not in row for row in stored):
-            raise runs.RunError(
-                f"{run.folder / ROWS} is of an earlier version; delete it, and its network is scored again"
-            )
-        if any(row[key] != value for row in stored for key, value in _recipe(variant, tuning).items()):
-            raise _other_variant(run)
-        rows += stored or _store(_make_variant(fold, settings, variant, ann, run, tuning, bar, device), run)
-    shown = {**asdict(settings), "data": Path(settings.data).name}  # not where it lies here
-    result = {"fold": fold.number, "loss": settings.train.loss, "settings": shown, "rows": rows}
+def run_fold(fold: Fold, folder: Path, recipe: Recipe, *, bar: Bar) -> dict[str, Any]:
+    """Train the ANN and every variant of a fold; returns and stores the fold's rows.
+
+    What is done already is read from `folder`, what was interrupted goes on. `bar` makes a progress bar. Raises
+    RunError where `folder` holds something else.
+    """
+    with holding(folder):
+        return run_networks(fold, folder, recipe, bar=bar)
+
+
+def holding(folder: Path) -> AbstractContextManager[None]:
+    """Keeps other cross-validations from a fold's folder meanwhile. Raises RunError."""
+    return Run(folder).held("crossval", made_by=None)
+
+
+def run_networks(fold: Fold, folder: Path, recipe: Recipe, *, bar: Bar) -> dict[str, Any]:
+    """`run_fold`, of a folder that is held."""
+    rows = run_ann(fold, folder, recipe, bar=bar)
+    for variant in recipe.variants:
+        rows += run_variant(fold, folder, recipe, variant, bar=bar)
+    shown = {**asdict(recipe.settings(fold)), "data": Path(recipe.data).name}  # not where it lies here
+    result = {"fold": fold.number, "loss": recipe.config.loss, "settings": shown, "rows": rows}
     files.write_json(result, folder.with_suffix(".json"))
     return result
 
 
-def _recipe(variant: Variant, tuning: FinetuneConfig) -> dict[str, Any]:
+def run_ann(fold: Fold, folder: Path, recipe: Recipe, *, bar: Bar) -> list[dict[str, Any]]:
+    """The row of a fold's ANN, which is trained if it is not there; in `folder`/ann."""
+    run, settings = Run(folder / ANN), recipe.settings(fold)
+    _enter(run, settings)
+    return _stored(run) or _store([_train_ann(fold, run, settings, bar, recipe.device)], run)
+
+
+def run_variant(fold: Fold, folder: Path, recipe: Recipe, variant: Variant, *, bar: Bar) -> list[dict[str, Any]]:
+    """The rows of a spiking network of a fold, which is made of its ANN if it is not there; in a folder of its name."""
+    run, settings, tuning = Run(folder / variant.name), recipe.settings(fold), recipe.tuned
+    _enter(run, settings)
+    stored = _stored(run)
+    if any("variant" not in row for row in stored):
+        raise runs.RunError(f"{run.folder / ROWS} is of an earlier version; delete it, and its network is scored again")
+    if any(row[key] != value for row in stored for key, value in _how_made(variant, tuning).items()):
+        raise _other_variant(run)
+    ann = Run(folder / ANN)
+    return stored or _store(_make_variant(fold, settings, variant, ann, run, tuning, bar, recipe.device), run)
+
+
+def _how_made(variant: Variant, tuning: FinetuneConfig) -> dict[str, Any]:
     """How a network is made, as its rows say it; those of before there were graded ones say nothing of that."""
     shown = {key: value for key, value in asdict(variant).items() if key != "graded" or value}
     return {"variant": shown, "tuning": asdict(tuning) if variant.finetuned else None}
@@ -237,7 +251,7 @@ def _make_variant(
         runs.save_ann(network, [], run.ann)
     if variant.graded:
         graph = sigma_delta_run(run, stack_slices(fold.training)[0]).graph
-        row = {**_recipe(variant, tuning), "epochs": None, "seconds": time.perf_counter() - start}
+        row = {**_how_made(variant, tuning), "epochs": None, "seconds": time.perf_counter() - start}
         return [
             {"method": variant.name, "weights": "int8", **row, **measured_graded(graph, fold.test, settings.classes)}
         ]
@@ -264,7 +278,7 @@ def _make_variant(
             )
         epochs = converged(history)
         runs.save_snn(spiking, run.snn, notes={**notes, "finetuned": json.dumps(asdict(tuning))})
-    row = {**_recipe(variant, tuning), "epochs": epochs, "seconds": time.perf_counter() - start}
+    row = {**_how_made(variant, tuning), "epochs": epochs, "seconds": time.perf_counter() - start}
     modes = {"float": False, "int8": True} if variant.deployed else {"float": False}
     return [
         {

@@ -1,80 +1,96 @@
-"""The folds of a cross-validation, one after the other or in several processes."""
+"""The networks of a cross-validation in several processes, here or on other machines."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from neuroseg import runs
 from neuroseg.cluster import Cluster, each
-from neuroseg.data.labels import Labels
-from neuroseg.experiments.crossval import VARIANTS, Bar, Fold, Variant, run_fold
+from neuroseg.experiments.crossval import ANN, Fold, Recipe, Variant, holding, run_ann, run_networks, run_variant
 from neuroseg.spiking.device import choose
-from neuroseg.training.finetune import FinetuneConfig
-from neuroseg.training.team import CPU
-from neuroseg.training.train import OnStep, TrainConfig
-from neuroseg.training.unet import UNetConfig
+from neuroseg.training.train import OnStep
 
 ALONE = threading.Lock()  # PyTorch draws from one stream of random numbers, which folds on threads would mix up
 
 
+Part = tuple[Fold, Variant | None]  # a network of a fold; None: its ANN
+
+
+def folder_of(out: Path, fold: Fold, recipe: Recipe) -> Path:
+    """Where a fold's networks are, in the folder of all folds."""
+    return out / f"fold{fold.number}-{recipe.config.loss}"
+
+
 @dataclass(frozen=True)
-class FoldTask:
-    """Everything that a process needs to run a fold, as `run_fold` has it. out: folder of all folds."""
+class _Network:
+    """Makes one network of a fold, as a process of a cluster does it."""
 
     out: Path
-    data: str
-    labels: Labels | None
-    config: TrainConfig
-    device: torch.device = CPU
-    variants: Sequence[Variant] = VARIANTS
-    model: UNetConfig = field(default_factory=UNetConfig)
-    tuning: FinetuneConfig = field(default_factory=FinetuneConfig)
+    recipe: Recipe
 
-    def run(self, fold: Fold, *, bar: Bar) -> dict[str, Any]:
-        """`run_fold` in a folder of its own."""
-        return run_fold(
-            fold,
-            self.out / f"fold{fold.number}-{self.config.loss}",
-            data=self.data,
-            bar=bar,
-            model=self.model,
-            labels=self.labels,
-            config=self.config,
-            tuning=self.tuning,
-            variants=self.variants,
-            device=self.device,
-        )
-
-    def __call__(self, fold: Fold) -> str | None:
-        """Run it quietly; what went wrong, if something did."""
+    def __call__(self, part: Part) -> str | None:
+        """What went wrong, if something did."""
+        fold, variant = part
+        folder = folder_of(self.out, fold, self.recipe)
         try:
             with ALONE:
-                choose(self.device.type)  # sets this process up for it
-                self.run(fold, bar=_quiet)
+                choose(self.recipe.device.type)  # sets this process up for it
+                if variant is None:
+                    run_ann(fold, folder, self.recipe, bar=_quiet)
+                else:
+                    run_variant(fold, folder, self.recipe, variant, bar=_quiet)
         except (ValueError, OSError, RuntimeError) as error:
-            return f"fold {fold.number}: {error}"
+            return _failed(part, str(error))
         return None
 
 
 def run_folds(
-    task: FoldTask, folds: Sequence[Fold], *, cluster: Cluster, on_done: Callable[[int, int], None] | None = None
+    folds: Sequence[Fold],
+    out: Path,
+    recipe: Recipe,
+    *,
+    cluster: Cluster,
+    on_done: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Run folds in several processes; one that fails does not end the others. Raises RunError naming what failed.
+    """Run folds in several processes: first the ANNs, then all networks that are made of them.
 
-    Where the processes have as many threads as one would, its results are theirs, bit by bit: PyTorch sums in another
-    order with another number.
+    out: folder of all folds. on_done: called with networks done and networks in all. One that fails does not end the
+    others. Raises RunError naming what failed. Where the processes have as many threads as one would, its results are
+    theirs, bit by bit: PyTorch sums in another order with another number.
     """
-    found = each(cluster, task, folds, failed=lambda fold, why: f"fold {fold.number}: {why}", on_done=on_done)
-    failures = [text for text in found if text]
-    if failures:
-        raise runs.RunError("; ".join(failures))
+    with ExitStack() as held:
+        for fold in folds:
+            held.enter_context(holding(folder_of(out, fold, recipe)))
+        _run_held(folds, out, recipe, cluster, on_done)
+
+
+def _run_held(
+    folds: Sequence[Fold], out: Path, recipe: Recipe, cluster: Cluster, on_done: Callable[[int, int], None] | None
+) -> None:
+    anns: list[Part] = [(fold, None) for fold in folds]
+    others: list[Part] = [(fold, variant) for fold in folds for variant in recipe.variants]
+    failures: list[str] = []
+    for before, parts in ((0, anns), (len(anns), others)):
+
+        def show(done: int, _: int, before: int = before) -> None:
+            if on_done:
+                on_done(before + done, len(anns) + len(others))
+
+        found = each(cluster, _Network(out, recipe), parts, failed=_failed, on_done=show)
+        failures += [text for text in found if text]
+        if failures:
+            raise runs.RunError("; ".join(failures))
+    for fold in folds:
+        run_networks(fold, folder_of(out, fold, recipe), recipe, bar=_quiet)
+
+
+def _failed(part: Part, why: str) -> str:
+    fold, variant = part
+    return f"fold {fold.number}, {variant.name if variant else ANN}: {why}"
 
 
 @contextmanager

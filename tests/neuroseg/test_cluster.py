@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,8 +14,8 @@ from export import netx
 from hardware_sim import SimulationError
 from neuroseg.cluster import Cluster, ClusterError, each
 from neuroseg.engine import Engine, run_shared
-from neuroseg.experiments.crossval import Variant, make_folds
-from neuroseg.experiments.folds import FoldTask, run_folds
+from neuroseg.experiments.crossval import Recipe, Variant, make_folds
+from neuroseg.experiments.folds import run_folds
 from neuroseg.runs import RunError
 from neuroseg.training.finetune import FinetuneConfig
 from neuroseg.training.train import TrainConfig
@@ -74,23 +73,22 @@ def test_what_fails_in_a_part_ends_the_run_with_its_reason():
 def test_folds_that_are_shared_out_give_the_rows_of_one_process(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     threads = torch.get_num_threads()
-    task = FoldTask(
-        tmp_path / "two",
+    recipe = Recipe(
         "blobs",
-        labels=None,
         config=TrainConfig(epochs=2, warm_up=5),
-        variants=(Variant("tuned", 4, finetuned=True),),
+        variants=(Variant("tuned", 4, finetuned=True), Variant("converted", 4)),
         model=UNetConfig(channels=(3, 4)),
         tuning=FinetuneConfig(epochs=1),
     )
-    folds = make_folds(blobs(8), folds=2, seed=0)
+    folds, seen = make_folds(blobs(8), folds=2, seed=0), []
     try:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))  # as many as each of the two has
-        run_folds(replace(task, out=tmp_path / "one"), folds, cluster=Cluster())
-        run_folds(task, folds, cluster=Cluster(jobs=2))
+        run_folds(folds, tmp_path / "one", recipe, cluster=Cluster())
+        run_folds(folds, tmp_path / "two", recipe, cluster=Cluster(2), on_done=lambda done, of: seen.append((done, of)))
+        assert sorted(set(seen)) == [(k, 6) for k in range(7)]  # two ANNs, and two networks of each
         (tmp_path / "two" / "fold1-dice" / "ann" / "run.json").write_text("{}")
-        with pytest.raises(RunError, match=r"^fold 1: .*run\.json"):
-            run_folds(task, folds, cluster=Cluster())
+        with pytest.raises(RunError, match=r"^fold 1, ann: .*run\.json"):
+            run_folds(folds, tmp_path / "two", recipe, cluster=Cluster())
     finally:
         torch.set_num_threads(threads)
     for number in (1, 2):

@@ -13,7 +13,7 @@ import torch
 from neuroseg.cli.console import console
 from neuroseg.cli.results import crossval_tables
 from neuroseg.conversion.convert import convert
-from neuroseg.experiments.crossval import Variant, make_folds, run_fold
+from neuroseg.experiments.crossval import Recipe, Variant, make_folds, run_fold
 from neuroseg.experiments.scoring import converged
 from neuroseg.experiments.tables import check_folds, load_folds, markdown, summary, write_tables
 from neuroseg.runs import Run, RunError, load_snn
@@ -37,14 +37,14 @@ def quiet(what):
 
 
 def run(fold, folder, **changes):
-    settings = {
-        "data": "blobs",
-        "bar": quiet,
-        "model": MODEL,
-        "tuning": FinetuneConfig(epochs=1),
-        "variants": VARIANTS,
-    }
-    return run_fold(fold, folder, **{**settings, "config": TrainConfig(epochs=2, warm_up=5), **changes})
+    recipe = Recipe(
+        "blobs",
+        model=MODEL,
+        config=TrainConfig(epochs=2, warm_up=5),
+        tuning=FinetuneConfig(epochs=1),
+        variants=VARIANTS,
+    )
+    return run_fold(fold, folder, replace(recipe, **changes), bar=quiet)
 
 
 def test_every_subject_is_tested_on_once_and_never_trained_on():
