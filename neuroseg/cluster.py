@@ -79,16 +79,18 @@ def each(
             _tell(on_done, len(results), len(items))
         return died
 
+    def dies_alone(k: int) -> bool:
+        with _client(Cluster(), 1) as client:
+            return bool(keep(_outcomes(client, task, [(k, items[k])], local=True)))
+
     _tell(on_done, 0, len(items))
     with _client(cluster, len(items)) as client:
         died = keep(_outcomes(client, task, list(enumerate(items)), local=cluster.address is None))
         if cluster.address is not None:
             died = [k for k in died if keep(_outcomes(client, task, [(k, items[k])], local=False))]
-    for _ in range(TRIES_ALONE if cluster.address is None else 0):
-        for k in tuple(died):
-            with _client(Cluster(), 1) as client:
-                if not keep(_outcomes(client, task, [(k, items[k])], local=True)):
-                    died.remove(k)
+    if cluster.address is None:
+        for _ in range(TRIES_ALONE):
+            died = [k for k in died if dies_alone(k)]
     for k in died:
         results[k] = failed(items[k], "its worker died each time, with nothing else on it; is there memory enough?")
         _tell(on_done, len(results), len(items))
@@ -112,9 +114,7 @@ def _outcomes(client: Any, task: _Task, items: Sequence[tuple[int, Item]], *, lo
 
     local: a worker that dies while it starts does not come again; where none is left, all others are given as _Died.
     """
-    # Only here, so that others need it not; before Python 3.11 its TimeoutError is not Python's.
-    from distributed import CancelledError, KilledWorker, wait  # noqa: PLC0415
-    from distributed import TimeoutError as Silence  # noqa: PLC0415
+    from distributed import CancelledError, KilledWorker, wait  # noqa: PLC0415 - only here, so that others need it not
 
     left, running = iter(items), dict[Any, int]()
     workers = _workers(client)
@@ -125,7 +125,7 @@ def _outcomes(client: Any, task: _Task, items: Sequence[tuple[int, Item]], *, lo
             return
         try:
             done = wait(list(running), timeout=SILENT_SECONDS if local else None, return_when="FIRST_COMPLETED").done
-        except Silence:
+        except TimeoutError:
             if client.scheduler_info(n_workers=-1)["workers"]:
                 continue
             for k in (*running.values(), *(k for k, _ in left)):
@@ -175,7 +175,6 @@ def _client(cluster: Cluster, items: int) -> Iterator[Any]:
     try:
         import dask  # noqa: PLC0415
         from distributed import Client, LocalCluster  # noqa: PLC0415
-        from distributed import TimeoutError as Silence  # noqa: PLC0415
     except ImportError:
         raise ClusterError("Dask is not installed: pip install distributed") from None
     if cluster.address is not None:
@@ -188,7 +187,7 @@ def _client(cluster: Cluster, items: int) -> Iterator[Any]:
         with client:
             try:
                 client.wait_for_workers(1, timeout=CONNECT_SECONDS)
-            except Silence:
+            except TimeoutError:
                 raise ClusterError(f"the Dask scheduler at {cluster.address} has no worker") from None
             yield client
         return

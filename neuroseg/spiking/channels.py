@@ -53,17 +53,13 @@ def channel_values(
 
 
 def pool_sizes(graph: Graph) -> dict[str, torch.Tensor]:
-    """For each node and channel, how many units a value sums: pooled spikes, levels of a graded one. float64 (C,)."""
-    return channel_values(graph, _levels, lambda node: math.prod(node.kernel) if isinstance(node, Pool) else 1)
+    """For each node and channel, how many spikes a pooled value sums: float64 (C,)."""
+    return channel_values(graph, lambda _: 1.0, lambda node: math.prod(node.kernel) if isinstance(node, Pool) else 1)
 
 
 def levels_read(graph: Graph) -> dict[str, torch.Tensor]:
     """For each node and channel, the levels of the input's spikes that it passes on, or 1: float64 (C,)."""
-    return channel_values(graph, _levels, lambda _: 1)
-
-
-def _levels(node: Input | Population) -> float:
-    return node.levels if isinstance(node, Input) else 1
+    return channel_values(graph, lambda node: node.levels if isinstance(node, Input) else 1, lambda _: 1)
 
 
 def survival_rates(graph: Graph) -> dict[str, torch.Tensor]:

@@ -73,8 +73,8 @@ class SpikingNetwork(nn.Module):
         for population in graph.populations:
             for k, edge in enumerate(population.edges):
                 levels = per_input_channel(self.levels[edge.source], operator(edge), graph[edge.source].shape)
-                weight = torch.tensor(edge.op.weight, dtype=torch.float32) * levels.float()
-                self.weights[_key(population, k)] = nn.Parameter(weight)
+                weight = torch.tensor(edge.op.weight, dtype=torch.float64) * levels
+                self.weights[_key(population, k)] = nn.Parameter(weight.float())
             if population.cuba.bias is not None:
                 bias = torch.tensor(population.cuba.bias, dtype=torch.float32)
                 by_channel = bias.shape[-2:] == (1, 1)
@@ -201,11 +201,16 @@ class SpikingNetwork(nn.Module):
         return weight / kept.to(weight.device)
 
     def folded_weight(self, population: Population, k: int) -> torch.Tensor:
-        """Weight of a synapse on pooled sums instead of pooled means: w / pool size, in float64."""
+        """Weight of a synapse on a spike's levels and on pooled sums instead of means: w / levels / pool size.
+
+        In float64 and in this order, as the graph's passes do.
+        """
         edge = population.edges[k]
-        divisor = per_input_channel(self.pooled[edge.source], operator(edge), self.graph[edge.source].shape)
         weight = wide(self.weights[_key(population, k)])
-        return weight / divisor.to(weight.device)
+        for divisors in (self.levels, self.pooled):
+            divisor = per_input_channel(divisors[edge.source], operator(edge), self.graph[edge.source].shape)
+            weight = weight / divisor.to(weight.device)
+        return weight
 
     def integer_weight(self, population: Population, k: int) -> torch.Tensor:
         """Even integer weights in [-256, 254], with a straight-through gradient. Raises ValueError unscaled."""
@@ -304,7 +309,8 @@ class SpikingNetwork(nn.Module):
         if not torch.equal(x, x.clamp(0, most).round()):
             allowed = "0 and 1" if most == 1 else f"integers from 0 to {most}"
             raise ValueError(f"spikes range from {float(x.min()):g} to {float(x.max()):g}; {allowed} are allowed")
-        counts = x.dtype == torch.float32 and max(float(sizes.max()) for sizes in self.pooled.values()) <= COUNT_MAX
+        largest = max(float((size * self.levels[name]).max()) for name, size in self.pooled.items())
+        counts = x.dtype == torch.float32 and largest <= COUNT_MAX
         return self.walk(x.to(spike_dtype(x.device)) if counts else x, respond, keep_all=keep_all)
 
     def _respond_to_counts(
