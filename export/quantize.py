@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from export.bounds import input_bound
 from export.graph import (
     SPIKE_SHIFT,
     STATE_SHIFT,
@@ -39,7 +40,6 @@ from export.limits import (
     THRESHOLD_MAX,
     WEIGHT_MAX,
     WEIGHT_MIN,
-    input_bound,
     readout_gains,
 )
 from export.passes import align_delays

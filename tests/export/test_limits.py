@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from export.bounds import edge_bound, input_bound, input_bound_in_place
 from export.graph import (
     Conv,
     ConvT,
@@ -24,7 +25,7 @@ from export.graph import (
     Shape,
     output_shape,
 )
-from export.limits import GEOMETRY_MAX, check, edge_bound, input_bound, input_bound_in_place
+from export.limits import GEOMETRY_MAX, check
 from export.operators import to_dense
 from export.passes import align_delays
 from export.quantize import quantize
