@@ -144,6 +144,7 @@ def test_classes_go_all_the_way(tmp_path):
     call("finetune", out, "--epochs", 1)
     call("export", out)
     assert netx.read(out / "network.net").meta.class_names == ("background", "anterior", "posterior")
+    assert "T = 2, graded code of 0 to 15" in call("inspect", out / "network.net")
     shown = call("validate", out)
     report = json.loads((out / "report.json").read_text())
     assert report["spikes"]["equal"] and report["dice"]["quantized"] == report["dice"]["hardware"]

@@ -85,7 +85,8 @@ def inspect(
     make_console(width=max(console.width, LAYERS_WIDTH)).print(table)  # rather wrapped than cut
     neurons, synapses = (sum(getattr(row, field) for row in rows) for field in ("neurons", "synapses"))
     depth = max(depths(graph).values())
-    console.print(f"{neurons:,} neurons, {synapses:,} synapses, depth {depth}, T = {graph.meta.timesteps}")
+    code = f"{graph.meta.encoder} code" + (f" of 0 to {graph.input.levels}" if graph.input.levels > 1 else "")
+    console.print(f"{neurons:,} neurons, {synapses:,} synapses, depth {depth}, T = {graph.meta.timesteps}, {code}")
     for key, value in graph.meta.notes.items():
         console.print(f"{key}: {value}", soft_wrap=True, highlight=False, markup=False)
     if draw:
