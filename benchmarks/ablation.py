@@ -31,7 +31,7 @@ from neuroseg.experiments.crossval import Variant
 from neuroseg.metrics import mean_dice
 from neuroseg.runs import Run
 from neuroseg.steps import calibrated
-from neuroseg.training.finetune import FinetuneConfig, as_teacher, finetune
+from neuroseg.training.finetune import FinetuneConfig, finetune
 from neuroseg.training.memory import keep_freed_memory
 from neuroseg.training.train import predict
 
@@ -120,6 +120,12 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def as_now(stored: dict[str, Any]) -> dict[str, Any]:
+    """A stored row, with the choices that earlier versions did not have."""
+    variant = {"sigma_delta": False, **stored["variant"]}
+    return {**stored, "variant": variant, "tuning": {"distill": MASKS_ALONE, **stored["tuning"]}}
+
+
 def main(
     crossval: Annotated[Path, typer.Argument(help="Folder that `neuroseg crossval` made.")],
     data: Annotated[str, typer.Option(help="The data set that it was made on.")],
@@ -136,15 +142,13 @@ def main(
     ann = runs.load_ann(run.ann)
     found = stored_points(out, {"ann": sha256(run.ann), "epochs": epochs}, "rows")
     for row in (rows_of_few_steps if few_steps else rows)(epochs):
-        if any(asdict(row).items() <= stored.items() for stored in found["rows"]):
+        if any(asdict(row).items() <= as_now(stored).items() for stored in found["rows"]):
             console.print(f"{row.change}: already in {out}")
             continue
         network = calibrated(ann, training, row.variant.conversion, seed=settings.seed).copy(alpha=row.alpha)
         network = network.with_scales(integer_scales(network))
         with training_bar(row.change) as show:
-            tuned, history = finetune(
-                network, training, validation, config=row.tuning, teacher=as_teacher(ann), on_step=show
-            )
+            tuned, history = finetune(network, training, validation, config=row.tuning, teacher=ann, on_step=show)
         tuned = tuned.with_scales(integer_scales(tuned))
         masks = predict(functools.partial(tuned.predict, quantized=True), test)
         dice = mean_dice(masks, [subject.mask for subject in test])

@@ -34,7 +34,6 @@ from neuroseg.experiments.scoring import SAMPLE_SLICES
 from neuroseg.metrics import mean_dice
 from neuroseg.runs import Run
 from neuroseg.spiking.activity import measure
-from neuroseg.spiking.encode import encode
 from neuroseg.spiking.network import SpikingNetwork
 from neuroseg.steps import Conversion, calibrated
 from neuroseg.training.memory import keep_freed_memory
@@ -84,9 +83,8 @@ def _rows(subjects: Sequence[Subject], before: SpikingNetwork, after: SpikingNet
 
 def _lava(network: SpikingNetwork, subject: Subject) -> np.ndarray:
     images, _ = stack_slices([subject])
-    spikes = encode(images, timesteps=network.timesteps, encoder=network.encoder)
-    bits = spikes.transpose(0, 1).numpy().astype(np.uint8)
-    trace = hardware_sim.run(export(network), bits, backend="lava", record=hardware_sim.Record(spikes=(), counts=()))
+    spikes = network.encode(images).transpose(0, 1).numpy()
+    trace = hardware_sim.run(export(network), spikes, backend="lava", record=hardware_sim.Record(spikes=(), counts=()))
     return (trace.output[:, 0] > 0).astype(np.uint8)
 
 

@@ -53,7 +53,7 @@ from export.operators import (  # noqa: F401 - the vocabulary of a graph comes f
 
 BINARY_ENCODERS = ("rate", "poisson")
 ENCODERS = (*BINARY_ENCODERS, "graded")
-GRADED_LEVELS = 15  # four bits: nine weights of 8 bits each, times that, fit the 16 bits of a step's input
+GRADED_LEVELS = 15  # four bits: a step's input has 16, and positive weights may add up to 2,184 beside that
 STEPS_UNKNOWN = "timesteps"  # the note of a network whose file does not say its time steps
 
 

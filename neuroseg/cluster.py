@@ -131,6 +131,10 @@ def _outcomes(client: Any, task: _Task, items: Sequence[tuple[int, Item]], *, lo
             for k in (*running.values(), *(k for k, _ in left)):
                 yield k, _Died()
             return
+        except CancelledError:  # raised for all where the scheduler forgot some: it was started again
+            for future in [future for future in running if future.cancelled()] or list(running):
+                yield running.pop(future), _Died()
+            continue
         for future in done:
             k = running.pop(future)
             try:

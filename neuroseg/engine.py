@@ -56,10 +56,9 @@ class Engine:
 
         Raises GraphError and SimulationError as `hardware_sim.run` does.
         """
-        given = spikes.transpose(0, 1).numpy()
         return hardware_sim.run(
             graph,
-            given if given.dtype == np.int32 else given.astype(np.uint8),
+            spikes.transpose(0, 1).numpy(),
             backend=self.backend,
             fidelity=self.fidelity,
             record=record,

@@ -27,7 +27,7 @@ from neuroseg.spiking.activity import measure
 from neuroseg.spiking.device import place
 from neuroseg.spiking.network import SpikingNetwork
 from neuroseg.steps import CALIBRATION_SLICES, Conversion, Tuning, balanced, held_by_team, read_network, sample
-from neuroseg.training.finetune import FinetuneConfig, as_teacher, finetune_images
+from neuroseg.training.finetune import FinetuneConfig, finetune_images
 from neuroseg.training.team import ALONE, CPU, Team
 from neuroseg.training.train import OnStep
 
@@ -123,7 +123,7 @@ def finetune_run_images(
             images.pixels,
             labels,
             config=config,
-            teacher=as_teacher(ann_of(run), team.device) if config.distill else None,
+            teacher=ann_of(run) if config.distill else None,
             checkpoint=run.checkpoint(run.snn),
             on_step=on_step,
             team=team,

@@ -32,7 +32,7 @@ from neuroseg.settings import Settings
 from neuroseg.spiking.activity import measure
 from neuroseg.spiking.device import place
 from neuroseg.spiking.network import SpikingNetwork
-from neuroseg.training.finetune import FinetuneConfig, as_teacher, finetune
+from neuroseg.training.finetune import FinetuneConfig, finetune
 from neuroseg.training.team import ALONE, CPU, Team
 from neuroseg.training.train import Epoch, OnStep, predict, train
 from neuroseg.validation import OnSubject, Validation, validate
@@ -232,7 +232,7 @@ def finetune_run(
             training,
             validation,
             config=config,
-            teacher=as_teacher(runs.load_ann(run.ann), team.device) if config.distill else None,
+            teacher=runs.load_ann(run.ann) if config.distill else None,
             checkpoint=checkpoint,
             on_step=on_step,
             team=team,

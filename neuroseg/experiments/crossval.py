@@ -22,12 +22,12 @@ from neuroseg.conversion.convert import convert
 from neuroseg.conversion.lower import integer_scales
 from neuroseg.data.labels import Labels, values_and_classes
 from neuroseg.data.volume import Subject, stack_slices
-from neuroseg.experiments.scoring import converged, measured, measured_graded, scores
+from neuroseg.experiments.scoring import converged, measured, measured_sigma_delta, scores
 from neuroseg.runs import Run
 from neuroseg.settings import Settings
 from neuroseg.spiking.activity import ann_operations
 from neuroseg.steps import Conversion, calibrated, sigma_delta_run
-from neuroseg.training.finetune import FinetuneConfig, as_teacher, finetune
+from neuroseg.training.finetune import FinetuneConfig, finetune
 from neuroseg.training.team import CPU, Team
 from neuroseg.training.train import OnStep, TrainConfig, predict, train
 from neuroseg.training.unet import UNetConfig, channels_for
@@ -44,8 +44,8 @@ Bar = Callable[[str], AbstractContextManager[OnStep]]
 class Variant:
     """One spiking network of the table.
 
-    u0: in thresholds; finetuned, or just converted; deployed: int8 has a row. graded: neurons are sigma-delta, their
-    spikes carry values, and there are no float weights and nothing to fine-tune.
+    u0: in thresholds; finetuned, or just converted; deployed: int8 has a row. sigma_delta: of such neurons, whose
+    spikes carry values, there are no float weights and nothing to fine-tune.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Variant:
     u0: float = 0.0
     finetuned: bool = False
     deployed: bool = True
-    graded: bool = False
+    sigma_delta: bool = False
 
     @property
     def conversion(self) -> Conversion:
@@ -74,7 +74,7 @@ VARIANTS = (
     Variant("graded-T4", 4, encoder="graded", u0=0.5, finetuned=True),
     Variant("graded-T2", 2, encoder="graded", u0=0.5, finetuned=True),
     Variant("graded-T1", 1, encoder="graded", u0=0.5, finetuned=True),
-    Variant("sigma-delta-T1", 1, graded=True),
+    Variant("sigma-delta-T1", 1, sigma_delta=True),
 )
 
 
@@ -178,16 +178,28 @@ def run_variant(fold: Fold, folder: Path, recipe: Recipe, variant: Variant, *, b
     stored = _stored(run)
     if any("variant" not in row for row in stored):
         raise runs.RunError(f"{run.folder / ROWS} is of an earlier version; delete it, and its network is scored again")
-    if any(row[key] != value for row in stored for key, value in _how_made(variant, tuning).items()):
-        raise _other_variant(run)
+    for row in stored:
+        _check_made_so(run, row, _how_made(variant, tuning))
     ann = Run(folder / ANN)
     return stored or _store(_make_variant(fold, settings, variant, ann, run, tuning, bar, recipe.device), run)
 
 
 def _how_made(variant: Variant, tuning: FinetuneConfig) -> dict[str, Any]:
     """How a network is made, as its rows say it; those of before there were graded ones say nothing of that."""
-    shown = {key: value for key, value in asdict(variant).items() if key != "graded" or value}
+    shown = {key: value for key, value in asdict(variant).items() if key != "sigma_delta" or value}
     return {"variant": shown, "tuning": asdict(tuning) if variant.finetuned else None}
+
+
+def _check_made_so(run: Run, row: dict[str, Any], made: dict[str, Any]) -> None:
+    """Raise RunError that names what differs: of another version, perhaps, which knew fewer choices."""
+    for key, value in made.items():
+        for name in {**(value or {}), **(row[key] or {})}:
+            found, wanted = ((side or {}).get(name, "none") for side in (row[key], value))
+            if found != wanted:
+                raise runs.RunError(
+                    f"{run.folder / ROWS} holds a network with {key} {name} = {found}, where {wanted} is asked for; "
+                    "delete its folder or choose another"
+                )
 
 
 def _other_variant(run: Run) -> runs.RunError:
@@ -249,11 +261,16 @@ def _make_variant(
     if not runs.holds(run.ann, network):
         run.forget_after(run.ann)
         runs.save_ann(network, [], run.ann)
-    if variant.graded:
+    if variant.sigma_delta:
         graph = sigma_delta_run(run, stack_slices(fold.training)[0]).graph
         row = {**_how_made(variant, tuning), "epochs": None, "seconds": time.perf_counter() - start}
         return [
-            {"method": variant.name, "weights": "int8", **row, **measured_graded(graph, fold.test, settings.classes)}
+            {
+                "method": variant.name,
+                "weights": "int8",
+                **row,
+                **measured_sigma_delta(graph, fold.test, settings.classes),
+            }
         ]
     if not run.converted.exists():  # made again, on another machine, it may differ in its last bits
         spiking = calibrated(network, fold.training, variant.conversion, seed=tuning.seed)
@@ -271,7 +288,7 @@ def _make_variant(
                 fold.training,
                 fold.validation,
                 config=tuning,
-                teacher=as_teacher(network, device),
+                teacher=network,
                 checkpoint=run.checkpoint(run.snn),
                 on_step=show,
                 team=Team(device),

@@ -38,31 +38,22 @@ def draw_costs(networks: Sequence[Priced], *, ann: Priced, path: Path) -> None:
     """Dice against energy and against synaptic operations of a slice, a dot a network, with the ANN's as a line."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True)
-        costs: dict[str, list[float | None]] = {
-            "dynamic energy a slice (mJ, estimate)": [None if n.energy is None else 1e3 * n.energy for n in networks],
-            "synaptic operations a slice (millions)": [n.operations / 1e6 for n in networks],
+        costs = {
+            "dynamic energy a slice (mJ, estimate)": [(n, 1e3 * n.energy) for n in networks if n.energy is not None],
+            "operations a slice (millions; of the ANN multiplications)": [
+                (n, n.operations / 1e6) for n in (*networks, ann)
+            ],
         }
-        for axis, (label, values) in zip(axes, costs.items(), strict=True):
-            for network, value in zip(networks, values, strict=True):
-                if value is None:
-                    continue
-                axis.plot(value, network.dice, "o", color=ORANGE if network.energy is None else BLUE)
-                axis.annotate(
-                    network.label, (value, network.dice), xytext=(5, -10), textcoords="offset points", fontsize=8
-                )
+        for axis, (label, dots) in zip(axes, costs.items(), strict=True):
+            for network, cost in dots:
+                colour = GREEN if network is ann else ORANGE if network.energy is None else BLUE
+                axis.plot(cost, network.dice, "o", color=colour)
+                at = (cost, network.dice)
+                axis.annotate(network.label, at, xytext=(5, -10), textcoords="offset points", fontsize=8)
             axis.axhline(ann.dice, color="black", linewidth=1, linestyle=":")
+            axis.set_xlim(0, 1.3 * max((cost for _, cost in dots), default=1.0))  # from nothing, with room for names
             axis.set_xlabel(label)
-            axis.set_xlim(left=0)
-            axis.margins(x=0.25)
         axes[0].set_ylabel("3D Dice (%); dotted: ANN")
-        axes[1].plot(ann.operations / 1e6, ann.dice, "s", color=GREEN)
-        axes[1].annotate(
-            "ANN (multiplications)",
-            (ann.operations / 1e6, ann.dice),
-            xytext=(5, 5),
-            textcoords="offset points",
-            fontsize=8,
-        )
         figure.tight_layout()
         save(figure, path)
 

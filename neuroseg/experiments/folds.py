@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +37,7 @@ class _Network:
         fold, variant = part
         folder = folder_of(self.out, fold, self.recipe)
         try:
-            with ALONE:
+            with ALONE, _held(folder, variant):
                 choose(self.recipe.device.type)  # sets this process up for it
                 if variant is None:
                     run_ann(fold, folder, self.recipe, bar=_quiet)
@@ -46,6 +46,16 @@ class _Network:
         except (ValueError, OSError, RuntimeError) as error:
             return _failed(part, str(error))
         return None
+
+
+def _held(folder: Path, variant: Variant | None) -> AbstractContextManager[None]:
+    """The network's folder: a worker may outlive the command that it works for, and that may be started again.
+
+    The step that makes sigma-delta neurons holds it by itself.
+    """
+    if variant and variant.sigma_delta:
+        return nullcontext()
+    return holding(folder / (variant.name if variant else ANN))
 
 
 def run_folds(
@@ -59,8 +69,8 @@ def run_folds(
     """Run folds in several processes: first the ANNs, then all networks that are made of them.
 
     out: folder of all folds. on_done: called with networks done and networks in all. One that fails does not end the
-    others. Raises RunError naming what failed. Where the processes have as many threads as one would, its results are
-    theirs, bit by bit: PyTorch sums in another order with another number.
+    others, and a fold without failures is stored. Raises RunError naming what failed. Where the processes have as many
+    threads as one would, its results are theirs, bit by bit: PyTorch sums in another order with another number.
     """
     with ExitStack() as held:
         for fold in folds:
@@ -71,21 +81,26 @@ def run_folds(
 def _run_held(
     folds: Sequence[Fold], out: Path, recipe: Recipe, cluster: Cluster, on_done: Callable[[int, int], None] | None
 ) -> None:
-    anns: list[Part] = [(fold, None) for fold in folds]
-    others: list[Part] = [(fold, variant) for fold in folds for variant in recipe.variants]
-    failures: list[str] = []
-    for before, parts in ((0, anns), (len(anns), others)):
+    total, failures = len(folds) * (1 + len(recipe.variants)), dict[int, list[str]]()
 
-        def show(done: int, _: int, before: int = before) -> None:
+    def run(parts: list[Part], before: int) -> None:
+        def show(done: int, of: int) -> None:
             if on_done:
-                on_done(before + done, len(anns) + len(others))
+                on_done(before + done, total)
 
         found = each(cluster, _Network(out, recipe), parts, failed=_failed, on_done=show)
-        failures += [text for text in found if text]
-        if failures:
-            raise runs.RunError("; ".join(failures))
-    for fold in folds:
-        run_networks(fold, folder_of(out, fold, recipe), recipe, bar=_quiet)
+        for (fold, _), text in zip(parts, found, strict=True):
+            if text:
+                failures.setdefault(fold.number, []).append(text)
+
+    run([(fold, None) for fold in folds], 0)
+    trained = [fold for fold in folds if fold.number not in failures]
+    run([(fold, variant) for fold in trained for variant in recipe.variants], len(folds))
+    for fold in trained:
+        if fold.number not in failures:
+            run_networks(fold, folder_of(out, fold, recipe), recipe, bar=_quiet)
+    if failures:
+        raise runs.RunError("; ".join(text for texts in failures.values() for text in texts))
 
 
 def _failed(part: Part, why: str) -> str:

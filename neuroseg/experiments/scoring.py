@@ -57,7 +57,7 @@ def _energy(network: SpikingNetwork, images: torch.Tensor) -> dict[str, float | 
     return {"dynamic": float(cost.dynamic), "static": None if cost.static is None else float(cost.static)}
 
 
-def measured_graded(graph: Graph, subjects: Sequence[Subject], classes: Sequence[str]) -> dict[str, Any]:
+def measured_sigma_delta(graph: Graph, subjects: Sequence[Subject], classes: Sequence[str]) -> dict[str, Any]:
     """As `measured`, of messages; what energy one takes that carries a value is not published."""
 
     def forward(images: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,10 @@ def encode(
     """
     if encoder not in ENCODERS:
         raise ValueError(f"encoder {encoder!r} is unknown; {' and '.join(ENCODERS)} are allowed")
+    if encoder == "graded" and levels < 2:
+        raise ValueError(
+            f"the encoder 'graded' with {levels} level; 2 or more are needed, those of the network's input"
+        )
     if timesteps < 1:
         raise ValueError(f"timesteps is {timesteps}; at least 1 is needed")
     low, high = float(images.min()), float(images.max())

@@ -248,11 +248,13 @@ class SpikingNetwork(nn.Module):
         if reset is not None or u0 is not None:
             graph = with_neurons(graph, reset=reset or neuron.reset, u0=neuron.u0 if u0 is None else u0)
         graph = with_timesteps(graph, timesteps) if timesteps else graph
-        graph = with_encoder(graph, encoder) if encoder else graph
+        graph = with_encoder(graph, encoder) if encoder not in (None, graph.meta.encoder) else graph
         # Weights are per unit of intensity, whatever a spike's levels are.
         copy = SpikingNetwork(graph, alpha=self.alpha if alpha is None else alpha)
         place(copy, device_of(self))
         copy.load_state_dict(self.state_dict())
+        if graph.input.levels != self.graph.input.levels:
+            copy.scales.zero_()  # chosen for weights of other units
         return copy.train(self.training)
 
     def walk(

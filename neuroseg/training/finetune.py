@@ -26,7 +26,7 @@ from neuroseg.spiking.device import place
 from neuroseg.spiking.network import SpikingNetwork
 from neuroseg.training.losses import LOSSES, Loss
 from neuroseg.training.team import ALONE, CPU, Team
-from neuroseg.training.train import Epoch, Forward, OnStep, fit, minimise
+from neuroseg.training.train import Epoch, Forward, OnStep, fit, minimise, weights_digest
 
 log = logging.getLogger(__name__)
 
@@ -46,28 +46,21 @@ class FinetuneConfig:
     distill: float = 1.0  # weight of what a teacher says, where there is one, beside the masks
 
 
-def as_teacher(ann: nn.Module, device: torch.device = CPU) -> Forward:
-    """Images (B, C, H, W) to the logits of an ANN, which is placed on a device; of a `SpikingNetwork` as the ANN."""
-    place(ann.eval(), device)
-    if isinstance(ann, SpikingNetwork):
-        return lambda images: ann.analog(images.to(device))[ann.output.name]
-    return lambda images: ann(images.to(device))
-
-
 def finetune(
     network: SpikingNetwork,
     training: Sequence[Subject],
     validation: Sequence[Subject],
     *,
     config: FinetuneConfig = FinetuneConfig(),
-    teacher: Forward | None = None,
+    teacher: nn.Module | None = None,
     checkpoint: Path | None = None,
     on_step: OnStep | None = None,
     team: Team = ALONE,
 ) -> tuple[SpikingNetwork, list[Epoch]]:
     """Fine-tune a balanced network; returns a new one (best validation Dice), on the CPU, and the history.
 
-    teacher: logits of images (`as_teacher` of the ANN), which the network learns beside the masks (`config.distill`).
+    teacher: the ANN, whose logits the network learns beside the masks (`config.distill`): a module that maps images
+    (B, C, H, W) to them, or a `SpikingNetwork` as it was before it was balanced.
     Integer scales are chosen before every epoch and before every validation, so that no weight of the validated network
     is ever clipped; the network that is returned has them. Resumes from `checkpoint`, and is shared by a team, as
     `train` is.
@@ -93,7 +86,7 @@ def finetune_images(
     labels: np.ndarray,
     *,
     config: FinetuneConfig = FinetuneConfig(),
-    teacher: Forward | None = None,
+    teacher: nn.Module | None = None,
     validation: float = 0.2,
     checkpoint: Path | None = None,
     on_step: OnStep | None = None,
@@ -151,11 +144,15 @@ def _tune(
     network: SpikingNetwork,
     fitted: Callable[..., list[Epoch]],
     config: FinetuneConfig,
-    teacher: Forward | None,
+    teacher: nn.Module | None,
     checkpoint: Path | None,
     on_step: OnStep | None,
     team: Team,
 ) -> tuple[SpikingNetwork, list[Epoch]]:
+    teacher = teacher if config.distill else None
+    identity = {"graph": structure.describe(network.graph), "alpha": network.alpha, "config": asdict(config)}
+    if teacher is not None:
+        identity["teacher"] = weights_digest(teacher)
     torch.manual_seed(config.seed)
     tuned = network.copy() if config.dropout else without_dropout(network)
     place(tuned, team.device)
@@ -173,12 +170,12 @@ def _tune(
         forward=forward,
         optimizer=optimizer,
         before_epoch=rescale,
-        teacher=teacher if config.distill else None,
+        teacher=None if teacher is None else logits_of(teacher, team.device),
         distill=config.distill,
         epochs=config.epochs,
         batch=config.batch,
         seed=config.seed,
-        identity={"graph": structure.describe(network.graph), "alpha": network.alpha, "config": asdict(config)},
+        identity=identity,
         checkpoint=checkpoint,
         on_step=on_step,
         team=team,
@@ -186,6 +183,14 @@ def _tune(
     place(tuned, CPU)
     tuned = tuned if config.quantized else tuned.with_scales(integer_scales(tuned))
     return tuned.eval(), history
+
+
+def logits_of(ann: nn.Module, device: torch.device) -> Forward:
+    """Images (B, C, H, W) to an ANN's logits, on a device; a `SpikingNetwork` is run as the ANN."""
+    place(ann.eval(), device)
+    if isinstance(ann, SpikingNetwork):
+        return lambda images: ann.analog(images.to(device))[ann.output.name]
+    return lambda images: ann(images.to(device))
 
 
 def without_dropout(network: SpikingNetwork) -> SpikingNetwork:

@@ -202,7 +202,7 @@ def minimise(
     # Not torch's OneCycleLR: its state holds a function, which a safe checkpoint cannot.
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step / (epochs * batches)))
     saved: dict[str, Any] = {"network": network, "optimizer": optimizer, "schedule": schedule}
-    identity = _plain({**identity, **_fingerprints(network, images, targets, truths, teacher)})
+    identity = _plain({**identity, **_fingerprints(network, images, targets, truths)})
     history, best = _resume(checkpoint, identity, saved)
     team.begin([identity, len(history)], network.parameters())
     for epoch in range(len(history) + 1, epochs + 1):
@@ -226,7 +226,8 @@ def minimise(
             logits = team.gather(forward(team.share(x)), len(x))
             value = (balanced_bce_loss if warming else objective)(logits, truth.to(logits.device))
             if teacher and not warming:
-                value = value + distill * distillation_loss(logits, _told(teacher, x).to(logits.device))
+                told = team.gather(_told(teacher, team.share(x)), len(x))
+                value = value + distill * distillation_loss(logits, told.to(logits.device))
             value.backward()
             team.add_gradients(network.parameters(), len(x))
             optimizer.step()
@@ -282,20 +283,24 @@ def _resume(
 
 
 def _fingerprints(
-    network: nn.Module, images: torch.Tensor, masks: torch.Tensor, truths: Sequence[np.ndarray], teacher: Forward | None
+    network: nn.Module, images: torch.Tensor, masks: torch.Tensor, truths: Sequence[np.ndarray]
 ) -> dict[str, str]:
-    """Hashes of where a training starts: its weights and its data, and what a teacher says of one image."""
+    """Hashes of where a training starts: its weights and its data."""
 
-    def digest(arrays: Sequence[np.ndarray]) -> str:
-        total = hashlib.sha256()
-        for array in arrays:
-            total.update(np.ascontiguousarray(array).data)
-        return total.hexdigest()
+    data = [images.numpy(), masks.numpy()]
+    return {"start": weights_digest(network), "training": _digest(data), "validation": _digest(truths)}
 
-    weights = [parameter.detach().cpu().numpy() for parameter in network.parameters()]
-    of_data = {"training": digest([images.numpy(), masks.numpy()]), "validation": digest(truths)}
-    of_teacher = {"teacher": digest([_told(teacher, images[:1]).cpu().numpy()])} if teacher else {}
-    return {"start": digest(weights), **of_data, **of_teacher}
+
+def weights_digest(network: nn.Module) -> str:
+    """A hash of a network's weights."""
+    return _digest([parameter.detach().cpu().numpy() for parameter in network.parameters()])
+
+
+def _digest(arrays: Sequence[np.ndarray]) -> str:
+    total = hashlib.sha256()
+    for array in arrays:
+        total.update(np.ascontiguousarray(array).data)
+    return total.hexdigest()
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 
@@ -18,6 +19,11 @@ def square_of(file: Path) -> int:
         file.write_text(left[1:])
         os.kill(os.getpid(), signal.SIGKILL)
     return square(int(file.stem))
+
+
+def slow_square(number: int) -> int:
+    time.sleep(0.5)
+    return square(number)
 
 
 def picky_square(number: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from neuroseg.training.train import TrainConfig
 from neuroseg.training.unet import UNetConfig
 from tests.commands import call
 from tests.export.test_graph import chain
-from tests.neuroseg.in_a_cluster import died, minus_one, picky_square, square, square_of
+from tests.neuroseg.in_a_cluster import died, minus_one, picky_square, slow_square, square, square_of
 from tests.neuroseg.training.test_training import blobs
 
 
@@ -86,9 +87,13 @@ def test_folds_that_are_shared_out_give_the_rows_of_one_process(tmp_path, monkey
         run_folds(folds, tmp_path / "one", recipe, cluster=Cluster())
         run_folds(folds, tmp_path / "two", recipe, cluster=Cluster(2), on_done=lambda done, of: seen.append((done, of)))
         assert sorted(set(seen)) == [(k, 6) for k in range(7)]  # two ANNs, and two networks of each
-        (tmp_path / "two" / "fold1-dice" / "ann" / "run.json").write_text("{}")
-        with pytest.raises(RunError, match=r"^fold 1, ann: .*run\.json"):
-            run_folds(folds, tmp_path / "two", recipe, cluster=Cluster())
+        for name, place in (("ann", tmp_path / "one"), ("tuned", tmp_path / "two")):
+            (place / "fold1-dice" / name / "run.json").write_text("{}")
+            stored = (place / "fold2-dice.json").read_bytes()
+            (place / "fold2-dice.json").unlink()
+            with pytest.raises(RunError, match=rf"^fold 1, {name}: .*run\.json"):
+                run_folds(folds, place, recipe, cluster=Cluster())
+            assert (place / "fold2-dice.json").read_bytes() == stored  # of which nothing failed
     finally:
         torch.set_num_threads(threads)
     for number in (1, 2):
@@ -122,6 +127,21 @@ def test_an_error_that_none_expects_ends_one_item_alone_and_no_worker_is_said(mo
         pytest.raises(ClusterError, match="has no worker"),
     ):
         each(Cluster(address=local.scheduler_address), square, [1], failed=minus_one)
+
+
+def test_work_that_a_scheduler_forgets_is_done_again():
+    from distributed import Client, LocalCluster
+
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as local:
+        client = Client(local)
+
+        def forget(done: int, of: int) -> None:
+            if done == 1:
+                threading.Timer(0.3, client.restart).start()
+
+        cluster = Cluster(address=local.scheduler_address)
+        assert each(cluster, slow_square, [1, 2, 3], failed=minus_one, on_done=forget) == [1, 4, 9]
+        client.close()
 
 
 def test_without_dask_one_error_says_what_to_install(monkeypatch):

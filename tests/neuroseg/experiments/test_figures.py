@@ -37,10 +37,12 @@ def test_layers_show_rates_and_thresholds_before_and_after(tmp_path, drawn):
 
 def test_costs_show_each_network_where_its_energy_is_known(tmp_path, drawn):
     networks = [Priced("T8", 90.0, 9e7, 2e-3), Priced("sigma-delta", 91.0, 3e7, None)]
-    draw_costs(networks, ann=Priced("ann", 91.5, 6e7, None), path=tmp_path / "costs.svg")
+    draw_costs(networks, ann=Priced("ann", 91.5, 3e8, None), path=tmp_path / "costs.svg")
     energy, operations = ([line.get_xydata().tolist()[0] for line in axis.lines] for axis in drawn[0].axes)
-    assert energy[0] == [2, 90] and operations[:2] == [[90, 90], [30, 91]] and [60, 91.5] in operations
+    assert energy[0] == [2, 90] and operations[:2] == [[90, 90], [30, 91]] and [300, 91.5] in operations
     assert [text.get_text() for text in drawn[0].axes[0].texts] == ["T8"]
+    for axis, most in zip(drawn[0].axes, (2, 300), strict=True):
+        assert axis.get_xlim()[0] == 0 and axis.get_xlim()[1] > 1.1 * most
 
 
 def test_curves_show_dice_against_time_steps(tmp_path, drawn):

@@ -39,6 +39,10 @@ def test_weights_and_ann_do_not_change_with_the_code():
     assert network.graph.input.levels == 15 and other.graph.input.levels == 1
     for name, weight in network.weights.items():
         assert torch.equal(weight, other.weights[name])
+    with pytest.raises(ValueError, match="no integer scale"):  # those of the other code would clip weights
+        other.predict(images(), quantized=True)
+    few = SpikingNetwork(with_encoder(to_graph(other), "graded", levels=3))
+    assert few.copy(encoder="graded").graph.input.levels == 3
     ours, theirs = network.analog(images()), other.analog(images())
     for population in network.populations:
         torch.testing.assert_close(ours[population.name], theirs[population.name])

@@ -119,7 +119,7 @@ def test_rate_code_against_its_definition(intensities, timesteps):
             assert spikes[t - 1, k] == expected
 
 
-@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=8), st.integers(1, 32), st.integers(1, 255))
+@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=8), st.integers(1, 32), st.integers(2, 255))
 def test_graded_code_against_its_definition(intensities, timesteps, levels):
     spikes = encode(torch.tensor(intensities), timesteps=timesteps, encoder="graded", levels=levels)
     for k, x in enumerate(intensities):
@@ -154,3 +154,5 @@ def test_bad_input_is_named():
         encode(torch.tensor([0.0, 2.0]), timesteps=4)
     with pytest.raises(ValueError, match="nan"):
         encode(torch.tensor([np.nan]), timesteps=4)
+    with pytest.raises(ValueError, match="'graded' with 1 level; 2 or more"):
+        encode(torch.zeros(2), timesteps=4, encoder="graded")
