@@ -10,13 +10,13 @@ import pytest
 import torch
 
 import hardware_sim
-from export.graph import Dense, Edge, Graph, Input, Meta, Neuron, Population, with_timesteps
+from export.graph import Dense, Edge, Graph, Input, Meta, Neuron, Population, with_encoder, with_timesteps
 from hardware_sim.comparison.compare import compare
 from hardware_sim.comparison.diagnose import Diagnosis, diagnose
 from hardware_sim.comparison.hypotheses import LISTED, Case, causes, outcome
 from hardware_sim.reference import run_reference
 from hardware_sim.trace import TraceError, pack
-from tests.graphs import single
+from tests.graphs import single, values_of
 from tests.networks import PLAIN, build
 
 
@@ -63,10 +63,17 @@ def edges(graph: Graph) -> list[tuple[str, Edge]]:
     return [(population.name, edge) for population in graph.populations for edge in population.edges]
 
 
-GRAPHS = [network("subtract"), network("zero", seed=1)]
+def valued() -> tuple[Graph, np.ndarray]:
+    """Graded spikes come in."""
+    graph, spikes = network("subtract", seed=2)
+    graph = with_encoder(graph, "graded", levels=3)
+    return graph, values_of(spikes, graph, np.random.default_rng(0))
 
 
-@pytest.mark.parametrize("graph, spikes", GRAPHS, ids=["subtract", "zero"])
+GRAPHS = [network("subtract"), network("zero", seed=1), valued()]
+
+
+@pytest.mark.parametrize("graph, spikes", GRAPHS, ids=["subtract", "zero", "graded"])
 def test_one_weight(graph, spikes):
     """The strongest weight of every edge, one at a time, turned round."""
     seen = 0
@@ -110,7 +117,7 @@ def test_one_weight_of_single_synapses(reset):
     assert told > 0.9 * seen > 0.5 * sum(edge.op.weight.size for _, edge in edges(graph))
 
 
-@pytest.mark.parametrize("graph, spikes", GRAPHS, ids=["subtract", "zero"])
+@pytest.mark.parametrize("graph, spikes", GRAPHS, ids=["subtract", "zero", "graded"])
 @pytest.mark.parametrize("factor", [0.8, 1.3])
 def test_one_threshold(graph, spikes, factor):
     for population in graph.populations:
@@ -133,7 +140,7 @@ def _range(diagnosis: Diagnosis) -> tuple[float, float]:
     return float(words[0]), float(words[-1])
 
 
-@pytest.mark.parametrize("graph, spikes", GRAPHS, ids=["subtract", "zero"])
+@pytest.mark.parametrize("graph, spikes", GRAPHS, ids=["subtract", "zero", "graded"])
 def test_a_delay_off_by_one(graph, spikes):
     for name, edge in edges(graph):
         late = replace(edge, target_delay=np.ones(graph[name].shape, int))
@@ -143,7 +150,7 @@ def test_a_delay_off_by_one(graph, spikes):
         check(diagnosis, name, "delay", f"{edge.source} arrive 1 step late")
 
 
-@pytest.mark.parametrize("graph, spikes", GRAPHS, ids=["subtract", "zero"])
+@pytest.mark.parametrize("graph, spikes", GRAPHS, ids=["subtract", "zero", "graded"])
 def test_one_kernel_flipped(graph, spikes):
     for name, edge in edges(graph):
         weight = edge.op.weight
@@ -153,7 +160,7 @@ def test_one_kernel_flipped(graph, spikes):
         check(found(graph, faulty, spikes), name, "kernel", edge.source, "180 degrees")
 
 
-@pytest.mark.parametrize("graph, spikes", GRAPHS, ids=["subtract", "zero"])
+@pytest.mark.parametrize("graph, spikes", GRAPHS, ids=["subtract", "zero", "graded"])
 def test_channels_swapped(graph, spikes):
     for name, edge in edges(graph):
         if edge.op.weight.shape[1] < 2 or isinstance(edge.op, Dense):
