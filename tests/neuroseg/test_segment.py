@@ -301,7 +301,7 @@ def test_what_cannot_be_right_is_doubted():
         (scan, {"left": 6000.0}, {}, 0, "volume", "left hippocampus has 6,000 mm3"),
         (scan, {"right": 4000.0, "left": 2000.0}, {}, 0, "sides", "factor of 2.0; up to 1.5"),
         (scan, {"right": 3000.0, "left": 0.0}, {}, 0, "missing", "left hippocampus was not found"),
-        (scan, {"right": 3000.0}, {"right": 0.6}, 0, "certainty", "right hippocampus: 0.60, 0.975 at least"),
+        (scan, {"right": 3000.0}, {"right": 0.6}, 0, "certainty", "right hippocampus: 0.60, 0.9 at least"),
         (scan, {"right": 3000.0}, {}, 0.1, "noise", "noise of 10%"),
         (thick, {"right": 3000.0}, {}, 0, "voxels", "voxels of 1 x 1 x 5 mm"),
         (codes, {"right": 3000.0}, {}, 0, "header", "codes are both 0"),
