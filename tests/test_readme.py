@@ -43,6 +43,26 @@ def test_the_table_of_the_folds(folds):
     assert len(rows) == 5 and set(rows) <= set(table.splitlines())
 
 
+def test_few_steps():
+    folds = load_folds(RESULTS / "steps")
+    check_folds(folds)
+    rows = summary(folds)
+    assert markdown(rows) == (RESULTS / "steps" / "table.md").read_text() and markdown(rows) in FOLDS
+    found = {(row["method"], row["weights"]): row for row in rows}
+    ann, networks = found["ann", "float"]["dice_3d"], ("graded-T4", "graded-T2", "graded-T1", "sigma-delta-T1")
+    lost = [f"{ann - found[name, 'int8']['dice_3d']:.2f}" for name in networks]
+    assert _numbers("Lost to the ANN in 8-bit integers", FOLDS) == lost
+    spent = [f"{1000 * found[name, 'int8']['energy']:.1f}" for name in networks[:3]]
+    said = " ".join(README.split())
+    assert f"four steps lose {lost[0]} points to the ANN, two {lost[1]}, one {lost[2]}, for" in said
+    assert f"for {spent[0]}, {spent[1]} and {spent[2]} mJ a slice" in said
+    for steps in (4, 2, 1):
+        report = json.loads((RESULTS / "steps" / f"fold1-lava-T{steps}.json").read_text())
+        spikes, dice = report["spikes"], report["dice"]
+        assert len(report["subjects"]) == 40 and dice["hardware"] == dice["quantized"]
+        assert f"T = {steps}, {spikes['total']:,} spikes, {spikes['mismatched']} mismatched" in FOLDS.replace("\n", " ")
+
+
 def test_two_classes():
     found = summary(load_folds(RESULTS / "classes"))
     assert markdown(found) in FOLDS

@@ -264,7 +264,7 @@ def meta(file: Fields) -> Meta:
     if not 1 <= found.timesteps <= TIMESTEPS_MAX or not math.isfinite(found.logit_scale):
         raise GraphError(f"meta: timesteps {found.timesteps}, logit_scale {found.logit_scale}; out of range")
     if found.encoder not in ENCODERS:
-        raise GraphError(f"meta: encoder is {found.encoder[:40]!r}; {' or '.join(ENCODERS)} is allowed")
+        raise GraphError(f"meta: encoder is {found.encoder[:40]!r}; {', '.join(ENCODERS)} are allowed")
     return found
 
 

@@ -277,8 +277,9 @@ def crossval(
 ) -> None:
     """Cross-validate the whole road: ANN, conversions, fine-tuned networks, each fold by itself.
 
-    Goes on where it was stopped. Makes OUT/foldN-LOSS.json, OUT/table.md and table.csv, and a run folder for every
-    network, which `neuroseg export` and `neuroseg validate` take to Lava.
+    Goes on where it was stopped. Makes OUT/foldN-LOSS.json, OUT/table.md and table.csv, pictures of Dice against energy
+    (costs-LOSS.svg) and of how far ANN and SNN agree (agreement-LOSS.svg), and a run folder for every network, which
+    `neuroseg export` and `neuroseg validate` take to Lava.
 
     Example: neuroseg crossval --data data/Task04_Hippocampus --out runs/crossval --folds 5
     """

@@ -129,19 +129,21 @@ def test_an_error_that_none_expects_ends_one_item_alone_and_no_worker_is_said(mo
         each(Cluster(address=local.scheduler_address), square, [1], failed=minus_one)
 
 
+@pytest.mark.slow
 def test_work_that_a_scheduler_forgets_is_done_again():
     from distributed import Client, LocalCluster
 
-    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as local:
-        client = Client(local)
+    forgotten = threading.Event()
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as local, Client(local) as client:
 
         def forget(done: int, of: int) -> None:
-            if done == 1:
-                threading.Timer(0.3, client.restart).start()
+            if done == 1 and not forgotten.is_set():
+                forgotten.set()
+                client.restart()
 
         cluster = Cluster(address=local.scheduler_address)
         assert each(cluster, slow_square, [1, 2, 3], failed=minus_one, on_done=forget) == [1, 4, 9]
-        client.close()
+    assert forgotten.is_set()
 
 
 def test_without_dask_one_error_says_what_to_install(monkeypatch):

@@ -137,7 +137,7 @@ def test_the_least_integer_is_no_weight(tmp_path):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("encoder", "morse", "encoder is 'morse'; rate or poisson is allowed"),
+        ("encoder", "morse", "encoder is 'morse'; rate, poisson, graded are allowed"),
         ("notes", "[" * 50_000, "meta: missing or broken attribute"),
         ("timesteps", 1e308, "meta: missing or broken attribute|out of range"),
         ("logit_scale", np.nan, "out of range"),

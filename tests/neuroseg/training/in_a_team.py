@@ -48,5 +48,7 @@ if __name__ == "__main__":
             checkpoint = path.with_suffix(f".checkpoint{own}")
             found = weights(team, checkpoint, int(sys.argv[2]) if sys.argv[2:] else None)
         except KeyboardInterrupt:
+            if team.size > 1:
+                torch.distributed.barrier()  # gloo aborts where another leaves in the middle of a message
             sys.exit(0)
         storage.save(found, path.with_name(f"{path.stem}{team.rank}.safetensors"))
