@@ -127,6 +127,22 @@ def test_the_table_of_the_ablation():
         assert asdict(row).items() <= ablation.as_now(stored).items()
 
 
+def test_an_ablation_of_few_steps_sums_up_its_seeds():
+    rows = ablation.rows_of_few_steps(epochs=6)
+    changes = list(dict.fromkeys(row.change for row in rows))
+    assert len(rows) == 3 * len(changes) and len({row.tuning.seed for row in rows}) == 3
+    assert changes[0] == ablation.UNCHANGED and all(row.variant.timesteps == 2 for row in rows)
+    found = [
+        {**asdict(row), "validation": [0.5, 0.8 + 0.01 * k], "dice": {"3d": 0.7 + 0.01 * k}}
+        for row in rows[:3] + rows[-3:]
+        for k in [changes.index(row.change) + row.tuning.seed]
+    ]
+    first, last = ablation.markdown_of_seeds(found).splitlines()[2:]
+    assert first == "| none | 81.00 ± 1.00 | 71.00 ± 1.00 | +0.00 |"
+    assert last == f"| {changes[-1]} | 85.00 ± 1.00 | 75.00 ± 1.00 | +4.00 |"
+    assert all(asdict(row).items() <= ablation.as_now(asdict(row)).items() for row in rows)
+
+
 def test_what_the_demo_prints():
     report = _result("demo")
     for layer in report["spikes"]["layers"]:
