@@ -7,24 +7,32 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from export.graph import Conv, ConvT, Dense, Graph, Operator, Population, Shape, Sparse, levels
+from export.graph import SPIKE_SPAN, Conv, ConvT, Dense, Graph, Operator, Population, Shape, Span, Sparse, spans
 
 
-def input_bound(population: Population, most: Mapping[str, int]) -> tuple[float, float]:
+def input_bound(population: Population, values: Mapping[str, Span]) -> tuple[float, float]:
     """Least and greatest input any neuron of the population can get in one step, from its weights alone.
 
-    most: the largest value of a source's spikes, where that is not 1 (`graph.levels`).
+    values: the least and the greatest of a source's spikes, where these are not 0 and 1 (`graph.spans`).
     """
-    edges = population.edges
-    bounds = np.stack([np.stack(edge_bound(edge.op)) * most.get(edge.source, 1) for edge in edges]).sum(0)  # 2, Cout
+    each = [_spanned(np.stack(edge_bound(e.op)), values.get(e.source, SPIKE_SPAN)) for e in population.edges]
+    bounds = np.stack(each).sum(0)  # 2, Cout
     return float(bounds[0].min()), float(bounds[1].max())
+
+
+def _spanned(bounds: np.ndarray, span: Span) -> np.ndarray:
+    """Least and greatest inputs (2, ...) by spikes of a span, from the sums of negative and of positive weights."""
+    (negative, positive), (least, most) = bounds, span
+    return np.stack([most * negative + least * positive, most * positive + least * negative])
 
 
 def input_bound_in_place(graph: Graph, population: Population) -> tuple[float, float]:
     """`input_bound` by what reaches each neuron at its place: less at borders, and of a synapse cut in pieces."""
-    most = levels(graph)
+    values = spans(graph)
     bounds = [
-        _bound_in_place(edge.op, graph[edge.source].shape, population.shape) * most.get(edge.source, 1)
+        _spanned(
+            _bound_in_place(edge.op, graph[edge.source].shape, population.shape), values.get(edge.source, SPIKE_SPAN)
+        )
         for edge in population.edges
     ]
     low, high = np.stack(bounds).sum(0)  # (C, H, W)

@@ -54,7 +54,10 @@ from export.operators import (  # noqa: F401 - the vocabulary of a graph comes f
 BINARY_ENCODERS = ("rate", "poisson")
 ENCODERS = (*BINARY_ENCODERS, "graded")
 GRADED_LEVELS = 15  # four bits: a step's input has 16, and positive weights may add up to 2,184 beside that
+SPIKE_SPAN, TERNARY_SPAN = (0, 1), (-1, 1)  # least and greatest value of a spike
 STEPS_UNKNOWN = "timesteps"  # the note of a network whose file does not say its time steps
+
+Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -118,9 +121,9 @@ class Graph:
 
 
 def graded(graph: Graph) -> frozenset[str]:
-    """Nodes whose spikes carry values: sigma-delta neurons, an input without neurons that feeds such, or of levels."""
+    """Nodes whose spikes carry values: sigma-delta neurons, an input without neurons that feeds such, or `spans`."""
     found = {node.name for node in graph.nodes if isinstance(node, Input | Population) and _sends_values(node.neuron)}
-    found |= levels(graph).keys()
+    found |= spans(graph).keys()
     for population in graph.populations:
         if isinstance(population.neuron, SigmaDelta):
             read = [graph[edge.source] for edge in population.edges]
@@ -131,6 +134,17 @@ def graded(graph: Graph) -> frozenset[str]:
 def levels(graph: Graph) -> dict[str, int]:
     """Nodes whose spikes carry values from 0 to a largest one, which is known: inputs of an encoder's graded spikes."""
     return {node.name: node.levels for node in graph.nodes if isinstance(node, Input) and node.levels > 1}
+
+
+def spans(graph: Graph) -> dict[str, Span]:
+    """Nodes whose spikes carry values that are known: from 0 to an input's levels, from -1 to 1 of ternary neurons."""
+    found: dict[str, Span] = {name: (0, most) for name, most in levels(graph).items()}
+    return found | dict.fromkeys(ternary(graph), TERNARY_SPAN)
+
+
+def ternary(graph: Graph) -> tuple[str, ...]:
+    """Populations whose spikes are -1, 0 and 1."""
+    return tuple(p.name for p in graph.populations if isinstance(p.neuron, Neuron) and p.neuron.ternary)
 
 
 def _sends_values(neuron: AnyNeuron | None) -> bool:
@@ -167,13 +181,17 @@ def with_encoder(graph: Graph, encoder: str, *, levels: int = GRADED_LEVELS) -> 
 
 
 def with_neurons(graph: Graph, *, reset: str, u0: float) -> Graph:
-    """The same network with another reset, and another start potential of the neurons that fire."""
+    """The same network with another reset, and another start potential of the neurons that fire.
+
+    Ternary neurons start at 0, halfway between their thresholds.
+    """
 
     def changed(node: Node) -> Node:
         if not isinstance(node, Population):
             return node
         neuron = node.cuba
-        return replace(node, neuron=replace(neuron, reset=reset, u0=0.0 if neuron.threshold is None else u0))
+        still = neuron.threshold is None or neuron.ternary
+        return replace(node, neuron=replace(neuron, reset=reset, u0=0.0 if still else u0))
 
     return replace(graph, nodes=tuple(changed(node) for node in graph.nodes))
 

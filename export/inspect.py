@@ -84,7 +84,9 @@ def _row(graph: Graph, population: Population, edge: Edge, *, first: bool) -> Ro
 def _reset(neuron: AnyNeuron) -> str:
     if isinstance(neuron, SigmaDelta):
         return "sigma-delta" if neuron.threshold is not None else "sigma"
-    return neuron.reset if neuron.threshold is not None else ""
+    if neuron.threshold is None:
+        return ""
+    return f"{neuron.reset}, ternary" if neuron.ternary else neuron.reset
 
 
 def synapse_count(op: Operator, source: Shape, target: Shape) -> int:

@@ -22,7 +22,7 @@ from export.graph import (
     Sparse,
     depths,
     graded,
-    levels,
+    spans,
 )
 
 WEIGHT_MIN, WEIGHT_MAX = -256, 254  # signed 8-bit mantissa, mixed sign mode: lava/utils/weightutils.py
@@ -59,7 +59,7 @@ def check(graph: Graph, *, stock: bool = True, bounds: bool = True) -> Graph:
     inputs = [node for node in graph.nodes if isinstance(node, Input)]
     if len(inputs) != 1:
         raise GraphError(f"the graph has {len(inputs)} inputs; 1 is supported")
-    values, bounded = graded(graph), levels(graph)
+    values, bounded = graded(graph), spans(graph)
     if isinstance(inputs[0].neuron, SigmaDelta):
         _check_sigma_delta(inputs[0].name, inputs[0].neuron)
     sums = {p.name for p in graph.populations if isinstance(p.neuron, SigmaDelta) and p.neuron.threshold is None}
@@ -89,10 +89,10 @@ def check(graph: Graph, *, stock: bool = True, bounds: bool = True) -> Graph:
 def beyond(graph: Graph) -> tuple[str, ...]:
     """Populations whose inputs or potentials may exceed what Loihi holds, by a bound from their weights alone.
 
-    No weight bounds graded spikes: all that read such, and all sigma-delta neurons, are among them; but for what an
-    encoder makes, whose levels are known.
+    No weight bounds graded spikes: all that read such, and all sigma-delta neurons, are among them; but for those whose
+    values are known (`graph.spans`).
     """
-    found, values = [], graded(graph) - levels(graph).keys()
+    found, values = [], graded(graph) - spans(graph).keys()
     for population in graph.populations:
         if isinstance(population.neuron, SigmaDelta) or any(edge.source in values for edge in population.edges):
             found.append(population.name)
@@ -172,6 +172,8 @@ def _check_neuron(name: str, neuron: Neuron) -> None:
     _within(name, "u0", neuron.u0, -POTENTIAL_MAX, POTENTIAL_MAX)
     if neuron.u0 != int(neuron.u0):
         raise GraphError(f"{name}: u0 is {neuron.u0}; integers are allowed")
+    if neuron.ternary and neuron.threshold is None:
+        raise GraphError(f"{name}: ternary, and has no threshold; one is needed")
     if neuron.u0 and neuron.reset == "zero":
         raise GraphError(f"{name}: u0 is {neuron.u0} with reset zero; 0 is all that stock LIF knows")
     if neuron.drop is not None:
@@ -187,7 +189,7 @@ def _check_neuron(name: str, neuron: Neuron) -> None:
 
 
 def _check_input(graph: Graph, population: Population, neuron: Neuron) -> None:
-    bounds = input_bound(population, levels(graph))
+    bounds = input_bound(population, spans(graph))
     if not _fits(neuron, bounds, graph.meta.timesteps):  # then by what each neuron can get at its place
         bounds = input_bound_in_place(graph, population)
     low, high = bounds

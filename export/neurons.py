@@ -25,6 +25,8 @@ class Neuron:
     drop: what a spike subtracts where that is not the threshold, in the units of u0; one for all, or an array.
     current_decay, voltage_decay: of 4096; one for all, or an array that is broadcast to the population's shape.
     bias: per neuron, broadcast likewise, already shifted; None for none.
+    ternary: whether it fires below -threshold, too, a spike of -1, which adds what a spike of 1 subtracts (Lava's
+    TernaryLIF, lava/proc/lif, where the reset is `zero`).
     """
 
     threshold: float | None
@@ -34,6 +36,7 @@ class Neuron:
     voltage_decay: Decay = VOLTAGE_DECAY_NONE
     bias: np.ndarray | None = None
     drop: float | np.ndarray | None = None
+    ternary: bool = False
 
     @property
     def gathers(self) -> bool:

@@ -131,6 +131,8 @@ def check_levels(source: Input, encoder: str) -> None:
         )
     if source.levels > 1 and source.neuron is not None:
         raise GraphError(f"{source.name}: {source.levels} levels, and neurons of its own; one of the two is allowed")
+    if isinstance(source.neuron, Neuron) and source.neuron.ternary:
+        raise GraphError(f"{source.name}: ternary neurons turn images into spikes; others are allowed there")
 
 
 def check_shape(node: Node, nodes: Mapping[str, Node]) -> None:

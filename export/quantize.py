@@ -25,8 +25,9 @@ from export.graph import (
     Node,
     Population,
     SigmaDelta,
+    Span,
     Sparse,
-    levels,
+    spans,
 )
 from export.limits import (
     BIAS_EXPONENT_MAX,
@@ -77,19 +78,19 @@ def quantize(graph: Graph) -> Graph:
         graph,
         integer=True,
         nodes=tuple(
-            _quantize(node, graph.meta.timesteps, levels(graph)) if isinstance(node, Population) else node
+            _quantize(node, graph.meta.timesteps, spans(graph)) if isinstance(node, Population) else node
             for node in graph.nodes
         ),
         meta=replace(graph.meta, logit_scale=_logit_scale(graph)),
     )
 
 
-def largest_scale(population: Population, *, timesteps: int, most: Mapping[str, int]) -> float:
+def largest_scale(population: Population, *, timesteps: int, values: Mapping[str, Span]) -> float:
     """The largest scale at which the population fits Loihi: weights, input per step, threshold, readout.
 
-    most: the largest value of a source's spikes, where that is not 1 (`graph.levels`). Integer where the population
-    fires, so that a threshold of 1 becomes an integer exactly. Raises GraphError
-    where weights are so large beside the threshold that not even scale 1 fits.
+    values: the least and the greatest of a source's spikes, where these are not 0 and 1 (`graph.spans`). Integer where
+    the population fires, so that a threshold of 1 becomes an integer exactly. Raises GraphError where weights are so
+    large beside the threshold that not even scale 1 fits.
     """
     heaviest = max(float(np.abs(edge.op.weight).max(initial=0)) for edge in population.edges)
     scale = WEIGHT_MAX / heaviest if heaviest else 1.0
@@ -111,15 +112,15 @@ def largest_scale(population: Population, *, timesteps: int, most: Mapping[str, 
                 f"{population.name}: {found} beside threshold {threshold}; "
                 f"at most {WEIGHT_MAX} thresholds a weight and {BIAS_LIMIT:g} a bias fit Loihi"
             )
-        excess = _excess(_with_integer_weights(population, scale), timesteps, scale, most)
+        excess = _excess(_with_integer_weights(population, scale), timesteps, scale, values)
         if excess <= 1:
             return scale
         scale /= excess
 
 
-def _excess(population: Population, timesteps: int, scale: float, most: Mapping[str, int]) -> float:
+def _excess(population: Population, timesteps: int, scale: float, values: Mapping[str, Span]) -> float:
     """How many times over its limit the input (or the readout) of an integer population may be."""
-    worst = max(abs(bound) for bound in input_bound(population, most))
+    worst = max(abs(bound) for bound in input_bound(population, values))
     given = population.cuba.bias
     bias = 0.0 if given is None else np.abs(integer_bias(population.name, given, scale)).max() / 2**POTENTIAL_SHIFT
     if population.cuba.threshold is None:
@@ -131,8 +132,8 @@ def _excess(population: Population, timesteps: int, scale: float, most: Mapping[
     return max(worst / INPUT_MAX, worst * steps * 2**POTENTIAL_SHIFT / POTENTIAL_MAX)
 
 
-def _quantize(population: Population, timesteps: int, most: Mapping[str, int]) -> Population:
-    scale = population.scale or largest_scale(population, timesteps=timesteps, most=most)
+def _quantize(population: Population, timesteps: int, values: Mapping[str, Span]) -> Population:
+    scale = population.scale or largest_scale(population, timesteps=timesteps, values=values)
     integer = _with_integer_weights(population, scale)
     for edge in integer.edges:
         if not edge.op.weight.size:
@@ -243,6 +244,8 @@ def _sigma_delta(
     threshold: float,
 ) -> tuple[Population, float]:
     """A population, and the units of its messages."""
+    if population.cuba.ternary:
+        raise GraphError(f"{population.name}: ternary; sigma-delta neurons are made of networks without such")
     neuron = population.cuba
     if neuron.leaks or neuron.drop is not None or population.recurrent:
         raise GraphError(f"{population.name}: leaks, or feeds itself; sigma-delta neurons do neither")
@@ -284,5 +287,5 @@ def _with_bias(population: Population, source: str) -> tuple[Population, ...]:
 def _logit_scale(graph: Graph) -> float:
     """Logits per unit of integer output potential (<< 6)."""
     output = graph.output
-    scale = output.scale or largest_scale(output, timesteps=graph.meta.timesteps, most=levels(graph))
+    scale = output.scale or largest_scale(output, timesteps=graph.meta.timesteps, values=spans(graph))
     return graph.meta.logit_scale / (scale * 2**POTENTIAL_SHIFT)

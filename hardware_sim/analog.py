@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from export.graph import Concat, Graph, Input, Pool, Population
+from export.graph import Concat, Graph, Input, Neuron, Pool, Population
 from export.quantize import Reach
 from hardware_sim.reference import edge_input
 
@@ -24,10 +24,16 @@ def analog(graph: Graph, images: np.ndarray) -> dict[str, torch.Tensor]:
                 values[node.name] = torch.cat([values[name] for name in node.sources], dim=1)
             case Population():
                 y = torch.stack(_arriving(node, values)).sum(0) + _bias(node)
-                values[node.name] = y if node.neuron.threshold is None else y.clamp(min=0)
+                values[node.name] = y if _is_linear(node) else y.clamp(min=0)
             case _:  # dropout, of training alone
                 values[node.name] = values[node.source]
     return values
+
+
+def _is_linear(population: Population) -> bool:
+    """Whether its neurons stand for no ReLU: an output's, or ternary ones."""
+    neuron = population.neuron
+    return neuron.threshold is None or (isinstance(neuron, Neuron) and neuron.ternary)
 
 
 def peaks(graph: Graph, images: np.ndarray) -> dict[str, Reach]:

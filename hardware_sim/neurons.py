@@ -78,11 +78,11 @@ class CubaState:
         potential.clamp_(-POTENTIAL_MAX, POTENTIAL_MAX)
         fired = torch.zeros_like(potential, dtype=torch.bool)
         if self.threshold is not None:
-            fired = potential > self.threshold
+            fired = _fired(potential, self.threshold, ternary=neuron.ternary)
             if neuron.reset == "subtract":
                 potential.sub_(fired.to(self.dtype) * self.drop)
             else:
-                potential.masked_fill_(fired, 0)
+                potential.masked_fill_(fired != 0, 0)
         self.potential = potential
         return fired, potential
 
@@ -125,12 +125,18 @@ class _FloatState:
         potential = self.left * self.potential + self.current + self.bias
         fired = torch.zeros_like(potential, dtype=torch.bool)
         if neuron.threshold is not None:
-            fired = potential > neuron.threshold
+            fired = _fired(potential, neuron.threshold, ternary=neuron.ternary)
             drop = torch.as_tensor(neuron.threshold if neuron.drop is None else neuron.drop)
-            reset = potential - drop if neuron.reset == "subtract" else torch.zeros_like(potential)
-            potential = torch.where(fired, reset, potential)
+            reset = potential - fired * drop if neuron.reset == "subtract" else torch.zeros_like(potential)
+            potential = torch.where(fired != 0, reset, potential)
         self.potential = potential
         return fired, potential
+
+
+def _fired(potential: torch.Tensor, threshold: float, *, ternary: bool) -> torch.Tensor:
+    """Spikes: of 0 and 1 bool; ternary ones int8."""
+    above = potential > threshold
+    return above.to(torch.int8) - (potential < -threshold).to(torch.int8) if ternary else above
 
 
 def _wrap(current: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,8 @@
 """The reference engine: exact integers, layer by layer, batched over samples. Needs no Lava.
 
 Convolutions run in torch's float32 (an integer graph: every partial sum is an integer below 2^24, which float32
-holds exactly) or float64 (a float graph, for tests of rewrites; spikes that carry values, whose sums are integers
-below 2^53); neurons as in `neurons`. Layers are simultaneous, which is what depth-shifted layers do.
+holds exactly) or float64 (a float graph, for tests of rewrites; spikes that carry whatever values, whose sums are
+integers below 2^53); neurons as in `neurons`. Layers are simultaneous, which is what depth-shifted layers do.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from export.graph import (
     SigmaDelta,
     Sparse,
     graded,
+    spans,
 )
 from export.limits import INPUT_MAX, INPUT_MIN, POTENTIAL_MAX, POTENTIAL_SHIFT, THRESHOLD_MAX, beyond
 from hardware_sim.neurons import Feedback, delta_messages, neuron_spikes, scan
@@ -103,7 +104,7 @@ def simulate(
     sample, for that. stream: what is emitted arrives a step later, as in Lava, where layers are not simultaneous.
     """
     exact = graph.integer and not watched
-    dtype = torch.float32 if exact and not graded(graph) else torch.float64
+    dtype = torch.float32 if exact and graded(graph) == spans(graph).keys() else torch.float64
     values: dict[str, torch.Tensor] = {}
     membrane: dict[str, torch.Tensor] = {}
     for node in graph.nodes:

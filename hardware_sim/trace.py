@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import ChainMap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -60,10 +60,15 @@ class Trace:
         output: np.ndarray,
         output_name: str,
         engine: str,
+        values: Collection[str] = (),
     ) -> Trace:
-        """A trace from spikes (samples, T, C, H, W) of 0 and 1 and integer potentials of the same axes."""
+        """A trace from spikes (samples, T, C, H, W) of 0 and 1 and integer potentials of the same axes.
+
+        values: names of populations whose spikes are other whole numbers.
+        """
         return cls(
-            packed={name: pack(value.astype(np.uint8)) for name, value in spikes.items()},
+            packed={name: pack(value.astype(np.uint8)) for name, value in spikes.items() if name not in values},
+            graded={name: value.astype(np.int32) for name, value in spikes.items() if name in values},
             shapes={name: value.shape[2:] for name, value in spikes.items()},
             potentials={name: value.astype(np.int32) for name, value in potentials.items()},
             output=output.astype(np.int32),

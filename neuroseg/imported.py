@@ -78,6 +78,7 @@ def convert_model(
             reset=conversion.reset,
             u0=conversion.u0,
             encoder=conversion.encoder,
+            ternary=conversion.ternary,
             freeze_norms=chosen if freeze_norms else None,
         )
         ann = done.network

@@ -42,7 +42,10 @@ CALIBRATION_SLICES = 25
 
 @dataclass(frozen=True)
 class Conversion:
-    """How an ANN becomes spiking. u0: start potential in thresholds; method: of balancing; slices: to calibrate on."""
+    """How an ANN becomes spiking. u0: start potential in thresholds; method: of balancing; slices: to calibrate on.
+
+    ternary: whether what linear layers yield travels as spikes of -1, 0 and 1.
+    """
 
     timesteps: int = 8
     reset: str = "subtract"
@@ -50,6 +53,7 @@ class Conversion:
     encoder: str = "rate"
     method: str = "rate"
     slices: int = CALIBRATION_SLICES
+    ternary: bool = False
 
 
 def held_by_team(
@@ -184,6 +188,7 @@ def calibrated(
         reset=conversion.reset,
         u0=conversion.u0,
         encoder=conversion.encoder,
+        ternary=conversion.ternary,
     )
     chosen = sample(images, conversion.slices, seed=seed)
     return balanced(spiking, chosen, method=conversion.method, seed=seed, device=device)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 
-from export.graph import Graph
+from export.graph import Graph, ternary
 from export.limits import POTENTIAL_SHIFT
 from hardware_sim.comparison.compare import Comparison, compare
 from hardware_sim.comparison.diagnose import Diagnosis, diagnose
@@ -151,13 +151,11 @@ def software_trace(network: SpikingNetwork, spikes: torch.Tensor, *, potentials:
                 output=shifted[output][:, -1],
                 output_name=output,
                 engine="pytorch",
+                values=ternary(network.graph),
             )
         )
     return dataclasses.replace(
-        parts[0],
-        packed={name: np.concatenate([part.packed[name] for part in parts]) for name in parts[0].packed},
-        potentials={name: np.concatenate([part.potentials[name] for part in parts]) for name in kept},
-        output=np.concatenate([part.output for part in parts]),
+        Trace.joined(parts),
         stimulus=pack(spikes.transpose(0, 1).numpy().astype(np.int32 if network.graph.input.levels > 1 else np.uint8)),
     )
 

@@ -77,8 +77,8 @@ def _each(draw, rng: np.random.Generator, shape: Shape, most: int) -> Decay:
     return drawn if (drawn != drawn.flat[0]).any() else int(drawn.flat[0])
 
 
-def _neuron(draw, rng: np.random.Generator, shape: Shape, *, driven: bool) -> Neuron:
-    """driven: whether it may fire without input."""
+def _neuron(draw, rng: np.random.Generator, shape: Shape, *, driven: bool, signed: bool = False) -> Neuron:
+    """driven: whether it may fire without input. signed: whether its spikes may have a sign."""
     reset = draw(st.sampled_from(["subtract", "zero"]))
     leaky = draw(st.booleans())
     each = draw(st.sampled_from([None, (shape[0], 1, 1), shape])) if driven else None
@@ -90,6 +90,7 @@ def _neuron(draw, rng: np.random.Generator, shape: Shape, *, driven: bool) -> Ne
         voltage_decay=_each(draw, rng, shape, 4096) if leaky else 0,
         bias=None if each is None else 64 * rng.integers(-5, 9, each, np.int32),
         drop=_each(draw, rng, shape, 6000) if leaky and reset == "subtract" and draw(st.booleans()) else None,
+        ternary=signed and draw(st.booleans()),
     )
 
 
@@ -149,7 +150,7 @@ def graphs(
     """A graph whose populations read any nodes before them, aligned, and input spikes (samples, T, C, H, W).
 
     stock: only what stock processes of Lava run. recurrent: populations may feed themselves, too. valued: what comes in
-    may be an encoder's graded spikes, int32; else uint8.
+    may be an encoder's graded spikes, int32, else uint8; and neurons may be ternary.
     """
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
     nodes: list[Node] = [Input("input", draw(SHAPES))]
@@ -167,7 +168,8 @@ def graphs(
             edges.append(Edge(source.name, _operator(rng, kind, source.shape, shape), target_delay=waits))
         if recurrent and k < count - 1 and draw(st.booleans()):
             edges += [_feedback(draw, rng, f"p{k}", shape)]
-        neuron = _neuron(draw, rng, shape, driven=not (late and stock)) if k < count - 1 else Neuron(None)
+        driven, last = not (late and stock), k == count - 1
+        neuron = Neuron(None) if last else _neuron(draw, rng, shape, driven=driven, signed=valued)
         nodes.append(Population(f"p{k}", shape, tuple(edges), neuron))
     meta = Meta(timesteps=draw(st.integers(1, 8)))
     graph = align_delays(Graph(tuple(nodes), integer=True, meta=meta))

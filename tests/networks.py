@@ -56,6 +56,7 @@ class Case:
     reset: str
     u0: float
     encoder: str  # rate, or graded: spikes carry values
+    ternary: bool  # what linear layers yield
     drive: str  # what the weights are like: balanced, excited (potentials clip high) or inhibited (low)
     samples: int
     rate: float
@@ -79,6 +80,7 @@ PLAIN = Case(
     reset="subtract",
     u0=0.0,
     encoder="rate",
+    ternary=False,
     drive="balanced",
     samples=1,
     rate=0.5,
@@ -111,6 +113,7 @@ def cases(draw, max_side: int = 13, max_depth: int = 3) -> Case:
         reset=reset,
         u0=draw(st.sampled_from([0.0, 0.5])) if reset == "subtract" else 0.0,
         encoder=draw(st.sampled_from(["rate", "rate", "graded"])),
+        ternary=draw(st.booleans()),
         drive=draw(st.sampled_from(["balanced", "excited", "inhibited"])),
         samples=draw(st.integers(1, 3)),
         rate=draw(st.sampled_from([0.1, 0.5, 1.0])),
@@ -201,7 +204,7 @@ def build(case: Case) -> tuple[SpikingNetwork, Graph, np.ndarray]:
             if case.drive == "inhibited":  # every other channel excites, so that something fires at all
                 parameter.data[::2].mul_(-1)
     settings = {"timesteps": case.timesteps, "reset": case.reset, "u0": case.u0, "encoder": case.encoder}
-    network = convert(model, (1, *case.size), **settings)
+    network = convert(model, (1, *case.size), ternary=case.ternary, **settings)
     network = network.with_scales(integer_scales(network))
     rng = np.random.default_rng(case.seed)
     shape = (case.samples, case.timesteps, 1, *case.size)

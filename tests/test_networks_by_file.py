@@ -156,3 +156,44 @@ def test_what_does_not_go_together_is_said(run, tmp_path):
     refused = call("convert", model, "--calibrate", images, "--out", tmp_path / "shipped", code=2)
     assert "a network of scans" in refused
     assert "a network of scans" in call("validate", tmp_path / "shipped", "--images", images, code=2)
+
+
+class Bottleneck(nn.Module):
+    """A classifier with a linear layer that two others read, as MobileNetV2 has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.narrow, self.wide = nn.Conv2d(1, 3, 3, padding=1), nn.Conv2d(3, 12, 3, padding=1)
+        self.back, self.head = nn.Conv2d(12, 3, 1), nn.Linear(180, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.narrow(x)
+        return self.head(torch.relu(x + self.back(torch.relu(self.wide(x)))).flatten(1))
+
+
+def test_signs_go_all_the_way(tmp_path):
+    """Convert, fine-tune, export, map, and Lava against PyTorch, of a network whose linear layer sends -1, 0 and 1."""
+    torch.manual_seed(0)
+    images, labels = digits()
+    torch.export.save(
+        torch.export.export(trained(Bottleneck(), images, labels, 100), (images[:1] / 255,)), tmp_path / "model.pt2"
+    )
+    np.save(tmp_path / "images.npy", images.numpy())
+    np.save(tmp_path / "labels.npy", labels.numpy())
+    run, given = tmp_path / "run", ("--images", tmp_path / "images.npy", "--labels", tmp_path / "labels.npy")
+    made = call("convert", tmp_path / "model.pt2", "--calibrate", given[1], "--out", run, "--neuron", "ternary")
+    assert "1 with spikes of -1, 0 and 1: narrow" in made
+    call("finetune", run, *given, "--epochs", 2)
+    call("export", run)
+    assert "subtract, ternary" in call("inspect", run / "network.net")
+    trace = tmp_path / "trace.npz"
+    call("simulate", run / "network.net", *given[:2], "--out", trace)
+    assert "cores" in call("map", run / "network.net", "--trace", trace)
+    assert "spikes, which have a sign; Loihi 1 knows" in call("map", run / "network.net", "--chip", "loihi1", code=2)
+    output = call("validate", run, *given)
+    assert "none differs" in output
+    report = json.loads((run / "report.json").read_text())
+    assert report["spikes"]["equal"] and report["decisions"]["hardware"] == report["decisions"]["quantized"]
+    assert report["decisions"]["hardware"]["accuracy"] > 0.9
+    plain = call("convert", tmp_path / "model.pt2", "--calibrate", given[1], "--out", tmp_path / "pairs")
+    assert "with spikes of -1" not in plain

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from export.graph import Graph, GraphError, Input, Population, Shape, depths, levels, without_recurrence
+from export.graph import Graph, GraphError, Input, Population, Shape, depths, levels, ternary, without_recurrence
 from export.mapping.axons import axons_out
 from export.mapping.chips import RESOURCES, Board, Chip
 from export.mapping.geometry import Tile
@@ -84,6 +84,8 @@ def place(graph: Graph, chip: Chip) -> Placement:
     if levels(graph) and not chip.graded:
         source = graph.input
         raise GraphError(f"{source.name}: graded spikes of {source.levels} levels; {chip.title} knows spikes of 1")
+    if ternary(graph) and not chip.graded:
+        raise GraphError(f"{ternary(graph)[0]}: has ternary spikes, which have a sign; {chip.title} knows spikes of 1")
     nodes = {node.name: node for node in graph.nodes if isinstance(node, Population) or _has_neurons(node)}
     shapes = {node.name: node.shape for node in graph.nodes}
     most: dict[str, int] = {}

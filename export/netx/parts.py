@@ -33,7 +33,14 @@ from export.netx.fields import Fields
 
 FORMAT_VERSION = 1
 HARD_RESET, SOFT_RESET = "CUBA", "CUBA_SOFT_RESET"  # stock NetX knows the first only
-NEURON_TYPES = {HARD_RESET: "zero", "LOIHI": "zero", SOFT_RESET: "subtract"}
+TERNARY, SOFT_TERNARY = "TERNARY", "TERNARY_SOFT_RESET"  # of Lava, but of no file of stock NetX
+NEURON_TYPES = {
+    HARD_RESET: "zero",
+    "LOIHI": "zero",
+    SOFT_RESET: "subtract",
+    TERNARY: "zero",
+    SOFT_TERNARY: "subtract",
+}
 SIGMA_DELTA, FINE_SIGMA_DELTA = "SDNN", "SDNN_FINE"  # stock NetX knows the first only, whose fields are << NETX_SHIFT
 NETX_SHIFT = SPIKE_SHIFT + STATE_SHIFT
 TIMESTEPS_MAX = 2**20
@@ -190,6 +197,7 @@ def neuron(fields: Fields, shape: Shape, *, of_input: bool = False) -> AnyNeuron
         voltage_decay=_by_place(fields, "vDecay", DECAY_MAX, shape),
         drop=_by_place(fields, "drop", POTENTIAL_MAX, shape) if "drop" in fields else None,
         bias=_bias(fields, shape, BIAS_MAX) if "bias" in fields else None,
+        ternary=kind in (TERNARY, SOFT_TERNARY),
     )
 
 

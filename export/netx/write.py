@@ -50,6 +50,8 @@ from export.netx.parts import (
     NETX_SHIFT,
     SIGMA_DELTA,
     SOFT_RESET,
+    SOFT_TERNARY,
+    TERNARY,
     netx_keeps,
 )
 from export.netx.read import NETX_BIAS_EXPONENT
@@ -250,7 +252,7 @@ def _stock_bias(population: Population) -> np.ndarray | None:
     if isinstance(neuron, SigmaDelta):
         stock, shift, most = _is_stock(neuron, shape), NETX_SHIFT, POTENTIAL_MAX >> NETX_SHIFT
     else:
-        stock, shift, most = neuron.reset == "zero", NETX_BIAS_EXPONENT, BIAS_MANTISSA_MAX
+        stock, shift, most = neuron.reset == "zero" and not neuron.ternary, NETX_BIAS_EXPONENT, BIAS_MANTISSA_MAX
     return _mantissa(neuron.bias, shape, shift, most) if stock and neuron.bias is not None else None
 
 
@@ -299,7 +301,8 @@ def _write_sigma_delta(group: h5py.Group, neuron: SigmaDelta, shape: Shape, *, w
 
 
 def _write_neuron(group: h5py.Group, neuron: Neuron, shape: Shape, *, with_bias: bool = True) -> None:
-    group["type"] = (HARD_RESET if neuron.reset == "zero" else SOFT_RESET).encode("ascii")
+    kinds = (TERNARY, SOFT_TERNARY) if neuron.ternary else (HARD_RESET, SOFT_RESET)
+    group["type"] = kinds[neuron.reset == "subtract"].encode("ascii")
     group["iDecay"] = _by_place(neuron.current_decay, shape)
     group["vDecay"] = _by_place(neuron.voltage_decay, shape)
     group["vThMant"] = THRESHOLD_MAX if neuron.threshold is None else int(neuron.threshold)

@@ -29,6 +29,7 @@ from export.graph import (
     Shape,
     Sparse,
     same,
+    ternary,
     without_recurrence,
 )
 from export.limits import POTENTIAL_SHIFT
@@ -76,6 +77,8 @@ def _plain(graph: Graph) -> Graph:
             f"{graph.input.name}: graded spikes of {graph.input.levels} levels, which NIR does not tell; the encoders "
             "rate and poisson are allowed"
         )
+    if signed := ternary(graph):
+        raise GraphError(f"{signed[0]}: ternary spikes, which NIR does not tell; spikes of 0 and 1 are allowed")
     for node in graph.nodes:
         if "/" in node.name:
             raise GraphError(f"{node.name}: a name with '/', which HDF5 splits; others are allowed")

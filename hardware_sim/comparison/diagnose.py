@@ -128,8 +128,12 @@ def _untried(case: Case, peak: float) -> str:
 
 def _check(graph: Graph, *traces: Trace) -> None:
     for population in graph.populations:
-        if population.recurrent or isinstance(population.neuron, SigmaDelta):
-            what = "feeds itself" if population.recurrent else "has sigma-delta neurons"
+        neuron, what = population.neuron, ""
+        if population.recurrent:
+            what = "feeds itself"
+        elif isinstance(neuron, SigmaDelta) or neuron.ternary:
+            what = "has sigma-delta neurons" if isinstance(neuron, SigmaDelta) else "has ternary spikes"
+        if what:
             raise TraceError(f"{population.name} {what}: causes are told of integrate-and-fire neurons in layers alone")
     known = {population.name: population.shape for population in graph.populations}
     for trace in traces:

@@ -39,8 +39,8 @@ def run_fast(
     """Run an integer graph on spikes (samples, T, C, H, W); see `hardware_sim.run`.
 
     Left to the reference: what may exceed Loihi's range by a bound, and so all spikes that carry values but an
-    encoder's; what feeds itself; a stream. Trace.seconds has what each layer took. Raises GraphError for a graph that
-    is not integer or has pools left.
+    encoder's and ternary ones; what feeds itself; a stream. Trace.seconds has what each layer took. Raises GraphError
+    for a graph that is not integer or has pools left.
     """
     if not graph.integer or any(isinstance(node, Pool | Concat | Dropout) for node in graph.nodes):
         raise GraphError("the graph holds floats, or a pool, a concatenation or dropout; quantize it first")
@@ -85,20 +85,28 @@ class _Layer:
 
 @dataclass(frozen=True, eq=False)
 class _Neurons:
-    """What the kernels take. each: what a spike subtracts, bias and decays of every neuron, int32 (n,), or None."""
+    """What the kernels take. each: what a spike subtracts, bias and decays of every neuron, int32 (n,), or None.
+
+    ternary: what is fired is a byte, the spike and 1.
+    """
 
     u0: int
     threshold: int
     subtract: bool
     fires: bool
+    ternary: bool
     each: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None
 
 
 @dataclass
 class _Kept:
-    """Of some samples: what is recorded, by population; the output's last potentials; seconds by population."""
+    """Of some samples: what is recorded, by population; the output's last potentials; seconds by population.
+
+    spikes: bits; values: spikes that have a sign.
+    """
 
     spikes: dict[str, np.ndarray] = field(default_factory=dict)
+    values: dict[str, np.ndarray] = field(default_factory=dict)
     counts: dict[str, np.ndarray] = field(default_factory=dict)
     potentials: dict[str, np.ndarray] = field(default_factory=dict)
     output: np.ndarray | None = None
@@ -124,11 +132,12 @@ def _plan(graph: Graph, record: Record, chunk: int) -> _Plan:
 def _neurons(neuron: Neuron, shape: Shape) -> _Neurons:
     threshold = int(THRESHOLD_MAX if neuron.threshold is None else neuron.threshold) << POTENTIAL_SHIFT
     each = None
-    if neuron.leaks or neuron.bias is not None or neuron.drop is not None:
+    if neuron.leaks or neuron.bias is not None or neuron.drop is not None or neuron.ternary:
         drop, bias = threshold if neuron.drop is None else neuron.drop, 0 if neuron.bias is None else neuron.bias
         decays = neuron.current_decay, neuron.voltage_decay
         each = (_flat(drop, shape), _flat(bias, shape), _flat(decays[0], shape), _flat(decays[1], shape))
-    return _Neurons(int(neuron.u0), threshold, neuron.reset == "subtract", neuron.threshold is not None, each)
+    subtract, fires = neuron.reset == "subtract", neuron.threshold is not None
+    return _Neurons(int(neuron.u0), threshold, subtract, fires, neuron.ternary, each)
 
 
 def _flat(value: float | np.ndarray, shape: Shape) -> np.ndarray:
@@ -170,7 +179,10 @@ def _currents(layer: _Layer, values: Mapping[str, torch.Tensor], samples: int) -
 
 
 def _scan(currents: np.ndarray, neurons: _Neurons, *, every: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Spikes uint8 (T, B, n) and potentials int32, after each step if `every`, else after the last: (1, B, n)."""
+    """Spikes uint8 (T, B, n) and potentials int32, after each step if `every`, else after the last: (1, B, n).
+
+    Of ternary neurons what they send and 1.
+    """
     steps, samples, n = currents.shape
     fired = np.empty(currents.shape, np.uint8)
     potentials = np.empty((steps if every else 1, samples, n), np.int32)
@@ -178,6 +190,9 @@ def _scan(currents: np.ndarray, neurons: _Neurons, *, every: bool) -> tuple[np.n
     with kernels.ALONE:
         if neurons.each is None:
             kernels.integrate_fire(currents, u0, threshold, subtract, fires, every, fired, potentials)
+        elif neurons.ternary:
+            drop, bias, du, dv = neurons.each
+            kernels.ternary(currents, u0, threshold, drop, bias, du, dv, subtract, every, fired, potentials)
         else:
             drop, bias, du, dv = neurons.each
             kernels.cuba(currents, u0, threshold, drop, bias, du, dv, subtract, fires, every, fired, potentials)
@@ -187,12 +202,16 @@ def _scan(currents: np.ndarray, neurons: _Neurons, *, every: bool) -> tuple[np.n
 def _keep(plan: _Plan, kept: _Kept, layer: _Layer, fired: np.ndarray, potentials: np.ndarray) -> None:
     name, shape = layer.name, layer.shape
     steps, samples, n = fired.shape
-    if name in plan.wanted["spikes"]:
+    signs = fired.astype(np.int32) - 1 if layer.neurons.ternary else None
+    if name in plan.wanted["spikes"] and signs is not None:
+        kept.values[name] = _channels_first(signs.swapaxes(0, 1), shape)
+    elif name in plan.wanted["spikes"]:
         kept.spikes[name] = np.zeros((samples, steps, -(-n // 8)), np.uint8)
         with kernels.ALONE:
             kernels.pack_spikes(fired, shape[0], shape[1], shape[2], kept.spikes[name])
     if name in plan.wanted["counts"]:
-        kept.counts[name] = _channels_first(fired.sum(0, dtype=np.int32), shape)
+        emitted = fired if signs is None else signs != 0
+        kept.counts[name] = _channels_first(emitted.sum(0, dtype=np.int32), shape)
     if name in plan.wanted["potentials"]:
         kept.potentials[name] = _channels_first(potentials.swapaxes(0, 1), shape)
     if name == plan.output:
@@ -201,11 +220,13 @@ def _keep(plan: _Plan, kept: _Kept, layer: _Layer, fired: np.ndarray, potentials
 
 def _trace(plan: _Plan, parts: Sequence[_Kept], seconds: float) -> Trace:
     def each(what: str) -> dict[str, np.ndarray]:
-        return {name: np.concatenate([getattr(part, what)[name] for part in parts]) for name in plan.wanted[what]}
+        kept = [getattr(part, what) for part in parts]
+        return {name: np.concatenate([found[name] for found in kept]) for name in kept[0]}
 
     layers = {f"layer {layer.name}": sum(part.seconds[layer.name] for part in parts) for layer in plan.layers}
     return Trace(
         packed=each("spikes"),
+        graded=each("values"),
         shapes={name: plan.graph[name].shape for name in plan.wanted["spikes"]},
         potentials=each("potentials"),
         tallied=each("counts"),

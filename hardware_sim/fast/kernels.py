@@ -46,6 +46,20 @@ def integrate_fire(currents, u0, threshold, subtract, fires, every, fired, poten
                 potentials[t if every else 0, b, low:high] = u
 
 
+@numba.njit(inline="always")
+def _leak_and_add(current, potential, arriving, bias, current_decay, voltage_decay):
+    """Current and potential after one step, in the arithmetic of lava-nc's AbstractPyLifModelFixed."""
+    left = (np.int64(abs(current)) * (DECAY_MAX - current_decay)) >> 12
+    i = (left if current >= 0 else -left) + (np.int64(arriving) << POTENTIAL_SHIFT)
+    if i > WRAP:
+        i -= 2 * WRAP
+    elif i <= -WRAP:
+        i += 2 * WRAP
+    left = (np.int64(abs(potential)) * (DECAY_MAX - voltage_decay)) >> 12
+    v = (left if potential >= 0 else -left) + i + bias
+    return i, min(max(v, np.int64(-POTENTIAL_MAX)), np.int64(POTENTIAL_MAX))
+
+
 @numba.njit(
     numba.void(_F32, _INT, _INT, _EACH, _EACH, _EACH, _EACH, _YES, _YES, _YES, _U8, _I32), parallel=True, cache=True
 )
@@ -61,20 +75,37 @@ def cuba(currents, u0, threshold, drop, bias, current_decay, voltage_decay, subt
         for t in range(steps):
             current, spikes = currents[t, b, low:high], fired[t, b, low:high]
             for k in range(high - low):
-                left = (np.int64(abs(i[k])) * (DECAY_MAX - current_decay[low + k])) >> 12
-                arriving = (left if i[k] >= 0 else -left) + (np.int64(current[k]) << POTENTIAL_SHIFT)
-                if arriving > WRAP:
-                    arriving -= 2 * WRAP
-                elif arriving <= -WRAP:
-                    arriving += 2 * WRAP
-                i[k] = arriving
-                left = (np.int64(abs(u[k])) * (DECAY_MAX - voltage_decay[low + k])) >> 12
-                v = (left if u[k] >= 0 else -left) + arriving + bias[low + k]
-                v = min(max(v, np.int64(-POTENTIAL_MAX)), np.int64(POTENTIAL_MAX))
+                i[k], v = _leak_and_add(
+                    i[k], u[k], current[k], bias[low + k], current_decay[low + k], voltage_decay[low + k]
+                )
                 spike = fires and v > threshold
                 after = v - drop[low + k] if subtract else np.int64(0)
                 u[k] = after if spike else v
                 spikes[k] = spike
+            if every or t == steps - 1:
+                potentials[t if every else 0, b, low:high] = u
+
+
+@numba.njit(numba.void(_F32, _INT, _INT, _EACH, _EACH, _EACH, _EACH, _YES, _YES, _U8, _I32), parallel=True, cache=True)
+def ternary(currents, u0, threshold, drop, bias, current_decay, voltage_decay, subtract, every, fired, potentials):
+    """`cuba` of neurons that fire at both thresholds; fired is what they send and 1: 0, 1 or 2."""
+    steps, samples, n = currents.shape
+    blocks = (n + BLOCK - 1) // BLOCK
+    for block in numba.prange(samples * blocks):
+        b, low = block // blocks, block % blocks * BLOCK
+        high = min(low + BLOCK, n)
+        u = np.full(high - low, u0, np.int32)
+        i = np.zeros(high - low, np.int32)
+        for t in range(steps):
+            current, spikes = currents[t, b, low:high], fired[t, b, low:high]
+            for k in range(high - low):
+                i[k], v = _leak_and_add(
+                    i[k], u[k], current[k], bias[low + k], current_decay[low + k], voltage_decay[low + k]
+                )
+                spike = np.int64(v > threshold) - np.int64(v < -threshold)
+                after = v - spike * drop[low + k] if subtract else np.int64(0)
+                u[k] = after if spike else v
+                spikes[k] = spike + 1
             if every or t == steps - 1:
                 potentials[t if every else 0, b, low:high] = u
 

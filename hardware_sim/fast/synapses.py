@@ -1,7 +1,8 @@
 """How a population's synapses are computed: which arithmetic, dense or by events, and which of them together.
 
 What arrives is uint8 (N, C, H, W) of spikes, or of an encoder's graded ones, N = T * B, channels last in memory; what
-a part makes of it is float32 likewise, whole numbers below 2^24, which float32 holds exactly.
+a part makes of it is float32 likewise, whole numbers below 2^24, which float32 holds exactly. Of ternary spikes the
+value and 1 arrives, since bytes here have no sign: what all these ones make is subtracted again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from export.graph import Conv, ConvT, Dense, Edge, Graph, Operator, Pair, Population, Shape, levels
+from export.graph import SPIKE_SPAN, Conv, ConvT, Dense, Edge, Graph, Operator, Pair, Population, Shape, spans
 from export.limits import WEIGHT_MAX, WEIGHT_MIN
 from export.operators import output_shape
 from hardware_sim.fast import kernels
@@ -39,7 +40,7 @@ class Part:
 def parts_of(graph: Graph, population: Population, samples: int) -> tuple[Part, ...]:
     """The maps of a population; convolutions of one geometry are one. samples: how many N comes in."""
     groups: list[list[Edge]] = []
-    most = levels(graph)
+    values = spans(graph)
     for edge in population.edges:
         same = next((group for group in groups if _joins(group[0], edge, graph)), None)
         if same is None:
@@ -54,9 +55,18 @@ def parts_of(graph: Graph, population: Population, samples: int) -> tuple[Part, 
         op = group[0].op
         if len(group) > 1:
             op = dataclasses.replace(op, weight=np.concatenate([edge.op.weight for edge in group], axis=1))
-        apply, _ = choose(op, shape, samples, most=max(most.get(name, 1) for name in sources))
+        ends = [values.get(name, SPIKE_SPAN) for name in sources]
+        apply, _ = choose(op, shape, samples, most=max(most - least for least, most in ends))
+        if any(least for least, _ in ends):
+            offsets = [torch.full(source, -float(least)) for source, (least, _) in zip(shapes, ends, strict=True)]
+            apply = _without(apply, apply_operator(op, torch.cat(offsets)[None]))
         made.append(Part(sources, apply, group[0].target_delay))
     return tuple(made)
+
+
+def _without(apply: Apply, offset: torch.Tensor) -> Apply:
+    """A map of values that are too large by what makes `offset` (1, C, H, W)."""
+    return lambda x: apply(x) - offset
 
 
 def _joins(first: Edge, edge: Edge, graph: Graph) -> bool:

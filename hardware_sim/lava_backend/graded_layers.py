@@ -1,4 +1,4 @@
-"""A population of a network whose spikes carry values, fused: messages of 24 bits, sigma-delta neurons."""
+"""A population of a network whose spikes carry values, fused: messages of 24 bits, sigma-delta and ternary neurons."""
 
 from __future__ import annotations
 
@@ -42,6 +42,25 @@ class _NarrowNeurons(CubaNeurons):
         total[:] = 0
 
 
+class _TernaryNeurons(CubaNeurons):
+    """CUBA neurons that fire at both thresholds."""
+
+    def fire(self, total: np.ndarray, potential: np.ndarray, fired: np.ndarray) -> None:
+        neuron_kernels.ternary(
+            total.astype(np.int16),
+            self.current,
+            potential,
+            self.bias,
+            fired,
+            self.current_decay,
+            self.voltage_decay,
+            self.drop,
+            self.threshold,
+            self.subtract,
+        )
+        total[:] = 0
+
+
 class GradedLayer(FusedLayer):
     """One population, its spikes int32."""
 
@@ -51,10 +70,11 @@ class GradedLayer(FusedLayer):
 
     def _neurons(self) -> Neurons:
         neuron = self.population.neuron
-        self.carries = isinstance(neuron, SigmaDelta) and neuron.threshold is not None
         if isinstance(neuron, SigmaDelta):
+            self.carries = neuron.threshold is not None
             return SigmaDeltaNeurons(self.population, neuron)
-        return _NarrowNeurons(self.population)
+        self.carries = neuron.ternary
+        return (_TernaryNeurons if neuron.ternary else _NarrowNeurons)(self.population)
 
     def _record_spikes(self, t: int) -> None:
         if self.spikes is not None:

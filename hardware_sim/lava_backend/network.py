@@ -9,7 +9,7 @@ import numpy as np
 from lava.magma.core.process.process import AbstractProcess
 from lava.proc.io.source import RingBuffer
 
-from export.graph import Graph, SigmaDelta, depths, graded, has_sigma_delta, levels
+from export.graph import Graph, SigmaDelta, depths, graded, has_sigma_delta, levels, ternary
 from export.limits import beyond
 from hardware_sim.lava_backend.grouping import groups
 from hardware_sim.lava_backend.layers import Member
@@ -111,8 +111,8 @@ def ring_buffer(graph: Graph, bits: np.ndarray) -> RingBuffer:
 
 
 def _are_wide(graph: Graph) -> bool:
-    """Whether fused layers need 32 bits for spikes: sigma-delta neurons, or what no bound holds in 16 bits."""
-    return has_sigma_delta(graph) or (bool(graded(graph)) and bool(beyond(graph)))
+    """Whether fused layers need 32 bits for spikes: sigma-delta and ternary neurons, or no bound holds 16 bits."""
+    return has_sigma_delta(graph) or bool(ternary(graph)) or (bool(graded(graph)) and bool(beyond(graph)))
 
 
 def file_source(graph: Graph, path: str) -> SpikeSource:

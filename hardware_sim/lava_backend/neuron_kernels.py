@@ -80,6 +80,27 @@ def cuba(total, current, potential, bias, fired, current_decay, voltage_decay, d
         total[k] = 0
 
 
+@numba.njit(
+    numba.void(_I16, _I32, _I32, _I32, _I32, _I16, _I16, _I32, numba.int32, numba.boolean), cache=True, nogil=True
+)
+def ternary(total, current, potential, bias, fired, current_decay, voltage_decay, drop, threshold, subtract):
+    """`cuba` of neurons that fire at both thresholds: fired is int32, -1, 0 and 1."""
+    for k in range(total.shape[0]):
+        current[k], v = _leak_and_add(
+            np.int64(current[k]),
+            np.int64(potential[k]),
+            np.int64(total[k]),
+            bias[k],
+            np.int64(current_decay[k]),
+            np.int64(voltage_decay[k]),
+        )
+        spike = np.int64(v > threshold) - np.int64(v < -threshold)
+        after = v - spike * drop[k] if subtract else np.int64(0)
+        potential[k] = after if spike else v
+        fired[k] = spike
+        total[k] = 0
+
+
 @numba.njit(numba.void(_I32, _I32, _I32, _I32, _I32, _I32, _INT, _INT), cache=True, nogil=True)
 def sigma_delta(total, sigma, act, residue, bias, sent, threshold, shift):
     """One step of sigma-delta neurons, in the units of their state; takes the inputs and leaves them zero."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from export.graph import STEPS_UNKNOWN, Graph, GraphError, graded, levels, with_timesteps
+from export.graph import STEPS_UNKNOWN, Graph, GraphError, graded, levels, spans, with_timesteps
 from export.mapping.chips import Chip
 from export.mapping.cost import Cost, cost
 from export.mapping.energies import TABLES
@@ -26,14 +26,14 @@ class Deployment:
 def deploy(graph: Graph, chip: Chip, trace: Trace | None = None) -> Deployment:
     """Lay an integer graph out on a chip, and count what a run made its cores do.
 
-    A graded spike that an encoder makes counts as so many spikes as it stands for, since only those have published
-    energies: no less than it costs. Raises GraphError for a layer that no tiling fits, and for the cost of other spikes
-    that carry values; TraceError for a trace that is not the graph's.
+    A graded spike that an encoder makes counts as so many spikes as it stands for, a ternary one as one, since only
+    those have published energies: no less than it costs. Raises GraphError for a layer that no tiling fits, and for the
+    cost of other spikes that carry values; TraceError for a trace that is not the graph's.
     """
     placement = place(graph, chip)
     if trace is None:
         return Deployment(placement, ())
-    if values := graded(graph) - levels(graph).keys():
+    if values := graded(graph) - spans(graph).keys():
         raise GraphError(
             f"{', '.join(sorted(values))}: spikes that carry values; the energies that are published are of others. "
             "A map alone, without a run, is allowed"

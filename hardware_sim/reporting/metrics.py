@@ -25,6 +25,7 @@ from export.graph import (
     SigmaDelta,
     Sparse,
     graded,
+    ternary,
 )
 from export.inspect import synapse_count
 from export.limits import POTENTIAL_SHIFT
@@ -171,14 +172,14 @@ def _nonzero_outputs(op: Conv | ConvT, cin: int) -> np.ndarray:
 
 def trace_metrics(graph: Graph, trace: Trace) -> Metrics:
     """The metrics of a spiking run; membrane updates need its potentials. Raises TraceError where some are missing."""
-    values = graded(graph)
+    values, signs = graded(graph), ternary(graph)  # a sign multiplies nothing: it adds or subtracts
     made = {population.name: membrane_updates(population, trace) for population in graph.populations}
     return metrics(
         graph,
         spike_counts(graph, trace),
         samples=trace.samples,
         steps=trace.timesteps,
-        binary=[node.name for node in graph.nodes if node.name not in values],
+        binary=[node.name for node in graph.nodes if node.name not in values or node.name in signs],
         updates={name: value for name, value in made.items() if value is not None},
     )
 
@@ -225,7 +226,7 @@ def membrane_updates(population: Population, trace: Trace) -> float | None:
         before_reset = after[:, 1:] + fired[:, 1:].astype(np.int32) * drop
         changed = before_reset != after[:, :-1]
     else:
-        changed = (after[:, 1:] != after[:, :-1]) | (fired[:, 1:] > 0)
+        changed = (after[:, 1:] != after[:, :-1]) | (fired[:, 1:] != 0)
     return float(changed.sum()) + after[:, 0].size
 
 
@@ -240,7 +241,7 @@ def active_steps(graph: Graph, trace: Trace) -> dict[str, float]:
         if after is not None:
             before = np.concatenate([np.full_like(after[:, :1], int(population.cuba.u0)), after[:, :-1]], axis=1)
             fired = trace.spikes.get(population.name, np.zeros_like(after, np.uint8))
-            found[population.name] = float(((before != 0) | (after != 0) | (fired > 0)).sum())
+            found[population.name] = float(((before != 0) | (after != 0) | (fired != 0)).sum())
     return found
 
 

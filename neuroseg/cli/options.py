@@ -18,7 +18,7 @@ class Balance(StrEnum):
 
 
 class NeuronKind(StrEnum):
-    integrate_and_fire, sigma_delta = "integrate-and-fire", "sigma-delta"
+    integrate_and_fire, ternary, sigma_delta = "integrate-and-fire", "ternary", "sigma-delta"
 
 
 class Reset(StrEnum):

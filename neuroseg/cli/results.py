@@ -10,11 +10,13 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+from export.graph import ternary
 from neuroseg.cli.console import console
 from neuroseg.cli.tables import spikes_table
 from neuroseg.conversion.convert import Row
 from neuroseg.experiments.tables import score_cells, score_names
 from neuroseg.report import STAGES
+from neuroseg.spiking.network import SpikingNetwork
 from neuroseg.steps import SigmaDeltaConversion
 
 
@@ -83,6 +85,14 @@ def show_agreement(reached: Mapping[int, float], frozen: float | None) -> None:
         f"Before fine-tuning it agrees with the model on the calibration images to {found} "
         "(of masks the Dice, of classes the share of equal labels)."
     )
+
+
+def show_ternary(network: SpikingNetwork) -> None:
+    found = ternary(network.graph)
+    if found:
+        console.print(f"{len(found)} with spikes of -1, 0 and 1: {escape(', '.join(found))}")
+    else:
+        console.print("No spikes of -1: no linear layer's values, which can be below 0, travel from neuron to neuron.")
 
 
 def show_sigma_delta(found: SigmaDeltaConversion, path: Path) -> None:

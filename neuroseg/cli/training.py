@@ -29,7 +29,14 @@ from neuroseg.cli.options import (
     RunFolder,
     Scheduler,
 )
-from neuroseg.cli.results import conversion_table, crossval_tables, rates_table, show_agreement, show_sigma_delta
+from neuroseg.cli.results import (
+    conversion_table,
+    crossval_tables,
+    rates_table,
+    show_agreement,
+    show_sigma_delta,
+    show_ternary,
+)
 from neuroseg.cli.subjects import parse_box, place, run_subjects, usable_subjects
 from neuroseg.cluster import Cluster
 from neuroseg.conversion.model_file import ONNX, PT2
@@ -146,7 +153,10 @@ def convert(
     slices: Annotated[int, typer.Option(min=1, help="Slices or images to calibrate on.")] = CALIBRATION_SLICES,
     neuron: Annotated[
         NeuronKind,
-        typer.Option(help="sigma-delta: graded spikes of Loihi 2, one step an image; makes RUN/sigma_delta.net."),
+        typer.Option(
+            help="ternary: linear layers, whose values have signs, as spikes -1, 0, 1 of one population, not two; "
+            "sigma-delta: graded spikes of Loihi 2, one step an image; makes RUN/sigma_delta.net."
+        ),
     ] = NeuronKind.integrate_and_fire,
     data: OtherData = None,
     device: OnDevice = Device.cpu,
@@ -160,6 +170,8 @@ def convert(
 
     Example: neuroseg convert model.pt2 --calibrate images.npy --out runs/mine
 
+    Example: neuroseg convert model.pt2 --calibrate images.npy --out runs/signs --neuron ternary
+
     Example: neuroseg convert runs/first --neuron sigma-delta
     """
     is_run, where = source.is_dir() or source.suffix not in (PT2, ONNX), choose(device.value)
@@ -171,7 +183,8 @@ def convert(
         raise ValueError(f"{', '.join(unknown)}: sigma-delta neurons take one step, and have no threshold to balance")
     method = method or (Balance.rate if is_run else Balance.best)
     reset, encoder = reset or Reset.subtract, encoder or Encoder.rate
-    conversion = Conversion(timesteps or 8, reset.value, u0 or 0.0, encoder.value, method.value, slices)
+    signs = neuron == NeuronKind.ternary
+    conversion = Conversion(timesteps or 8, reset.value, u0 or 0.0, encoder.value, method.value, slices, signs)
     if is_run:
         if calibrate or out or freeze_norms:
             raise ValueError(
@@ -204,6 +217,8 @@ def convert(
         f"{len(network.populations)} populations, T = {conversion.timesteps}, reset {reset.value}, "
         f"{encoder.value} code; {escape(str(run.converted))}"
     )
+    if signs:
+        show_ternary(network)
 
 
 @commands.command()

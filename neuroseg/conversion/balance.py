@@ -108,8 +108,14 @@ def _at_rates(network: SpikingNetwork, spikes: torch.Tensor, rates: Rates) -> Sp
 
 def _largest_input(population: Population, currents: torch.Tensor) -> float:
     """The paper's threshold, the largest net input seen; dividing by it makes the threshold 1."""
-    top = float(currents.max())
+    top = float((currents.abs() if population.cuba.ternary else currents).max())
     return 1 / top if top > 0 else 1.0
+
+
+def _fire(population: Population, currents: torch.Tensor) -> torch.Tensor:
+    """Spikes of its neurons, whose thresholds are 1."""
+    neuron = population.cuba
+    return integrate_fire(currents, reset=neuron.reset, u0=neuron.u0, ternary=neuron.ternary)
 
 
 class _RateGain:
@@ -128,8 +134,8 @@ class _RateGain:
         low, high = np.log2(GAIN_RANGE[0]), np.log2(min(GAIN_RANGE[1], HEAVIEST / heaviest))
         for _ in range(BISECTIONS):
             middle = (low + high) / 2
-            spikes = integrate_fire(currents * 2**middle, reset=population.cuba.reset, u0=population.cuba.u0)
-            low, high = (middle, high) if float(spikes.mean()) < target else (low, middle)
+            spikes = _fire(population, currents * 2**middle)
+            low, high = (middle, high) if float(spikes.abs().mean()) < target else (low, middle)
         log.debug("%s: gain %.3f for rate %.2f", population.name, 2**high, target)
         return float(2**high)
 
@@ -149,7 +155,7 @@ def _by_population(
             network.weights[f"{population.name}:{k}"].mul_(factor)
         if population.cuba.bias is not None:
             network.biases[bias_key(population.name)].mul_(factor)
-        return integrate_fire(currents * factor, reset=population.cuba.reset, u0=network.neuron.u0)
+        return _fire(population, currents * factor)
 
     network.walk(spikes, respond, keep_all=False)
     return network

@@ -12,7 +12,6 @@ from neuroseg.conversion.compose import after, synapses
 from neuroseg.conversion.draft import Draft
 from neuroseg.conversion.linear import Convolution, Map, Term, Value, layer_shape, mapped, times
 from neuroseg.conversion.probe import convolution
-from neuroseg.conversion.rectify import signed
 
 # Synapses that a neuron is worth: a core has room for a thousand neurons, or for some ten thousand synapses.
 NEURON = 16
@@ -23,7 +22,7 @@ def mixed(draft: Draft, value: Value, g: Map, op: Convolution | None) -> Value:
     """g of a value, g linear; op: g as a synapse on a layer of the value's shape, where it is one.
 
     Composed with what waits in the value where that makes convolutions no dearer than neurons in between, which are two
-    populations where the value can be below 0.
+    populations where the value can be below 0 and no neurons are ternary.
     """
     if value.is_spikes:
         return _composed(draft, value, g, op)
@@ -33,7 +32,7 @@ def mixed(draft: Draft, value: Value, g: Map, op: Convolution | None) -> Value:
         made = _composed(draft, value, g, op)
         if all(term.op is not None for term in made.terms) and _cost(draft, made) <= apart:
             return made
-    return _composed(draft, signed(value, draft.fire), g, op)
+    return _composed(draft, draft.fire(value, signed=True), g, op)
 
 
 def through(draft: Draft, value: Value, g: Map, op: Convolution | None, *, positive: bool) -> Value:
@@ -84,4 +83,4 @@ def _cost_apart(draft: Draft, value: Value, target: Shape, op: Convolution | Non
         for term in value.terms
     )
     onwards = synapses(op, here, target) if op else neurons * math.prod(target)
-    return (1 if value.nonnegative else 2) * (into + NEURON * neurons + onwards)
+    return (1 if value.nonnegative or draft.ternary else 2) * (into + NEURON * neurons + onwards)

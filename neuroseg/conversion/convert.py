@@ -64,6 +64,7 @@ def convert(
     u0: float = 0.0,
     encoder: str = "rate",
     alpha: float = 1.0,
+    ternary: bool = False,
     freeze_norms: torch.Tensor | None = None,
 ) -> SpikingNetwork:
     """Convert a model that maps (B, *input_shape) to logits (B, C, H, W) or (B, C); input_shape is (C, H, W).
@@ -71,9 +72,11 @@ def convert(
     Linear operations become part of the synapses, everything piecewise linear populations; weights are else copied as
     they are and thresholds are 1, so balance the result before use. A model may return several tensors; the first is
     the network's output, the others' potentials can be recorded. A sigmoid or softmax at the end is left out: the
-    decision is the same. freeze_norms: calibration images (B, C, H, W), whose mean statistics InstanceNorm, GroupNorm
-    and LayerNorm then use for every image (`explain` says what that costs). Raises ConversionError, naming the
-    operation, for anything that has no spiking counterpart.
+    decision is the same. ternary: where a value that can be below 0 travels from neuron to neuron, one population sends
+    it as spikes of -1, 0 and 1 (Loihi 2; Lava's TernaryLIF) instead of two that send spikes of 0 and 1. freeze_norms:
+    calibration images (B, C, H, W), whose mean statistics InstanceNorm, GroupNorm and LayerNorm then use for every
+    image (`explain` says what that costs). Raises ConversionError, naming the operation, for anything that has no
+    spiking counterpart.
     """
     return explain(
         model,
@@ -83,6 +86,7 @@ def convert(
         u0=u0,
         encoder=encoder,
         alpha=alpha,
+        ternary=ternary,
         freeze_norms=freeze_norms,
     ).network
 
@@ -96,12 +100,13 @@ def explain(
     u0: float = 0.0,
     encoder: str = "rate",
     alpha: float = 1.0,
+    ternary: bool = False,
     freeze_norms: torch.Tensor | None = None,
 ) -> Conversion:
     """`convert`, and what it did: one row for each of the model's operations. Raises the same errors."""
     kept = [] if freeze_norms is None else statistics(model, freeze_norms)
     graph = trace(model, input_shape, norms=Frozen(kept) if kept else Refusing())
-    builder, rows = Builder(graph, parameter_names(model)), []
+    builder, rows = Builder(graph, parameter_names(model), ternary=ternary), []
     builder.refuse()
     for node in graph.graph.nodes:
         before = len(builder.draft.nodes)

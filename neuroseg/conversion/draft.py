@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from neuroseg.conversion.linear import (
     spikes,
 )
 from neuroseg.conversion.probe import PROBING, convolution, sparse
+from neuroseg.conversion.rectify import leaky
 from neuroseg.conversion.tracing import ConversionError
 
 WORK, SYNAPSES = 2**27, 2**21  # of single synapses, where neurons in between may do
@@ -28,9 +30,13 @@ EMPTY = 1 / 8  # of a kernel's taps that are not 0: with fewer it is single syna
 
 
 class Draft:
-    """Nodes in the order in which they are made."""
+    """Nodes in the order in which they are made.
 
-    def __init__(self) -> None:
+    ternary: whether a value that can be below 0 travels as spikes of -1, 0 and 1, of one population, not of two.
+    """
+
+    def __init__(self, *, ternary: bool = False) -> None:
+        self.ternary = ternary
         self.nodes: list[Node] = []
         self.shapes: dict[str, Shape] = {}
         self._made: dict[str, Node] = {}
@@ -41,14 +47,28 @@ class Draft:
         self._made[node.name] = node
         return node.name
 
-    def fire(self, value: Value, name: str = "") -> Value:
-        """The ReLU of a value: spikes of neurons that it drives. Joined values are joined layers."""
+    def fire(self, value: Value, *, name: str = "", signed: bool = False) -> Value:
+        """The ReLU of a value: spikes of neurons that it drives; signed: the value itself. Joined are joined layers."""
+        if signed and not value.nonnegative:
+            return self._signed(value, name)
         if value.nonnegative and value.layer:
             return value
         if value.parts:
-            return self.join([self.fire(part, name) for part in value.parts], "cat")
+            return self.join([self.fire(part, name=name) for part in value.parts], "cat")
         layer = self.population(value, name or value.name, fires=True)
         return spikes(layer, self.shapes[layer], value.shape, called=value.name)
+
+    def _signed(self, value: Value, name: str) -> Value:
+        """A value that can be below 0, as spikes: of ternary neurons, or of two populations, above 0 and below."""
+        if not self.ternary:
+            return leaky(value, 1.0, partial(self.fire, name=name))
+        if value.layer:
+            return value
+        if value.parts:
+            parts = [self.fire(part, name=name, signed=True) for part in value.parts]
+            return replace(self.join(parts, "cat"), nonnegative=False)
+        layer = self.population(value, name or value.name, fires=True, ternary=True)
+        return replace(spikes(layer, self.shapes[layer], value.shape, called=value.name), nonnegative=False)
 
     def join(self, parts: list[Value], name: str) -> Value:
         """Layers joined by their channels: one layer."""
@@ -67,7 +87,7 @@ class Draft:
         layer = value.layer
         return layer if layer and layer_shape(value.shape) == self.shapes[layer] else None
 
-    def population(self, value: Value, name: str, *, fires: bool) -> str:
+    def population(self, value: Value, name: str, *, fires: bool, ternary: bool = False) -> str:
         """Neurons that a value drives. Raises ConversionError where that takes more synapses than can be."""
         shape = layer_shape(value.shape)
         edges = tuple(edge for term in value.terms for edge in self._edges(term, shape, name))
@@ -75,7 +95,7 @@ class Draft:
             source = value.terms[0].source if value.terms else self.nodes[0].name
             edges = (Edge(source, Sparse(np.zeros(1), np.zeros(1, np.int64), np.zeros(1, np.int64), shape)),)
         bias = None if value.constant is None else _bias(value.constant.reshape(shape))
-        neuron = Neuron(threshold=1.0 if fires else None, bias=bias)
+        neuron = Neuron(threshold=1.0 if fires else None, bias=bias, ternary=ternary)
         return self.add(Population(self.unique(name), shape, edges, neuron))
 
     def operator(self, term: Term, shape: Shape, *, patient: bool = False) -> Convolution | Sparse | None:
@@ -132,7 +152,11 @@ class Draft:
         return ()
 
     def _carried(self, source: str, op: Convolution | Sparse, shape: Shape, name: str) -> Value:
-        """What a synapse yields, as spikes of two populations: what is above 0 and what is below (`rectify.signed`)."""
+        """What a synapse yields, as spikes: as `_signed`."""
+        if self.ternary:
+            edge, target = Edge(self._readable(source, op), op), layer_shape(shape)
+            layer = self.add(Population(self.unique(name), target, (edge,), Neuron(1.0, ternary=True)))
+            return replace(spikes(layer, self.shapes[layer], shape), nonnegative=False)
         halves = []
         for sign in (1, -1):
             edge = Edge(self._readable(source, op), replace(op, weight=sign * op.weight))
@@ -145,8 +169,15 @@ class Draft:
         if not isinstance(op, ConvT) or not self._pooled(source):
             return source
         shape = self.shapes[source]
-        edge = Edge(source, identity(shape[0], 1.0))
-        return self.add(Population(self.unique(f"{source}_spikes"), shape, (edge,), Neuron(1.0)))
+        edge, signs = Edge(source, identity(shape[0], 1.0)), self._has_signs(source)
+        return self.add(Population(self.unique(f"{source}_spikes"), shape, (edge,), Neuron(1.0, ternary=signs)))
+
+    def _has_signs(self, source: str) -> bool:
+        """Whether any spikes that a node passes on can be below 0."""
+        node = self._made[source]
+        if isinstance(node, Population):
+            return node.cuba.ternary
+        return any(self._has_signs(name) for name in sources(node))
 
     def _pooled(self, source: str) -> bool:
         node = self._made[source]

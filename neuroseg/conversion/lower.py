@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from export.graph import Edge, Graph, Node, Population, levels
+from export.graph import Edge, Graph, Node, Population, spans
 from export.limits import check
 from export.passes import align_delays, flatten_convolutions, fold_pool, remove_dropout, split_concat
 from export.quantize import largest_scale, quantize
@@ -52,7 +52,7 @@ def integer_scales(network: SpikingNetwork) -> dict[str, float]:
     """The largest integer scale of every population, by name: what `finetune` asks for."""
     graph = fold_pool(split_concat(lower(network)))
     return {
-        population.name: largest_scale(population, timesteps=network.timesteps, most=levels(graph))
+        population.name: largest_scale(population, timesteps=network.timesteps, values=spans(graph))
         for population in graph.populations
     }
 

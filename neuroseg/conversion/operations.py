@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Container
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -100,13 +101,13 @@ class Mask:
 class Builder:
     """Walks the traced operations once; `values` maps each to what it yields, `constants` those that read no image."""
 
-    def __init__(self, graph: fx.GraphModule, names: dict[int, str]) -> None:
+    def __init__(self, graph: fx.GraphModule, names: dict[int, str], *, ternary: bool = False) -> None:
         self.graph, self.names = graph, names
         self.values: dict[fx.Node, Any] = {}  # Value, a tuple of them, Mask or None
         self.constants: dict[fx.Node, Any] = {}
         self.endings: dict[fx.Node, Callable[[torch.Tensor], torch.Tensor]] = {}
         self.ends: list[list[Callable[[torch.Tensor], torch.Tensor]]] = []  # what was left out after each output
-        self.draft = Draft()
+        self.draft = Draft(ternary=ternary)
 
     def refuse(self) -> None:
         """Raise ConversionError for the first operation that has no rule, before any is converted, which takes long."""
@@ -218,7 +219,7 @@ class Builder:
         given, rest = self._filled(node.kwargs), self._filled(rest)
         if kind in BLENDING and not value.is_spikes and not self._is_last(node):
             # Composed with what mixes channels it were synapses by millions.
-            value = rectify.signed(value, self.draft.fire)
+            value = self.draft.fire(value, signed=True)
 
         def g(x: torch.Tensor) -> torch.Tensor:
             return node.target(x, *rest, **given)  # type: ignore[operator]
@@ -353,7 +354,7 @@ class Builder:
             return shifted(self._value(a, node), alpha * self._number(b))
         first, second = self._both(node, a, b)
         total = added([first, scaled(second, alpha) if alpha != 1 else second])
-        return total if len(total.terms) <= TERMS_MAX else rectify.signed(total, self.draft.fire)
+        return total if len(total.terms) <= TERMS_MAX else self.draft.fire(total, signed=True)
 
     def _times(self, node: fx.Node, a: Any, b: Any) -> Any:
         mask = next((m for m in (self._masking(a), self._masking(b)) if m), None)
@@ -493,9 +494,9 @@ class Builder:
 
     # Help
 
-    def _fire(self, node: fx.Node) -> Callable[[Value], Value]:
+    def _fire(self, node: fx.Node) -> rectify.Fire:
         """Neurons that are called as the operation that needs them."""
-        return lambda value: self.draft.fire(value, self._called(node))
+        return partial(self.draft.fire, name=self._called(node))
 
     def _called(self, node: fx.Node) -> str:
         return module_of(node).replace(".", "_") or str(node.name)

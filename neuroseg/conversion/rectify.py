@@ -6,7 +6,8 @@ clamp(x, low, high) = low + relu(x - low) - relu(x - high)                    x 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,7 +16,11 @@ from export.graph import Pair
 from neuroseg.conversion.linear import Value, added, mapped, scaled, shifted
 
 TERMS_MAX = 3
-Fire = Callable[[Value], Value]  # a value to the spikes of neurons that it drives: its ReLU
+
+
+class Fire(Protocol):
+    def __call__(self, value: Value, *, signed: bool = False) -> Value:
+        """A value to the spikes of neurons that it drives: its ReLU; signed: the value itself."""
 
 
 def leaky(value: Value, slope: torch.Tensor | float, fire: Fire) -> Value:
@@ -39,14 +44,9 @@ def clamp(value: Value, low: float | None, high: float | None, fire: Fire) -> Va
     return _sum(value, beyond, nonnegative=low is not None and low >= 0 and high >= 0)
 
 
-def signed(value: Value, fire: Fire) -> Value:
-    """The value itself, as spikes of two populations, or of one where it is never below 0."""
-    return fire(value) if value.nonnegative else leaky(value, 1.0, fire)
-
-
 def maximum(a: Value, b: Value, fire: Fire) -> Value:
     """b + relu(a - b). What is a sum of much already becomes neurons first, or sums of sums would never end."""
-    a, b = (signed(value, fire) if len(value.terms) > TERMS_MAX else value for value in (a, b))
+    a, b = (fire(value, signed=True) if len(value.terms) > TERMS_MAX else value for value in (a, b))
     difference = fire(added([a, scaled(b, -1)]))
     return _sum(b, difference, nonnegative=a.nonnegative or b.nonnegative)
 
@@ -61,7 +61,7 @@ def max_pool(value: Value, kernel: Pair, stride: Pair, padding: Pair, dilation: 
     What is no spikes yet becomes them first: else each of those populations had the synapses of all that came before.
     """
     if not value.is_spikes:
-        value = signed(value, fire)
+        value = fire(value, signed=True)
     for axis in (1, 0):
         windows = _windows(value, 2 + axis, kernel[axis], stride[axis], padding[axis], dilation[axis], sides[axis])
         value = largest(value, 2 + axis, windows, fire)

@@ -36,9 +36,9 @@ def measure(
         values = network.propagate(part, quantized=quantized)
         for population in network.populations:
             if fires(population):
-                fired = float(values[population.name].sum(dtype=torch.float64))
+                fired = float(values[population.name].abs().sum(dtype=torch.float64))
                 totals[population.name] = totals.get(population.name, 0.0) + fired
-            operations += sum(_crossed(values[e.source].float().sum(0), operator(e)) for e in population.edges)
+            operations += sum(_crossed(values[e.source].float().abs().sum(0), operator(e)) for e in population.edges)
     neurons = {p.name: math.prod(p.shape) for p in network.populations if fires(p)}
     steps = len(images) * network.timesteps
     rates = {name: totals[name] / (neurons[name] * steps) for name in neurons}

@@ -4,7 +4,7 @@ A float graph (`export.graph`, thresholds 1) says what the network is; `SpikingN
 
 - spiking: float weights, thresholds 1 (what conversion and balancing produce);
 - quantized: the very integers that are exported, in float32, which holds them exactly (below 2^24);
-- analog: ReLU in place of neurons, the ANN it came from (for calibration).
+- analog: ReLU in place of neurons, the ANN it came from (for calibration); nothing in place of ternary ones.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from neuroseg.spiking.neuron import NO_LIMIT, integrate_fire, scan
 from neuroseg.spiking.population import Response, in_place, respond_to_counts
 from neuroseg.spiking.structure import without_numbers
 from neuroseg.spiking.synapse import apply_synapse, spike_dtype
-from neuroseg.spiking.trainable import check_trainable, fires, operator
+from neuroseg.spiking.trainable import check_trainable, fires, operator, rectifies
 
 FRAMES = 128  # slices times time steps at once where no gradient is needed: what the caches hold
 
@@ -96,9 +96,12 @@ class SpikingNetwork(nn.Module):
 
     @property
     def neuron(self) -> Neuron:
-        """What all firing populations share: threshold, reset and start potential (in thresholds)."""
-        firing = [population.cuba for population in self.populations if population.cuba.threshold is not None]
-        return firing[0] if firing else self.populations[0].cuba
+        """What all firing populations share: threshold, reset and start potential (in thresholds).
+
+        Ternary ones start at 0 beside others that do not.
+        """
+        firing = [population.cuba for population in self.populations if fires(population)]
+        return min(firing, key=lambda neuron: neuron.ternary) if firing else self.populations[0].cuba
 
     @property
     def populations(self) -> tuple[Population, ...]:
@@ -122,7 +125,7 @@ class SpikingNetwork(nn.Module):
 
         def respond(population: Population, values: dict[str, torch.Tensor]) -> torch.Tensor:
             currents = self.currents(population, values)
-            return F.relu(currents) if fires(population) else currents
+            return F.relu(currents) if rectifies(population) else currents
 
         return {name: value[0] for name, value in self.walk(images[None] * self.graph.input.levels, respond).items()}
 
@@ -312,7 +315,8 @@ class SpikingNetwork(nn.Module):
             allowed = "0 and 1" if most == 1 else f"integers from 0 to {most}"
             raise ValueError(f"spikes range from {float(x.min()):g} to {float(x.max()):g}; {allowed} are allowed")
         largest = max(float((size * self.levels[name]).max()) for name, size in self.pooled.items())
-        counts = x.dtype == torch.float32 and largest <= COUNT_MAX
+        signs = any(population.cuba.ternary for population in self.populations)  # a count has none
+        counts = x.dtype == torch.float32 and largest <= COUNT_MAX and not signs
         return self.walk(x.to(spike_dtype(x.device)) if counts else x, respond, keep_all=keep_all)
 
     def _respond_to_counts(
@@ -342,6 +346,7 @@ class SpikingNetwork(nn.Module):
             "reset": population.cuba.reset,
             "u0": population.cuba.u0 * threshold,
             "limit": POTENTIAL_LIMIT if quantized else NO_LIMIT,
+            "ternary": population.cuba.ternary,
         }
 
     def _logits(self, potential: torch.Tensor, *, quantized: bool) -> torch.Tensor:

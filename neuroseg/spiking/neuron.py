@@ -19,44 +19,68 @@ COMPILED = (torch.float32, torch.bfloat16)  # dtypes of spikes and gradients tha
 
 
 def step(
-    u: torch.Tensor, current: torch.Tensor, *, threshold: float, reset: str, limit: float = NO_LIMIT
+    u: torch.Tensor,
+    current: torch.Tensor,
+    *,
+    threshold: float,
+    reset: str,
+    limit: float = NO_LIMIT,
+    ternary: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """One time step. Potential u and current have the same shape.
 
     u + current, clipped to +-limit, fires where it exceeds the threshold (strictly); a spike subtracts the
-    threshold (`subtract`) or sets the potential to 0 (`zero`).
-    Returns the potential before reset, the spikes (0/1 in u's dtype) and the potential after reset.
+    threshold (`subtract`) or sets the potential to 0 (`zero`). ternary: below -threshold it fires -1, likewise.
+    Returns the potential before reset, the spikes (0/1, or -1/0/1, in u's dtype) and the potential after reset.
     """
     charged = (u + current).clamp(-limit, limit)
     spikes = (charged > threshold).to(charged.dtype)
-    after = charged - threshold * spikes if reset == "subtract" else charged * (1 - spikes)
+    if ternary:
+        spikes = spikes - (charged < -threshold).to(charged.dtype)
+    after = charged - threshold * spikes if reset == "subtract" else charged * (spikes == 0)
     return charged, spikes, after
 
 
-def surrogate(charged: torch.Tensor, *, threshold: float) -> torch.Tensor:
-    """max(0, 1 - |u - v|/v): paper eq. 5 without its height, for u measured in thresholds."""
-    return (1 - (charged / threshold - 1).abs()).clamp(min=0)
+def surrogate(charged: torch.Tensor, *, threshold: float, ternary: bool = False) -> torch.Tensor:
+    """max(0, 1 - |u - v|/v): paper eq. 5 without its height, for u measured in thresholds.
+
+    ternary: max(0, 1 - ||u| - v|/v), the same at both thresholds.
+    """
+    return (1 - ((charged.abs() if ternary else charged) / threshold - 1).abs()).clamp(min=0)
 
 
 def scan(
-    currents: torch.Tensor, *, threshold: float, reset: str, u0: float, limit: float = NO_LIMIT
+    currents: torch.Tensor,
+    *,
+    threshold: float,
+    reset: str,
+    u0: float,
+    limit: float = NO_LIMIT,
+    ternary: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Step through time. currents: (T, ...). Returns charged potentials, spikes, potentials after reset."""
     charged, spikes, after = (torch.empty_like(currents) for _ in range(3))
     u = torch.full_like(currents[0], u0)
     for t, current in enumerate(currents):
-        charged[t], spikes[t], u = step(u, current, threshold=threshold, reset=reset, limit=limit)
+        charged[t], spikes[t], u = step(u, current, threshold=threshold, reset=reset, limit=limit, ternary=ternary)
         after[t] = u
     return charged, spikes, after
 
 
 def scan_torch(
-    currents: torch.Tensor, *, threshold: float, reset: str, u0: float, limit: float, dtype: torch.dtype
+    currents: torch.Tensor,
+    *,
+    threshold: float,
+    reset: str,
+    u0: float,
+    limit: float,
+    dtype: torch.dtype,
+    ternary: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Spikes, and what their gradient needs of the potentials: int8, 1 + surrogate * STEPS, negative where fired."""
-    charged, spikes, _ = scan(currents, threshold=threshold, reset=reset, u0=u0, limit=limit)
-    steps = (surrogate(charged, threshold=threshold) * STEPS).round().to(torch.int8) + 1
-    return spikes.to(dtype), torch.where(spikes > 0, -steps, steps)
+    charged, spikes, _ = scan(currents, threshold=threshold, reset=reset, u0=u0, limit=limit, ternary=ternary)
+    steps = (surrogate(charged, threshold=threshold, ternary=ternary) * STEPS).round().to(torch.int8) + 1
+    return spikes.to(dtype), torch.where(spikes != 0, -steps, steps)
 
 
 def backward_torch(grad_spikes: torch.Tensor, trace: torch.Tensor, *, reset: str, height: float) -> torch.Tensor:
@@ -73,11 +97,19 @@ def backward_torch(grad_spikes: torch.Tensor, trace: torch.Tensor, *, reset: str
 
 
 def scan_forward(
-    currents: torch.Tensor, *, threshold: float, reset: str, u0: float, limit: float, dtype: torch.dtype
+    currents: torch.Tensor,
+    *,
+    threshold: float,
+    reset: str,
+    u0: float,
+    limit: float,
+    dtype: torch.dtype,
+    ternary: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`scan_torch`, in one compiled pass on the CPU."""
-    if not (currents.device.type == "cpu" and currents.dtype == torch.float32 and dtype in COMPILED):
-        return scan_torch(currents, threshold=threshold, reset=reset, u0=u0, limit=limit, dtype=dtype)
+    """`scan_torch`, in one compiled pass on the CPU but for ternary neurons."""
+    compiled = currents.device.type == "cpu" and currents.dtype == torch.float32 and dtype in COMPILED
+    if ternary or not compiled:
+        return scan_torch(currents, threshold=threshold, reset=reset, u0=u0, limit=limit, dtype=dtype, ternary=ternary)
     currents = currents if _dense(currents) else currents.contiguous()
     spikes = torch.empty_like(currents, dtype=dtype)
     trace = torch.empty_like(currents, dtype=torch.int8)
@@ -101,10 +133,17 @@ def scan_backward(grad_spikes: torch.Tensor, trace: torch.Tensor, *, reset: str,
 class _IntegrateFire(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, currents: torch.Tensor, threshold: float, reset: str, u0: float, limit: float, alpha: float
+        ctx: Any,
+        currents: torch.Tensor,
+        threshold: float,
+        reset: str,
+        u0: float,
+        limit: float,
+        alpha: float,
+        ternary: bool,
     ) -> torch.Tensor:
         spikes, trace = scan_forward(
-            currents, threshold=threshold, reset=reset, u0=u0, limit=limit, dtype=currents.dtype
+            currents, threshold=threshold, reset=reset, u0=u0, limit=limit, dtype=currents.dtype, ternary=ternary
         )
         ctx.save_for_backward(trace)
         ctx.settings = reset, alpha / threshold / STEPS
@@ -114,7 +153,7 @@ class _IntegrateFire(torch.autograd.Function):
     def backward(ctx: Any, grad_spikes: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (trace,) = ctx.saved_tensors
         reset, height = ctx.settings
-        return scan_backward(grad_spikes, trace, reset=reset, height=height), None, None, None, None, None
+        return scan_backward(grad_spikes, trace, reset=reset, height=height), *(None,) * 6
 
 
 def _dense(x: torch.Tensor) -> bool:
@@ -143,14 +182,15 @@ def integrate_fire(
     u0: float = 0.0,
     limit: float = NO_LIMIT,
     alpha: float = 1.0,
+    ternary: bool = False,
 ) -> torch.Tensor:
     """Spikes (T, ...) of integrate-and-fire neurons driven by currents (T, ...), differentiable by surrogate.
 
-    u0 is the start potential in the units of the threshold. Raises ValueError for an unknown reset or a
-    threshold that is not positive.
+    u0 is the start potential in the units of the threshold. ternary: spikes are -1, 0 and 1. Raises ValueError for an
+    unknown reset or a threshold that is not positive.
     """
     check_neuron(threshold=threshold, reset=reset)
-    return _IntegrateFire.apply(currents, threshold, reset, u0, limit, alpha)
+    return _IntegrateFire.apply(currents, threshold, reset, u0, limit, alpha, ternary)
 
 
 def check_neuron(*, threshold: float, reset: str) -> None:

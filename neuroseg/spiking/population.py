@@ -24,6 +24,7 @@ class Response:
     reset: str
     u0: float
     limit: float
+    ternary: bool = False
 
 
 def in_place(bias: torch.Tensor) -> torch.Tensor:
@@ -61,6 +62,7 @@ class _Respond(torch.autograd.Function):
             u0=settings.u0,
             limit=settings.limit,
             dtype=ctx.dtype,
+            ternary=settings.ternary,
         )
         ctx.save_for_backward(*counts, *weights, trace)
         return spikes

@@ -187,6 +187,7 @@ def _neuron(given: Fields) -> Neuron:
         current_decay=given.integer("current_decay", 0, DECAY_MAX),
         voltage_decay=given.integer("voltage_decay", 0, DECAY_MAX),
         bias=_array(given, "bias") if "bias" in given else None,
+        ternary=given.flag("ternary"),
     )
 
 

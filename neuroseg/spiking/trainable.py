@@ -13,6 +13,11 @@ def fires(population: Population) -> bool:
     return population.cuba.threshold is not None
 
 
+def rectifies(population: Population) -> bool:
+    """Whether its neurons stand for a ReLU: those that spike, but for ternary ones, whose spikes have a sign."""
+    return fires(population) and not population.cuba.ternary
+
+
 def operator(edge: Edge) -> Trainable:
     """The linear map of a synapse; all-to-all synapses are convolutions over the whole of their source here."""
     assert isinstance(edge.op, Trainable)
@@ -41,6 +46,10 @@ def check_trainable(graph: Graph) -> None:
         if not all(isinstance(edge.op, Trainable) for edge in population.edges):
             raise ValueError(f"{population.name}: dense synapses are trained as convolutions over their whole source")
         if neuron.threshold is not None:
-            shared = shared or neuron
-            if (neuron.reset, neuron.u0) != (shared.reset, shared.u0):
+            if neuron.ternary and neuron.u0:
+                raise ValueError(f"{population.name}: u0 is {neuron.u0}; ternary neurons start from 0")
+            before = shared or neuron
+            started_alike = neuron.u0 == before.u0 or neuron.ternary or before.ternary
+            shared = neuron if before.ternary else before
+            if neuron.reset != before.reset or not started_alike:
                 raise ValueError(f"{population.name}: all neurons that fire need the same reset and start potential")

@@ -307,11 +307,11 @@ def test_quantize_never_clips():
 def test_scale_yields_to_the_input_bound():
     """1000 synapses at the largest weight would exceed int16: the scale is lowered, not the input clipped."""
     dense = Population("a", (1, 1, 1), (Edge("x", Dense(np.ones((1, 1000)))),), Neuron(1.0))
-    scale = largest_scale(dense, timesteps=8, most={})
+    scale = largest_scale(dense, timesteps=8, values={})
     assert scale == int(scale) and 1000 * scale <= INPUT_MAX < 1000 * (scale + 2)
     crowded = Population("a", (1, 1, 1), (Edge("x", Dense(np.full((1, 1000), 300.0))),), Neuron(1.0))
     with pytest.raises(GraphError, match=r"a: weight 300 beside threshold 1.0"):
-        largest_scale(crowded, timesteps=8, most={})
+        largest_scale(crowded, timesteps=8, values={})
 
 
 def test_equality_sees_every_field():

@@ -22,7 +22,6 @@ from export.graph import (
     Neuron,
     Pool,
     Population,
-    levels,
     output_shape,
     with_timesteps,
 )
@@ -52,8 +51,8 @@ PRETRAINED = Path(__file__).resolve().parents[2] / "neuroseg" / "pretrained" / "
 def assert_whole(graph: Graph, placement: Placement, trace: Trace, pieces: Trace) -> None:
     """All spikes and, where both have them, all potentials and the outputs."""
     spikes = assemble(placement, dict(pieces.spikes))
-    assert set(spikes) == set(trace.packed)
-    for name in trace.packed:
+    assert set(spikes) == set(trace.shapes)
+    for name in trace.shapes:
         np.testing.assert_array_equal(spikes[name], trace.spikes[name], err_msg=name)
     potentials = assemble(placement, dict(pieces.potentials))
     for name in trace.potentials:
@@ -74,7 +73,7 @@ def small(chip: Chip, neurons: int) -> Chip:
 @examples(25)
 def test_random_networks(chip, case, parts):
     """The largest layer in so many parts, or more: tiles are no thirds."""
-    _, graph, spikes = build(case if chip.graded else dataclasses.replace(case, encoder="rate"))
+    _, graph, spikes = build(case if chip.graded else dataclasses.replace(case, encoder="rate", ternary=False))
     placement = place(graph, small(chip, max(16, 2 * largest(graph) // parts)))
     pieces = partition(graph, placement)
     assert len(pieces.populations) == len(placement.cores)
@@ -83,11 +82,10 @@ def test_random_networks(chip, case, parts):
 
 
 @pytest.mark.parametrize("chip", [LOIHI1, LOIHI2], ids=lambda chip: chip.name)
-@given(drawn=graphs(valued=True), parts=st.sampled_from([2, 3, 5]))
+@given(data=st.data(), parts=st.sampled_from([2, 3, 5]))
 @examples(25)
-def test_single_synapses(chip, drawn, parts):
-    graph, spikes = drawn
-    assume(chip.graded or not levels(graph))
+def test_single_synapses(chip, data, parts):
+    graph, spikes = data.draw(graphs(valued=chip.graded))
     placement = place(graph, small(chip, max(2, 2 * largest(graph) // parts)))
     whole_run, cut_run = (run_reference(g, spikes, record=EVERYTHING) for g in (graph, partition(graph, placement)))
     assert_whole(graph, placement, whole_run, cut_run)

@@ -50,9 +50,9 @@ def plain(graph: Graph, spikes: np.ndarray) -> tuple[dict, dict]:
             v = np.sign(v) * (abs(v) * (4096 - n.voltage_decay) // 4096) + u + (0 if n.bias is None else n.bias)
             v = np.minimum(np.maximum(v, -(2**23) + 1), 2**23 - 1)
             if n.threshold is not None:
-                out[t] = v > n.threshold * 64
+                out[t] = np.where(v > n.threshold * 64, 1, np.where(n.ternary & (v < -n.threshold * 64), -1, 0))
                 drop = n.threshold * 64 if n.drop is None else n.drop
-                v = np.where(out[t] == 1, v - drop if n.reset == "subtract" else 0, v)
+                v = np.where(out[t] != 0, v - out[t] * drop if n.reset == "subtract" else 0, v)
             after[t] = v
         fired[population.name], potentials[population.name] = out, after
     return fired, potentials
@@ -110,7 +110,8 @@ def assert_plain(graph: Graph, spikes: np.ndarray) -> None:
     trace = run_reference(graph, spikes, record=Record(potentials="all"))
     for sample in range(len(spikes)):
         fired, potentials = plain(graph, spikes[sample])
-        for name in trace.packed:
+        assert set(trace.graded) == {p.name for p in graph.populations if p.neuron.ternary}
+        for name in trace.shapes:
             np.testing.assert_array_equal(trace.spikes[name][sample], fired[name])
         for name in trace.potentials:
             np.testing.assert_array_equal(trace.potentials[name][sample], potentials[name])

@@ -22,6 +22,7 @@ from hardware_sim.lava_backend.parts.processes import (
     SigmaReset,
     SpikeRecorder,
     SpikeSource,
+    TernaryReset,
     ValueRecorder,
     ValueSource,
 )
@@ -53,6 +54,37 @@ class PyIFModel(AbstractPyLifModelFixed):
         threshold = np.left_shift(self.vth, self.vth_shift)
         fired = self.v > threshold
         self.v[fired] -= np.int32(threshold) if self.drop is None else self.drop[fired].astype(np.int32)
+        self.s_out.send(fired)
+
+
+@implements(proc=TernaryReset, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("bit_accurate_loihi", "fixed_pt")
+class PyTernaryResetModel(AbstractPyLifModelFixed):
+    """Stock fixed-point dynamics; both thresholds as in Lava's PyTernLifModelFixed, whose reset is to 0."""
+
+    s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=24)
+    vth: int = LavaPyType(int, np.int32, precision=17)
+
+    def __init__(self, proc_params: dict[str, Any]) -> None:
+        super().__init__(proc_params)
+        self.u0, self.drop, self.subtract = (proc_params[name] for name in ("u0", "drop", "subtract"))
+        self.reset_interval = proc_params["reset_interval"]
+        self.reset_offset = proc_params["reset_offset"] % self.reset_interval
+
+    def run_spk(self) -> None:
+        a_in = self.a_in.recv()
+        if self.time_step % self.reset_interval == self.reset_offset:
+            self.u[:] = 0
+            self.v[:] = self.u0
+        self.scale_bias()
+        self.subthr_dynamics(activation_in=a_in)
+        threshold = np.left_shift(self.vth, self.vth_shift)
+        fired = (self.v > threshold).astype(np.int32) - (self.v < -threshold)
+        if self.subtract:
+            self.v -= (fired * (threshold if self.drop is None else self.drop)).astype(np.int32)
+        else:
+            self.v[fired != 0] = 0
         self.s_out.send(fired)
 
 

@@ -133,6 +133,43 @@ class IF(LIFReset):
         self.proc_params["drop"] = drop
 
 
+class TernaryReset(IF):
+    """Neurons that fire at both thresholds, spikes of -1, 0 and 1, with both resets; parameters of IF.
+
+    subtract: whether a spike subtracts its sign times the threshold, or drop, instead of setting the potential to 0,
+    as Lava's TernaryLIF does.
+    """
+
+    def __init__(
+        self,
+        *,
+        shape: tuple[int, ...],
+        vth: int,
+        u0: int,
+        drop: np.ndarray | None,
+        subtract: bool,
+        du: Decay,
+        dv: Decay,
+        bias_mant: np.ndarray | int,
+        bias_exp: int,
+        reset_interval: int,
+        reset_offset: int,
+    ) -> None:
+        super().__init__(
+            shape=shape,
+            vth=vth,
+            u0=u0,
+            drop=drop,
+            du=du,
+            dv=dv,
+            bias_mant=bias_mant,
+            bias_exp=bias_exp,
+            reset_interval=reset_interval,
+            reset_offset=reset_offset,
+        )
+        self.proc_params["subtract"] = subtract
+
+
 class SigmaDeltaReset(SigmaDelta):
     """Lava's sigma-delta neurons that start every sample from rest. vth, bias (W, H, C): in units of their state."""
 

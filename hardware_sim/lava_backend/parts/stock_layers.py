@@ -26,7 +26,15 @@ from scipy import sparse
 from export.graph import Conv, Decay, Edge, GraphError, Neuron, Population, Shape
 from export.limits import BIAS_EXPONENT_MAX, BIAS_MANTISSA_MAX, THRESHOLD_MAX, WEIGHT_STEP
 from hardware_sim.lava_backend.layout import Window, whc
-from hardware_sim.lava_backend.parts.processes import GRADED_LAYERS, IF, LAYERS, Layer, SigmaDeltaReset, SigmaReset
+from hardware_sim.lava_backend.parts.processes import (
+    GRADED_LAYERS,
+    IF,
+    LAYERS,
+    Layer,
+    SigmaDeltaReset,
+    SigmaReset,
+    TernaryReset,
+)
 from hardware_sim.lava_backend.synapses import to_sparse
 
 MESSAGE_BITS = 24  # of spikes that carry values
@@ -144,12 +152,16 @@ def make_neurons(population: Population, window: Window) -> tuple[AbstractProces
 
 
 def make_cuba(population: Population, window: Window) -> LIFReset:
-    """Lava's LIFReset, or our IF where a spike subtracts."""
+    """Lava's LIFReset, or ours where a spike subtracts or has a sign."""
     neuron = population.cuba
     mantissa, exponent = bias_parts(population.name, neuron, population.shape)
     threshold = THRESHOLD_MAX if neuron.threshold is None else int(neuron.threshold)
     drop = None if neuron.drop is None else np.broadcast_to(neuron.drop, population.shape).transpose(2, 1, 0)
-    make = partial(IF, u0=int(neuron.u0), drop=drop) if neuron.reset == "subtract" else LIFReset
+    make, subtract = LIFReset, neuron.reset == "subtract"
+    if neuron.ternary:
+        make = partial(TernaryReset, u0=int(neuron.u0), drop=drop, subtract=subtract)
+    elif subtract:
+        make = partial(IF, u0=int(neuron.u0), drop=drop)
     return make(
         shape=whc(population.shape),
         vth=threshold,

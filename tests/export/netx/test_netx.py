@@ -107,7 +107,11 @@ BROKEN = {
     "a meta that is no group": ("meta", [1], "the file: group 'meta' is missing"),
     "zero stride": ("layer/1/stride", [0, 1], r"layer 1: stride is \[0, 1\]; integers from 1"),
     "no neuron": ("layer/2/neuron", None, "layer 2: has no neuron"),
-    "a resonator": ("layer/1/neuron/type", b"RF", "layer 1: neuron: type is 'RF'; CUBA, LOIHI, CUBA_SOFT_RESET, SDNN"),
+    "a resonator": (
+        "layer/1/neuron/type",
+        b"RF",
+        "layer 1: neuron: type is 'RF'; CUBA, LOIHI, CUBA_SOFT_RESET, TERNARY",
+    ),
     "resonator": ("layer/1/neuron/type", b"RF_PHASE", "layer 1: neuron: type is 'RF_PHASE'"),
     "no threshold": ("layer/1/neuron/vThMant", None, "layer 1: neuron: field 'vThMant' is missing"),
     "a fractional bias": ("layer/1/neuron/bias", np.full(1, 3.7), "layer 1: neuron: bias is fractional or too large"),

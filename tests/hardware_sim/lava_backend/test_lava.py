@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import hardware_sim
 from export import netx
-from export.graph import Conv, Dense, Edge, Graph, Input, Meta, Neuron, Population, with_encoder
+from export.graph import Conv, Dense, Edge, Graph, Input, Meta, Neuron, Node, Population, with_encoder
 from export.limits import beyond
 from export.passes import align_delays
 from hardware_sim import LavaWorker, Record, SimulationError
@@ -221,6 +221,28 @@ def test_fast_models_of_stock_processes_spike_alike(seed, tmp_path):
             assert (recorded[f"fast{k}"] == recorded[f"stock{k}"]).all()
 
 
+@pytest.mark.parametrize(("du", "dv"), [(4096, 0), (2000, 300)])
+def test_ternary_neurons_are_lavas_own(du, dv, tmp_path):
+    """Reset to zero, two layers: Lava's TernaryLIF, and its Dense, which takes the sign in."""
+    rng = np.random.default_rng(0)
+    a, b = (2 * rng.integers(-30, 31, shape) for shape in ((20, 8), (12, 20)))
+    spikes = (rng.random((1, 40, 8, 1, 1)) < 0.4).astype(np.uint8)
+    script, given, out = Path(__file__).with_name("ternary_lif.py"), tmp_path / "in.npz", tmp_path / "out.npz"
+    np.savez(given, input=spikes[0, :, :, 0, 0].T, a=a, b=b, threshold=50, du=du, dv=dv)
+    result = subprocess.run([sys.executable, script, given, out], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    nodes: list[Node] = [Input("input", (8, 1, 1))]
+    for name, weight in (("a", a), ("b", b)):
+        neuron = Neuron(50, "zero", current_decay=du, voltage_decay=dv, ternary=True)
+        nodes.append(Population(name, (len(weight), 1, 1), (Edge(nodes[-1].name, Dense(weight)),), neuron))
+    trace = hardware_sim.run(Graph(tuple(nodes), integer=True, meta=Meta(timesteps=40)), spikes)
+    with np.load(out) as recorded:
+        for depth, name in enumerate("ab", start=1):
+            ours = trace.spikes[name][0, :, :, 0, 0].T
+            assert ours.min() == -1 and ours.max() == 1
+            np.testing.assert_array_equal(recorded[name][:, depth:], ours[:, :-depth], err_msg=name)
+
+
 @pytest.mark.parametrize("options", [(), ("fast",)])
 def test_a_hard_reset_chain_runs_alike_in_unmodified_netx(options, tmp_path):
     graph, spikes = hard_reset_chain()
@@ -236,9 +258,10 @@ def test_a_hard_reset_chain_runs_alike_in_unmodified_netx(options, tmp_path):
             assert ours.any()
 
 
-@pytest.mark.parametrize("reset", ["subtract", "zero", "single", "graded"])
+@pytest.mark.parametrize("reset", ["subtract", "zero", "single", "graded", "ternary"])
 def test_what_unmodified_netx_cannot_run_it_does_not_load(reset, tmp_path):
-    """Skips, single synapses and graded input at hard reset, soft reset even without: refused at construction.
+    """Skips, single synapses, graded input and ternary neurons at hard reset, soft reset even without: refused at
+    construction.
 
     Never wired wrongly: NetX would run a network without the layers whose type it does not know.
     """
@@ -250,6 +273,10 @@ def test_what_unmodified_netx_cannot_run_it_does_not_load(reset, tmp_path):
     elif reset == "graded":
         graph, spikes = hard_reset_chain()
         graph = with_encoder(graph, "graded")
+    elif reset == "ternary":
+        graph, spikes = hard_reset_chain()
+        nodes = (replace(n, neuron=replace(n.neuron, ternary=True)) if n.name == "a" else n for n in graph.nodes)
+        graph = replace(graph, nodes=tuple(nodes))
     elif reset == "subtract":
         graph, spikes = chain(), np.ones((1, 4, 1, 4, 4), np.uint8)
     else:
@@ -258,5 +285,6 @@ def test_what_unmodified_netx_cannot_run_it_does_not_load(reset, tmp_path):
         graph = Graph((*graph.nodes, branch), integer=True, meta=graph.meta)  # reads an earlier layer
     result = run_stock(netx.write(graph, tmp_path / "n.net"), spikes, tmp_path)
     assert result.returncode != 0 and not (tmp_path / "out.npz").exists()
-    expected = "AttributeError: 'NoneType'" if reset == "subtract" else "NotImplementedError: concat is not implemented"
+    unknown = reset in ("subtract", "ternary")
+    expected = "AttributeError: 'NoneType'" if unknown else "NotImplementedError: concat is not implemented"
     assert expected in result.stderr
