@@ -32,7 +32,7 @@ format: setup
 
 bench: setup benchmarks/.peers
 	@mkdir -p benchmarks/results
-	for name in engines lava reference scaling finetune mapping third_party sigma_delta; do \
+	for name in engines lava reference scaling train finetune mapping third_party sigma_delta; do \
 		$(BIN)/neuroseg bench $$name --json > benchmarks/results/.part || exit 1; \
 		mv benchmarks/results/.part benchmarks/results/$$name.json; \
 		cat benchmarks/results/$$name.json; \

@@ -28,8 +28,8 @@ from neuroseg.spiking.device import place
 from neuroseg.spiking.network import SpikingNetwork
 from neuroseg.steps import CALIBRATION_SLICES, Conversion, Tuning, balanced, held_by_team, read_network, sample
 from neuroseg.training.finetune import FinetuneConfig, finetune_images
+from neuroseg.training.loop import OnStep
 from neuroseg.training.team import ALONE, CPU, Team
-from neuroseg.training.train import OnStep
 
 LONG = 64  # steps, at which a converted network shows how far it is from its model
 HIGHEST = 99.9  # percentile of activations that is a threshold then: few are cut off, and 64 steps resolve the rest

@@ -24,7 +24,7 @@ from neuroseg import storage
 from neuroseg.settings import Imported, Settings, parse_imported, parse_model, parse_settings
 from neuroseg.spiking import structure
 from neuroseg.spiking.network import SpikingNetwork, bias_key
-from neuroseg.training.train import Epoch
+from neuroseg.training.loop import Epoch
 from neuroseg.training.unet import UNet
 
 WEIGHTS, OLD_WEIGHTS = ".safetensors", ".pt"

@@ -10,7 +10,7 @@ from export.checked import Fields
 from neuroseg.data.labels import BACKGROUND, CLASSES, Labels
 from neuroseg.data.volume import Box
 from neuroseg.training.losses import LOSSES
-from neuroseg.training.train import TrainConfig
+from neuroseg.training.train import PRECISIONS, TrainConfig
 from neuroseg.training.unet import UNetConfig
 
 SEED_MAX, COUNT_MAX, SIDE_MAX = 2**40, 2**31, 2**15  # more is no setting, but a broken file
@@ -119,6 +119,7 @@ def _training(given: Fields) -> TrainConfig:
         warm_up=given.integer("warm_up", 0, COUNT_MAX),
         loss=given.text("loss", LOSSES),
         seed=given.integer("seed", 0, SEED_MAX),
+        precision=given.text("precision", PRECISIONS),
     )
 
 

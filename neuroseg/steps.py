@@ -33,8 +33,9 @@ from neuroseg.spiking.activity import measure
 from neuroseg.spiking.device import place
 from neuroseg.spiking.network import SpikingNetwork
 from neuroseg.training.finetune import FinetuneConfig, finetune
+from neuroseg.training.loop import Epoch, OnStep
 from neuroseg.training.team import ALONE, CPU, Team
-from neuroseg.training.train import Epoch, OnStep, predict, train
+from neuroseg.training.train import predict, train
 from neuroseg.validation import OnSubject, Validation, validate
 
 CALIBRATION_SLICES = 25

@@ -189,6 +189,11 @@ def test_what_the_benchmarks_measured():
     assert all(row["pytorch_equals_reference"] and row["reference_equals_lava"] for row in third_party.values())
 
 
+def test_mixed_precision():
+    page = (ROOT / "docs" / "machines.md").read_text()
+    assert f"An epoch takes {_result('train')['float32_over_bfloat16']:.1f} times less" in page
+
+
 def test_the_engines():
     found, page = _result("engines"), " ".join(BENCHMARKS.split())
     assert found["equal"] and abs(sum(found["share_of_layers"].values()) - 1) < 0.01

@@ -45,7 +45,7 @@ COMMANDS = {  # the road first, then what looks at its files, then the rest
     "demo": Entry("demo", "Segment the MNI152 template in PyTorch and in Lava, and compare every spike. Offline."),
     "data": Entry("data", "Fetch and check scans."),
     "train": Entry("training", "Train the ANN U-Net; goes on where it stopped if it was killed."),
-    "convert": Entry("training", "Turn an ANN into integrate-and-fire neurons and balance their thresholds."),
+    "convert": Entry("conversion", "Turn an ANN into integrate-and-fire neurons and balance their thresholds."),
     "finetune": Entry("training", "Fine-tune the spiking network by spike-based backpropagation; resumes."),
     "export": Entry("deployment", "Write the integer network as NetX HDF5, checked against Loihi's limits."),
     "validate": Entry("validation", "Run PyTorch and an engine on the same spikes, compare every spike, and report."),
@@ -57,7 +57,7 @@ COMMANDS = {  # the road first, then what looks at its files, then the rest
     "metrics": Entry("mapping", "NeuroBench's metrics of a network: footprint, sparsity, operations, updates."),
     "nir": Entry("nir", "Networks from and to NIR, which snnTorch, Norse and others speak."),
     "lava": Entry("lava", "Install Lava, whose own metadata forbids current Pythons."),
-    "crossval": Entry("training", "Cross-validate the whole road: ANN, conversions, fine-tuned networks."),
+    "crossval": Entry("crossval", "Cross-validate the whole road: ANN, conversions, fine-tuned networks."),
     "pretrained": Entry("training", "Make a run folder of the network that ships with neuroseg."),
     "bench": Entry("deployment", "Measure a claim: ratios taken side by side in one run, some minutes each."),
 }

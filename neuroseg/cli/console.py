@@ -22,8 +22,8 @@ from export.text import printable
 
 if TYPE_CHECKING:  # torch, which commands on files do without
     from neuroseg.data import Subject
+    from neuroseg.training.loop import Step
     from neuroseg.training.team import Team
-    from neuroseg.training.train import Step
 
 
 class _Printable:

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from neuroseg.cli.console import console
+from neuroseg.cli.conversion import convert
 from neuroseg.cli.deployment import export
-from neuroseg.cli.training import convert, finetune, train
+from neuroseg.cli.training import finetune, train
 from neuroseg.cli.validation import validate
 from neuroseg.pretrained import FOLDER as PRETRAINED
 from neuroseg.pretrained import copy_pretrained

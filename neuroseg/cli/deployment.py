@@ -27,7 +27,8 @@ commands = typer.Typer(add_completion=False)
 
 
 class Bench(StrEnum):
-    engines, lava, finetune, reference, scaling = "engines", "lava", "finetune", "reference", "scaling"
+    engines, lava, train, finetune, reference = "engines", "lava", "train", "finetune", "reference"
+    scaling = "scaling"
     mapping, heads, third_party, sigma_delta = "mapping", "heads", "third_party", "sigma_delta"
 
 

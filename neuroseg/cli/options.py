@@ -49,6 +49,19 @@ OnDevice = Annotated[
     Device, typer.Option(help="Where PyTorch computes; auto: a GPU where there is one. Untried on one.")
 ]
 
+
+class Precision(StrEnum):
+    float32, bfloat16 = "float32", "bfloat16"
+
+
+OfPrecision = Annotated[
+    Precision,
+    typer.Option(
+        "--precision",
+        help="Of the ANN's training; bfloat16 is faster where the processor multiplies it, and trains another ANN.",
+    ),
+]
+
 Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Processes that share the work, by Dask.")]
 Scheduler = Annotated[
     str | None, typer.Option(help="Dask scheduler whose workers do so, tcp://HOST:8786; they see the same files.")

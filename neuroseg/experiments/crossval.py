@@ -28,8 +28,9 @@ from neuroseg.settings import Settings
 from neuroseg.spiking.activity import ann_operations
 from neuroseg.steps import Conversion, calibrated, sigma_delta_run
 from neuroseg.training.finetune import FinetuneConfig, finetune
+from neuroseg.training.loop import OnStep
 from neuroseg.training.team import CPU, Team
-from neuroseg.training.train import OnStep, TrainConfig, predict, train
+from neuroseg.training.train import TrainConfig, predict, train
 from neuroseg.training.unet import UNetConfig, channels_for
 
 VALIDATION_SUBJECTS = 16  # of a fold's training subjects, to choose the best epoch on

@@ -12,7 +12,7 @@ from neuroseg import runs
 from neuroseg.cluster import Cluster, each
 from neuroseg.experiments.crossval import ANN, Fold, Recipe, Variant, holding, run_ann, run_networks, run_variant
 from neuroseg.spiking.device import choose
-from neuroseg.training.train import OnStep
+from neuroseg.training.loop import OnStep
 
 ALONE = threading.Lock()  # PyTorch draws from one stream of random numbers, which folds on threads would mix up
 

@@ -23,7 +23,8 @@ from neuroseg.metrics import mean_dice, subject_dice
 from neuroseg.spiking.activity import measure
 from neuroseg.spiking.network import SpikingNetwork
 from neuroseg.steps import sample
-from neuroseg.training.train import Epoch, predict
+from neuroseg.training.loop import Epoch
+from neuroseg.training.train import predict
 
 log = logging.getLogger(__name__)
 

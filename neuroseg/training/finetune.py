@@ -24,9 +24,10 @@ from neuroseg.metrics import decide, label_scores
 from neuroseg.spiking import structure
 from neuroseg.spiking.device import place
 from neuroseg.spiking.network import SpikingNetwork
+from neuroseg.training.loop import Epoch, Forward, OnStep, minimise, weights_digest
 from neuroseg.training.losses import LOSSES, Loss
 from neuroseg.training.team import ALONE, CPU, Team
-from neuroseg.training.train import Epoch, Forward, OnStep, fit, minimise, weights_digest
+from neuroseg.training.train import fit
 
 log = logging.getLogger(__name__)
 

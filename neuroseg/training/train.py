@@ -1,11 +1,8 @@
-"""Training: one resumable loop, and the ANN's settings for it (Adam and batch 26, as in the paper; one-cycle)."""
+"""Training the ANN: its settings (Adam and batch 26, as in the paper), and any network on slices of subjects."""
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,27 +11,26 @@ import numpy as np
 import torch
 from torch import nn
 
-from neuroseg import storage
 from neuroseg.data.augment import augment
 from neuroseg.data.volume import Subject, stack_slices
 from neuroseg.metrics import decide, goal
 from neuroseg.spiking.device import place
-from neuroseg.training.losses import LOSSES, Loss, balanced_bce_loss, check_classes, distillation_loss
-from neuroseg.training.memory import keep_freed_memory
+from neuroseg.training.loop import Epoch, Forward, OnStep, minimise
+from neuroseg.training.losses import LOSSES, check_classes
 from neuroseg.training.team import ALONE, CPU, Team
 from neuroseg.training.unet import UNet, UNetConfig
 
-log = logging.getLogger(__name__)
-
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 STAND_INS = 16  # training subjects that stand in for a validation set
-WARM_SHARE, START = 0.3, 1 / 25  # of the one-cycle schedule
-
-Forward = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How the ANN is trained."""
+    """How the ANN is trained.
+
+    precision: of what is multiplied in training, one of PRECISIONS. Weights, loss, gradients' sums and all that is made
+    of the ANN are float32 either way, so no integer of a spiking network depends on it but by what was learnt.
+    """
 
     epochs: int = 20
     batch: int = 26
@@ -43,31 +39,7 @@ class TrainConfig:
     warm_up: int = 80  # batches on balanced cross-entropy; an all-background start has no Dice gradient to leave
     loss: str = "dice"
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Step:
-    """Progress of a training loop, after a batch."""
-
-    epoch: int  # from 1
-    epochs: int
-    batch: int  # from 1
-    batches: int
-    loss: float  # mean over the epoch so far
-    dice: float  # validation 3D Dice of the epoch before; NaN in the first
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What an epoch reached."""
-
-    epoch: int
-    loss: float
-    validation_dice: float
-    learning_rate: float
-
-
-OnStep = Callable[[Step], None]
+    precision: str = "float32"
 
 
 def split(subjects: Sequence[Subject], *, validation: float = 0.2, seed: int = 0) -> tuple[list, list]:
@@ -112,7 +84,7 @@ def train(
 
     history = fit(
         network,
-        forward=lambda images: network(images.to(team.device)),
+        forward=_mixed(network, team.device, config.precision),
         team=team,
         training=training,
         validation=validation,
@@ -130,6 +102,20 @@ def train(
     )
     place(network, CPU)
     return network.eval(), history
+
+
+def _mixed(network: nn.Module, device: torch.device, precision: str) -> Forward:
+    """The network on a device; while it trains, in that precision where autocast allows it."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} is unknown; {', '.join(PRECISIONS)} are allowed")
+    lower = precision != "float32"
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device.type, dtype=PRECISIONS[precision], enabled=lower and network.training):
+            logits = network(images.to(device))
+        return logits.float()
+
+    return forward
 
 
 def fit(
@@ -165,149 +151,6 @@ def fit(
     )
 
 
-def minimise(
-    network: nn.Module,
-    *,
-    forward: Forward,
-    images: torch.Tensor,
-    targets: torch.Tensor,
-    objective: Loss,
-    validate: Callable[[], float],
-    truths: Sequence[np.ndarray],
-    optimizer: torch.optim.Optimizer,
-    epochs: int,
-    batch: int,
-    seed: int,
-    identity: dict[str, Any],
-    warm_up: int = 0,
-    vary: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None,
-    before_epoch: Callable[[], None] | None = None,
-    teacher: Forward | None = None,
-    distill: float = 1.0,
-    checkpoint: Path | None = None,
-    on_step: OnStep | None = None,
-    team: Team = ALONE,
-) -> list[Epoch]:
-    """Minimise an objective of logits and targets, epoch by epoch; leaves the best epoch's weights in `network`.
-
-    The learning rate of `optimizer` is the peak of a one-cycle schedule.
-    `forward` maps images (B, C, H, W) to logits; `validate` scores the network after an epoch, against `truths`.
-    `before_epoch` runs before each epoch and before each validation. The first `warm_up` batches minimise balanced
-    cross-entropy. `vary` changes images and targets of a batch. `teacher` maps images to logits, too; `distill` times
-    the cross-entropy with its probabilities is added to the objective. `identity` describes the run: a checkpoint of
-    another run is refused with ValueError.
-    """
-    keep_freed_memory()
-    batches = -(-len(images) // batch)
-    # Not torch's OneCycleLR: its state holds a function, which a safe checkpoint cannot.
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step / (epochs * batches)))
-    saved: dict[str, Any] = {"network": network, "optimizer": optimizer, "schedule": schedule}
-    identity = _plain({**identity, **_fingerprints(network, images, targets, truths)})
-    history, best = _resume(checkpoint, identity, saved)
-    team.begin([identity, len(history)], network.parameters())
-    for epoch in range(len(history) + 1, epochs + 1):
-        epoch_seed = seed * 1_000_003 + epoch  # an epoch's randomness depends on nothing before it
-        torch.manual_seed(epoch_seed)
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(epoch_seed))
-        if before_epoch:
-            before_epoch()
-        network.train()
-        total = 0.0
-        for k, chosen in enumerate(order.split(batch), start=1):
-            warming = (epoch - 1) * batches + k <= warm_up
-            x, truth = images[chosen], targets[chosen]
-            if team.size > 1:  # shares may differ in size, and so in what they draw; what all draw has to be the same
-                torch.manual_seed(epoch_seed * batches + k)
-            if vary:
-                x, truth = vary(x, truth)
-            optimizer.zero_grad(set_to_none=True)
-            if team.size > 1:  # what a share draws (dropout) is its own
-                torch.manual_seed((epoch_seed * batches + k) * team.size + team.rank)
-            logits = team.gather(forward(team.share(x)), len(x))
-            value = (balanced_bce_loss if warming else objective)(logits, truth.to(logits.device))
-            if teacher and not warming:
-                told = team.gather(_told(teacher, team.share(x)), len(x))
-                value = value + distill * distillation_loss(logits, told.to(logits.device))
-            value.backward()
-            team.add_gradients(network.parameters(), len(x))
-            optimizer.step()
-            schedule.step()
-            total += float(value.detach())
-            if on_step:
-                dice = history[-1].validation_dice if history else float("nan")
-                on_step(Step(epoch, epochs, k, batches, total / k, dice))
-        if before_epoch:
-            before_epoch()
-        network.eval()
-        score = team.told(validate)
-        history.append(Epoch(epoch, total / batches, score, optimizer.param_groups[0]["lr"]))
-        log.info("epoch %d: loss %.4f, validation score %.4f", epoch, total / batches, score)
-        if score >= max(row.validation_dice for row in history):
-            best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-        if checkpoint and team.leads:
-            states = {name: part.state_dict() for name, part in saved.items()}
-            rows = [asdict(row) for row in history]
-            storage.save({"identity": identity, "history": rows, "best": best, **states}, checkpoint)
-    network.load_state_dict(best)
-    return history
-
-
-def one_cycle(progress: float) -> float:
-    """Share of the peak learning rate: up a cosine from 1/25 in the first 30 %, down to 0 (Smith & Topin 2019)."""
-    if progress < WARM_SHARE:
-        return START + (1 - START) * (1 - math.cos(math.pi * progress / WARM_SHARE)) / 2
-    return (1 + math.cos(math.pi * min((progress - WARM_SHARE) / (1 - WARM_SHARE), 1))) / 2
-
-
-def _resume(
-    checkpoint: Path | None, identity: dict[str, Any], saved: dict[str, Any]
-) -> tuple[list[Epoch], dict[str, torch.Tensor]]:
-    """Load a checkpoint into the parts that it holds; returns the history so far and the best weights."""
-    if checkpoint is None or not checkpoint.exists():
-        return [], {}
-    try:
-        content = storage.load(checkpoint)
-        same = content["identity"] == identity
-        history, best = [Epoch(**row) for row in content["history"]], content["best"]
-        if same:
-            for name, part in saved.items():
-                part.load_state_dict(content[name])
-    except (RuntimeError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{checkpoint} cannot be read ({error}); delete it to start again") from error
-    if not same:
-        raise ValueError(
-            f"{checkpoint} belongs to a run with other settings or data; delete it or choose another folder"
-        )
-    log.info("resuming after epoch %d from %s", len(history), checkpoint)
-    return history, best
-
-
-def _fingerprints(
-    network: nn.Module, images: torch.Tensor, masks: torch.Tensor, truths: Sequence[np.ndarray]
-) -> dict[str, str]:
-    """Hashes of where a training starts: its weights and its data."""
-
-    data = [images.numpy(), masks.numpy()]
-    return {"start": weights_digest(network), "training": _digest(data), "validation": _digest(truths)}
-
-
-def weights_digest(network: nn.Module) -> str:
-    """A hash of a network's weights."""
-    return _digest([parameter.detach().cpu().numpy() for parameter in network.parameters()])
-
-
-def _digest(arrays: Sequence[np.ndarray]) -> str:
-    total = hashlib.sha256()
-    for array in arrays:
-        total.update(np.ascontiguousarray(array).data)
-    return total.hexdigest()
-
-
-@torch.no_grad()
-def _told(teacher: Forward, images: torch.Tensor) -> torch.Tensor:
-    return teacher(images)
-
-
 @torch.no_grad()
 def predict(forward: Forward, subjects: Sequence[Subject], *, batch: int = 64) -> list[np.ndarray]:
     """Segment subjects slice by slice, as `metrics.decide` does: uint8 (X, Y, Z) each."""
@@ -317,12 +160,3 @@ def predict(forward: Forward, subjects: Sequence[Subject], *, batch: int = 64) -
         logits = torch.cat([forward(part) for part in images.split(batch)])
         masks.append(decide(logits.cpu().numpy()).astype(np.uint8))
     return masks
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, so that what was saved equals what is asked for."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value

@@ -20,7 +20,8 @@ from neuroseg.runs import Run, RunError, load_snn
 from neuroseg.spiking.activity import ann_operations, measure
 from neuroseg.spiking.encode import encode
 from neuroseg.training.finetune import FinetuneConfig
-from neuroseg.training.train import Epoch, TrainConfig
+from neuroseg.training.loop import Epoch
+from neuroseg.training.train import TrainConfig
 from neuroseg.training.unet import UNet, UNetConfig
 from tests.neuroseg.training.test_training import blobs
 

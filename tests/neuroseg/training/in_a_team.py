@@ -15,8 +15,9 @@ from neuroseg.conversion.balance import balance
 from neuroseg.conversion.convert import convert
 from neuroseg.data import stack_slices
 from neuroseg.training.finetune import FinetuneConfig, finetune
+from neuroseg.training.loop import Step
 from neuroseg.training.team import Team, assembled
-from neuroseg.training.train import Step, TrainConfig, train
+from neuroseg.training.train import TrainConfig, train
 from neuroseg.training.unet import UNetConfig
 from tests.neuroseg.training.test_training import blobs
 

@@ -212,6 +212,26 @@ def test_training_learns():
     )
 
 
-def test_unknown_loss_is_refused():
-    with pytest.raises(ValueError, match="'hinge' is unknown"):
-        train(blobs(1), blobs(1), model=TINY, config=TrainConfig(loss="hinge"))
+def test_training_learns_in_bfloat16_and_leaves_float32():
+    """Other products than those of float32 while it trains; the same network, in float32, when it decides."""
+    subjects = blobs(20)
+    config = TrainConfig(epochs=25, batch=8, warm_up=20, learning_rate=5e-3, precision="bfloat16")
+    network, history = train(subjects[:16], subjects[16:], model=TINY, config=config)
+    best = max(row.validation_dice for row in history)
+    assert best > 0.7 and {p.dtype for p in network.parameters()} == {torch.float32}
+    masks = predict(network, subjects[16:])
+    assert metrics.mean_dice(masks, [s.mask for s in subjects[16:]])["3d"] == pytest.approx(best)
+    short = dataclasses.replace(config, epochs=1)
+    first, again, other = (
+        train(subjects[:4], subjects[4:6], model=TINY, config=each)[0]
+        for each in (short, short, dataclasses.replace(short, precision="float32"))
+    )
+    for a, b, c in zip(first.parameters(), again.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b) and not torch.equal(a, c)
+        torch.testing.assert_close(a, c, rtol=0.2, atol=0.05)
+
+
+@pytest.mark.parametrize(("wrong", "message"), [({"loss": "hinge"}, "hinge"), ({"precision": "float16"}, "float16")])
+def test_unknown_choices_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=f"'{message}' is unknown"):
+        train(blobs(1), blobs(1), model=TINY, config=TrainConfig(**wrong))
