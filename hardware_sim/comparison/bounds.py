@@ -17,6 +17,7 @@ from export.graph import Conv, Dense, Edge, Neuron, Sparse
 from export.limits import POTENTIAL_SHIFT
 
 UNIT = 1 << POTENTIAL_SHIFT  # potential of one weight unit
+Range = tuple[float, float]
 
 
 def taps(edge: Edge, x: torch.Tensor, channel: int) -> Iterator[tuple[Callable[[int], tuple[int, ...]], torch.Tensor]]:
@@ -86,21 +87,45 @@ def bounds(carried: torch.Tensor, missing: torch.Tensor, fired: torch.Tensor) ->
     """Least and greatest integer d (K,) with d * carried > missing where neurons fired and only there; else an empty
     range.
 
-    carried: (T, B, K, H, W); missing, fired: (T, B, 1, H, W).
+    carried: (T, B, K, H, W), of either sign; missing, fired: (T, B, 1, H, W).
     """
     away = (0, 1, 3, 4)
-    moved = carried > 0
-    ratio = missing / torch.where(moved, carried, 1)
-    low = torch.where(moved & fired, ratio, -math.inf).amax(away).floor() + 1
-    high = torch.where(moved & ~fired, ratio, math.inf).amin(away).floor()
-    impossible = (~moved & (fired != (missing < 0))).any(4).any(3).any(1).any(0)
-    return torch.where(impossible, math.inf, low), torch.where(impossible, -math.inf, high)
+    up, down = carried > 0, carried < 0
+    ratio = missing / torch.where(up | down, carried, 1)
+    low = torch.where(up & fired, ratio.floor() + 1, torch.where(down & ~fired, ratio.ceil(), -math.inf))
+    high = torch.where(up & ~fired, ratio.floor(), torch.where(down & fired, ratio.ceil() - 1, math.inf))
+    impossible = (~(up | down) & (fired != (missing < 0))).any(4).any(3).any(1).any(0)
+    return torch.where(impossible, math.inf, low.amax(away)), torch.where(impossible, -math.inf, high.amin(away))
+
+
+def thresholds(driven: torch.Tensor, before: torch.Tensor, observed: torch.Tensor, neuron: Neuron) -> Range:
+    """Least and greatest threshold v with which neurons do what was observed; an empty range where none does.
+
+    They fire where driven > v (before + 1) and only there, ternary ones -1 where driven < v (before - 1). before: what
+    was `spent`; all of one shape.
+    """
+    low, high = _below(before + 1, driven, observed > 0)
+    if neuron.ternary:
+        further = _below(1 - before, -driven, observed < 0)
+        low, high = max(low, further[0]), min(high, further[1])
+    return low, high
+
+
+def _below(times: torch.Tensor, sums: torch.Tensor, fired: torch.Tensor) -> Range:
+    """Least and greatest integer v with v * times < sums where `fired` and only there; an empty range where none is."""
+    up, down = times > 0, times < 0
+    ratio = sums / torch.where(up | down, times, 1)
+    low = torch.where(up & ~fired, ratio.ceil(), torch.where(down & fired, ratio.floor() + 1, -math.inf))
+    high = torch.where(up & fired, ratio.ceil() - 1, torch.where(down & ~fired, ratio.floor(), math.inf))
+    if bool((~(up | down) & (fired != (sums > 0))).any()):
+        return math.inf, -math.inf
+    return float(low.max()), float(high.min())
 
 
 def exact(carried: torch.Tensor, difference: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The d (K,) with d * carried = difference in all (B, K, H, W), twice; an empty range where there is none."""
     away = (0, 2, 3)
-    moved = carried > 0
+    moved = carried != 0
     ratio = difference / torch.where(moved, carried, 1)
     low = torch.where(moved, ratio, math.inf).amin(away)
     high = torch.where(moved, ratio, -math.inf).amax(away)

@@ -128,12 +128,8 @@ def _untried(case: Case, peak: float) -> str:
 
 def _check(graph: Graph, *traces: Trace) -> None:
     for population in graph.populations:
-        neuron, what = population.neuron, ""
-        if population.recurrent:
-            what = "feeds itself"
-        elif isinstance(neuron, SigmaDelta) or neuron.ternary:
-            what = "has sigma-delta neurons" if isinstance(neuron, SigmaDelta) else "has ternary spikes"
-        if what:
+        if population.recurrent or isinstance(population.neuron, SigmaDelta):
+            what = "feeds itself" if population.recurrent else "has sigma-delta neurons"
             raise TraceError(f"{population.name} {what}: causes are told of integrate-and-fire neurons in layers alone")
     known = {population.name: population.shape for population in graph.populations}
     for trace in traces:
@@ -153,11 +149,17 @@ def _first(graph: Graph, software: Trace, hardware: Trace) -> Population | None:
             recorded = all(end is not None for end in ends)
             differ = recorded and not np.array_equal(ends[0], ends[1])  # type: ignore[arg-type]
         else:
-            recorded = name in software.packed and name in hardware.packed
-            differ = recorded and not np.array_equal(software.packed[name], hardware.packed[name])
+            seen = [_recorded(trace, name) for trace in (software, hardware)]
+            recorded = all(each is not None for each in seen)
+            differ = recorded and not np.array_equal(seen[0], seen[1])  # type: ignore[arg-type]
         if differ:
             return population
     return None
+
+
+def _recorded(trace: Trace, name: str) -> np.ndarray | None:
+    """The spikes of a population as the trace keeps them: bits, or values."""
+    return trace.graded[name] if name in trace.graded else trace.packed.get(name)
 
 
 def _end(trace: Trace, name: str) -> np.ndarray | None:
@@ -172,10 +174,11 @@ def _spikes(graph: Graph, trace: Trace, name: str, samples: slice) -> torch.Tens
     if name == graph.input.name:
         assert trace.stimulus is not None
         bits, shape = trace.stimulus, graph.input.shape
-    elif name in trace.packed:
-        bits, shape = trace.packed[name], trace.shapes[name]
     else:
-        raise TraceError(f"the spikes of {name} were not recorded; record those of all populations")
+        found, shape = _recorded(trace, name), graph[name].shape
+        if found is None:
+            raise TraceError(f"the spikes of {name} were not recorded; record those of all populations")
+        bits = found
     return torch.from_numpy(unpack(bits[samples], shape)).transpose(0, 1).float()
 
 
@@ -184,8 +187,9 @@ def _observed(trace: Trace, population: Population, samples: slice) -> torch.Ten
         end = _end(trace, population.name)
         assert end is not None
         return torch.from_numpy(end[samples])
-    bits = trace.packed[population.name][samples]
-    return torch.from_numpy(unpack(bits, population.shape)).transpose(0, 1).float()
+    bits = _recorded(trace, population.name)
+    assert bits is not None
+    return torch.from_numpy(unpack(bits[samples], population.shape)).transpose(0, 1).float()
 
 
 def _place(software: Trace, hardware: Trace, population: Population) -> tuple[int, int, tuple[int, ...]]:
@@ -226,9 +230,8 @@ def _rows(
     currents, spikes, potentials = (_line(x.transpose(0, 1).numpy(), sample - first, neuron) for x in predicted)
     recorded = [_line(t.potentials[name], sample, neuron) if name in t.potentials else None for t in traces]
     fired = [[0.0] * timesteps] * 2
-    if name in traces[0].packed:
-        only = slice(sample, sample + 1)
-        fired = [_line(unpack(t.packed[name][only], population.shape), 0, neuron) for t in traces]
+    if population.cuba.threshold is not None:
+        fired = [_line(t.spikes[name][sample : sample + 1], 0, neuron) for t in traces]
     return tuple(
         StepRow(
             step=t,

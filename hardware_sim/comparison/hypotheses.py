@@ -7,7 +7,6 @@ every step, in every sample and neuron.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -16,7 +15,18 @@ import torch
 
 from export.graph import Conv, ConvT, Dense, Edge, Neuron, Population, Sparse
 from export.limits import THRESHOLD_MAX, THRESHOLD_MIN, WEIGHT_MAX, WEIGHT_MIN
-from hardware_sim.comparison.bounds import UNIT, between, bounds, drive, exact, gather, into_neuron, spent, taps
+from hardware_sim.comparison.bounds import (
+    UNIT,
+    between,
+    bounds,
+    drive,
+    exact,
+    gather,
+    into_neuron,
+    spent,
+    taps,
+    thresholds,
+)
 from hardware_sim.neurons import scan
 from hardware_sim.reference import edge_input
 
@@ -89,16 +99,14 @@ def causes(case: Case) -> tuple[Cause, ...]:
 
 
 def _threshold(case: Case, expected: torch.Tensor) -> Iterator[Cause]:
-    """The thresholds v that all spikes allow: after n spikes a neuron fires where v < drive / (n + 1), else not."""
+    """The thresholds that all spikes allow."""
     neuron = case.population.cuba
     if neuron.threshold is None or not case.plain:
         return
-    fired = case.observed > 0
-    ratio = drive(expected, case.observed, neuron) / (spent(case.observed, neuron) + 1)
-    low = math.ceil(ratio[~fired].max()) if (~fired).any() else 1
-    high = math.ceil(ratio[fired].min()) - 1 if fired.any() else math.inf
+    driven, before = drive(expected, case.observed, neuron), spent(case.observed, neuron)
+    low, high = thresholds(driven, before, case.observed, neuron)
     low, high = max(low, THRESHOLD_MIN), min(high, THRESHOLD_MAX)
-    if low <= high and case.does(expected, replace(neuron, threshold=low)):
+    if low <= high and case.does(expected, replace(neuron, threshold=int(low))):
         yield Cause("threshold", f"the threshold is {between(low, high)}; the file says {neuron.threshold:g}")
 
 
@@ -108,6 +116,9 @@ def _neuron(case: Case, expected: torch.Tensor) -> Iterator[Cause]:
         other = "zero" if neuron.reset == "subtract" else "subtract"
         if case.does(expected, replace(neuron, reset=other)):
             yield Cause("neuron", f"the reset is {other}; the file says {neuron.reset}")
+        if case.does(expected, replace(neuron, ternary=not neuron.ternary)):
+            missing = "spikes of -1 are missing" if neuron.ternary else "neurons fire -1, too; the file knows no signs"
+            yield Cause("neuron", missing)
         for u0, word in ((0, "0"), (int(neuron.threshold) * UNIT // 2, "half the threshold")):
             if u0 != neuron.u0 and case.does(expected, replace(neuron, u0=u0)):
                 yield Cause("neuron", f"the start potential is {word}; the file says {neuron.u0 / UNIT:g}")
@@ -293,7 +304,7 @@ def _changes(
 ) -> Iterator[tuple[int, float, float]]:
     """Which of K carriers (T, B, K, H, W) explain a place if each of their spikes counts some d; least and most d.
 
-    With x of them up to a step, neurons fire if drive + d x > v, and else not.
+    With x of them up to a step, neurons fire if drive + d x > v, and else not; ternary ones below -v, too.
     """
     neuron = case.population.cuba
     if neuron.bias is not None:
@@ -304,7 +315,10 @@ def _changes(
     if neuron.threshold is None:
         low, high = exact(carried[-1], observed.double() / UNIT - driven[-1])
     else:
-        missing = neuron.threshold * (spent(observed, neuron) + 1) - driven
-        low, high = bounds(carried, missing, observed > 0)
+        before = spent(observed, neuron)
+        low, high = bounds(carried, neuron.threshold * (before + 1) - driven, observed > 0)
+        if neuron.ternary:
+            further = bounds(-carried, neuron.threshold * (1 - before) + driven, observed < 0)
+            low, high = torch.maximum(low, further[0]), torch.minimum(high, further[1])
     for k in (low <= high).nonzero().flatten().tolist():
         yield k, low[k].item(), high[k].item()

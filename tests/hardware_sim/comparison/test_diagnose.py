@@ -70,10 +70,23 @@ def valued() -> tuple[Graph, np.ndarray]:
     return graph, values_of(spikes, graph, np.random.default_rng(0))
 
 
-GRAPHS = [network("subtract"), network("zero", seed=1), valued()]
+def signed(reset: str, seed: int) -> tuple[Graph, np.ndarray]:
+    """Every hidden neuron is ternary."""
+    graph, spikes = network(reset, seed=seed)
+    nodes = (
+        with_neuron(node, replace(node.neuron, ternary=True))
+        if isinstance(node, Population) and node.neuron.threshold is not None
+        else node
+        for node in graph.nodes
+    )
+    return replace(graph, nodes=tuple(nodes)), spikes
 
 
-@pytest.mark.parametrize("graph, spikes", GRAPHS, ids=["subtract", "zero", "graded"])
+GRAPHS = [network("subtract"), network("zero", seed=1), valued(), signed("subtract", seed=3), signed("zero", seed=4)]
+NAMES = ["subtract", "zero", "graded", "ternary", "ternary zero"]
+
+
+@pytest.mark.parametrize("graph, spikes", GRAPHS, ids=NAMES)
 def test_one_weight(graph, spikes):
     """The strongest weight of every edge, one at a time, turned round."""
     seen = 0
@@ -117,7 +130,7 @@ def test_one_weight_of_single_synapses(reset):
     assert told > 0.9 * seen > 0.5 * sum(edge.op.weight.size for _, edge in edges(graph))
 
 
-@pytest.mark.parametrize("graph, spikes", GRAPHS, ids=["subtract", "zero", "graded"])
+@pytest.mark.parametrize("graph, spikes", GRAPHS, ids=NAMES)
 @pytest.mark.parametrize("factor", [0.8, 1.3])
 def test_one_threshold(graph, spikes, factor):
     for population in graph.populations:
@@ -140,7 +153,7 @@ def _range(diagnosis: Diagnosis) -> tuple[float, float]:
     return float(words[0]), float(words[-1])
 
 
-@pytest.mark.parametrize("graph, spikes", GRAPHS, ids=["subtract", "zero", "graded"])
+@pytest.mark.parametrize("graph, spikes", GRAPHS, ids=NAMES)
 def test_a_delay_off_by_one(graph, spikes):
     for name, edge in edges(graph):
         late = replace(edge, target_delay=np.ones(graph[name].shape, int))
@@ -150,7 +163,7 @@ def test_a_delay_off_by_one(graph, spikes):
         check(diagnosis, name, "delay", f"{edge.source} arrive 1 step late")
 
 
-@pytest.mark.parametrize("graph, spikes", GRAPHS, ids=["subtract", "zero", "graded"])
+@pytest.mark.parametrize("graph, spikes", GRAPHS, ids=NAMES)
 def test_one_kernel_flipped(graph, spikes):
     for name, edge in edges(graph):
         weight = edge.op.weight
@@ -160,7 +173,7 @@ def test_one_kernel_flipped(graph, spikes):
         check(found(graph, faulty, spikes), name, "kernel", edge.source, "180 degrees")
 
 
-@pytest.mark.parametrize("graph, spikes", GRAPHS, ids=["subtract", "zero", "graded"])
+@pytest.mark.parametrize("graph, spikes", GRAPHS, ids=NAMES)
 def test_channels_swapped(graph, spikes):
     for name, edge in edges(graph):
         if edge.op.weight.shape[1] < 2 or isinstance(edge.op, Dense):
@@ -182,6 +195,15 @@ def test_own_channels_swapped_and_another_reset():
     check(diagnosis, population.name, "channels", "2 of its channels are swapped: 0 does what 1 should")
     faulty = plant(graph, with_neuron(graph[population.name], replace(population.neuron, reset="zero")))
     check(found(graph, faulty, spikes), population.name, "neuron", "the reset is zero; the file says subtract")
+
+
+def test_signs_that_are_lost():
+    graph, spikes = GRAPHS[3]
+    population = graph.populations[1]
+    faulty = plant(graph, with_neuron(graph[population.name], replace(population.neuron, ternary=False)))
+    runs = [hardware_sim.run(each, spikes) for each in (graph, faulty)]
+    runs[1] = replace(runs[1], packed={}, graded={n: s.astype(np.int32) for n, s in runs[1].spikes.items()})
+    check(diagnose(graph, *runs), population.name, "neuron", "spikes of -1 are missing")
 
 
 def test_no_single_fault_is_invented():

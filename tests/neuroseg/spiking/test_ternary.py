@@ -19,11 +19,9 @@ from export.inspect import inspect
 from export.limits import check
 from export.mapping.chips import LOIHI1, LOIHI2
 from hardware_sim.comparison.compare import compare
-from hardware_sim.comparison.diagnose import diagnose
 from hardware_sim.neurons import scan
 from hardware_sim.reporting.deployment import deploy
 from hardware_sim.reporting.metrics import trace_metrics
-from hardware_sim.trace import TraceError
 from neuroseg.conversion.balance import METHODS, balance
 from neuroseg.conversion.convert import convert
 from neuroseg.conversion.lower import export, integer_scales
@@ -195,9 +193,6 @@ def test_what_knows_no_signs_refuses_them(tmp_path):
         deploy(graph, LOIHI1)
     with pytest.raises(GraphError, match="narrow: ternary; sigma-delta neurons"):
         to_sigma_delta(convert(model(), (1, 8, 8), ternary=True), images())
-    trace = Engine("reference").run(graph, image_spikes(graph, images()))
-    with pytest.raises(TraceError, match="narrow has ternary spikes"):
-        diagnose(graph, trace, trace)
     with pytest.raises(GraphError, match="input: ternary neurons turn images into spikes"):
         Graph((Input("input", (1, 1, 1), Neuron(3, ternary=True)),))
     with pytest.raises(GraphError, match="first: ternary, and has no threshold"):
