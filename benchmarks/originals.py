@@ -119,10 +119,10 @@ def _row() -> Graph:
 
 
 def _delays() -> Graph:
-    """Reset to zero, leaks of all neurons and of each, delays by target neuron."""
+    """Reset to zero, leaks of all neurons, which are ternary, and of each, delays by target neuron."""
     rng = np.random.default_rng(2)
     wait = np.arange(5, dtype=np.int32).reshape(5, 1, 1)
-    leaky = Neuron(30, reset="zero", current_decay=1024, voltage_decay=128)
+    leaky = Neuron(30, reset="zero", current_decay=1024, voltage_decay=128, ternary=True)
     each = Neuron(30, reset="zero", current_decay=700 * wait, voltage_decay=100 * (wait + 1))
     nodes = (
         Input("input", (1, 3, 3)),
@@ -168,7 +168,7 @@ def values() -> Graph:
 
 
 def _single() -> Graph:
-    """Single synapses: by themselves, joined by a concatenation, added to a convolution."""
+    """Single synapses: by themselves, joined by a concatenation, added to a convolution; ternary neurons."""
     rng = np.random.default_rng(3)
 
     def sparse(source: tuple[int, ...], target: tuple[int, ...]) -> Sparse:
@@ -177,7 +177,7 @@ def _single() -> Graph:
 
     nodes = (
         Input("input", (2, 4, 4)),
-        Population("single", (3, 4, 4), (Edge("input", sparse((2, 4, 4), (3, 4, 4))),), Neuron(20)),
+        Population("single", (3, 4, 4), (Edge("input", sparse((2, 4, 4), (3, 4, 4))),), Neuron(20, ternary=True)),
         Population(
             "joined",
             (2, 3, 5),
