@@ -56,7 +56,7 @@ class Draft:
         if value.parts:
             return self.join([self.fire(part, name=name) for part in value.parts], "cat")
         layer = self.population(value, name or value.name, fires=True)
-        return spikes(layer, self.shapes[layer], value.shape, called=value.name)
+        return spikes(layer, value.shape, called=value.name)
 
     def _signed(self, value: Value, name: str) -> Value:
         """A value that can be below 0, as spikes: of ternary neurons, or of two populations, above 0 and below."""
@@ -65,10 +65,9 @@ class Draft:
         if value.layer:
             return value
         if value.parts:
-            parts = [self.fire(part, name=name, signed=True) for part in value.parts]
-            return replace(self.join(parts, "cat"), nonnegative=False)
+            return self.join([self.fire(part, name=name, signed=True) for part in value.parts], "cat")
         layer = self.population(value, name or value.name, fires=True, ternary=True)
-        return replace(spikes(layer, self.shapes[layer], value.shape, called=value.name), nonnegative=False)
+        return spikes(layer, value.shape, called=value.name, signed=True)
 
     def join(self, parts: list[Value], name: str) -> Value:
         """Layers joined by their channels: one layer."""
@@ -80,7 +79,8 @@ class Draft:
         rest = parts[0].shape[2:]
         shape = (sum(self.shapes[layer][0] for layer in layers), *self.shapes[layers[0]][1:])
         joined = self.add(Concat(self.unique(name), shape, tuple(layers)))
-        return spikes(joined, shape, (1, shape[0], *rest), called=name)
+        signed = not all(part.nonnegative for part in parts)
+        return spikes(joined, (1, shape[0], *rest), called=name, signed=signed)
 
     def as_layer(self, value: Value) -> str | None:
         """The layer that a value is, in the layer's own shape."""
@@ -156,12 +156,12 @@ class Draft:
         if self.ternary:
             edge, target = Edge(self._readable(source, op), op), layer_shape(shape)
             layer = self.add(Population(self.unique(name), target, (edge,), Neuron(1.0, ternary=True)))
-            return replace(spikes(layer, self.shapes[layer], shape), nonnegative=False)
+            return spikes(layer, shape, signed=True)
         halves = []
         for sign in (1, -1):
             edge = Edge(self._readable(source, op), replace(op, weight=sign * op.weight))
             layer = self.add(Population(self.unique(name), layer_shape(shape), (edge,), Neuron(1.0)))
-            halves.append(scaled(spikes(layer, self.shapes[layer], shape), sign))
+            halves.append(scaled(spikes(layer, shape), sign))
         return added(halves)
 
     def _readable(self, source: str, op: Convolution | Sparse) -> str:

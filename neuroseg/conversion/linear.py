@@ -73,9 +73,9 @@ class Value:
         return len(self.terms) <= several and all(term.scale is not None for term in self.terms)
 
 
-def spikes(name: str, layer: Shape, shape: Shape, *, called: str = "") -> Value:
-    """The spikes of a layer (C, H, W), in the shape that PyTorch gives them."""
-    return Value(called or name, shape, (_plain(name, shape, 1.0),), nonnegative=True)
+def spikes(name: str, shape: Shape, *, called: str = "", signed: bool = False) -> Value:
+    """The spikes of a layer, in the shape that PyTorch gives them. signed: whether they can be -1."""
+    return Value(called or name, shape, (_plain(name, shape, 1.0),), nonnegative=not signed)
 
 
 def layer_shape(shape: Shape) -> Shape:

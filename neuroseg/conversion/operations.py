@@ -127,7 +127,7 @@ class Builder:
             case "placeholder":
                 shape = shape_of(node)
                 self.draft.add(Input(INPUT, layer_shape(shape)))
-                self.values[node] = spikes(INPUT, layer_shape(shape), shape)
+                self.values[node] = spikes(INPUT, shape)
             case "get_attr":
                 self.constants[node] = getattr(self.graph, str(node.target))
             case "output":
@@ -330,7 +330,7 @@ class Builder:
         blocks = torch.nn.functional.avg_pool2d(probe, pool.kernel)
         if not torch.allclose(made.terms[0].f(probe).reshape(blocks.shape), blocks, rtol=1e-9):
             return made
-        return spikes(self.draft.add(pool), shape, shape_of(node), called=value.name)
+        return spikes(self.draft.add(pool), shape_of(node), called=value.name, signed=not value.nonnegative)
 
     def _concat(self, node: fx.Node, tensors: Any, dim: int = 0) -> Value:
         parts = [self._value(x, node) for x in tensors]
@@ -458,7 +458,7 @@ class Builder:
         if mask.keep == 1 or layer is None:
             return value
         drop = Dropout(self.draft.unique("dropout"), self.draft.shapes[layer], layer, 1 - mask.keep)
-        return spikes(self.draft.add(drop), drop.shape, value.shape, called=value.name)
+        return spikes(self.draft.add(drop), value.shape, called=value.name, signed=not value.nonnegative)
 
     def _ending(self, node: fx.Node, x: Any, *rest: Any) -> Value:
         """At the end of a model left out: larger logits stay larger. Inside it is a curve."""

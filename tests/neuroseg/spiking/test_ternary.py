@@ -130,6 +130,40 @@ def test_pytorch_and_every_engine_spike_alike(reset, method, tmp_path):
         assert comparison.equal and comparison.total, (engine, comparison.cause)
 
 
+class Sums(nn.Module):
+    """Nine branches summed, which is a layer of neurons; what follows it, and a ReLU after that."""
+
+    def __init__(self, then: nn.Module) -> None:
+        super().__init__()
+        self.first = nn.ModuleList(nn.Conv2d(1, 2, 3, padding=1) for _ in range(9))
+        self.second = nn.ModuleList(nn.Conv2d(2, 4, 3, padding=1) for _ in range(9))
+        self.then, self.last = then, nn.LazyConv2d(2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        total = sum(b(torch.relu(a(x))) for a, b in zip(self.first, self.second, strict=True))
+        return self.last(torch.relu(self.then(total)))
+
+
+class Joined(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x, torch.relu(x)], 1)
+
+
+BEHIND = (nn.AvgPool2d(2), nn.Dropout(0.2), Joined(), nn.MaxPool2d(2), nn.Upsample(scale_factor=2))
+
+
+@pytest.mark.parametrize("then", BEHIND, ids=lambda then: type(then).__name__)
+def test_a_relu_behind_spikes_of_both_signs_is_not_left_out(then):
+    torch.manual_seed(0)
+    sums = Sums(then)
+    sums(images())
+    made = convert(sums.eval(), (1, 8, 8), ternary=True)  # which holds the network against the model
+    assert len(ternary(made.graph)) >= 1
+    made = made.with_scales(integer_scales(made)).eval()
+    graph, spikes = export(made), image_spikes(export(made), images())
+    assert compare(software_trace(made, spikes), Engine("fast").run(graph, spikes)).equal
+
+
 def test_neurons_that_have_a_sign_start_at_zero():
     made = network(u0=0.5)
     assert made.neuron.u0 == 0.5 and not made.neuron.ternary
