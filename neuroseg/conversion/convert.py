@@ -18,8 +18,9 @@ from torch import fx, nn
 
 from export.graph import Graph, Meta, Population, Shape, with_neurons
 from neuroseg.conversion.compose import synapses
+from neuroseg.conversion.known import Known
 from neuroseg.conversion.norms import Frozen, Refusing, Statistics, run_frozen, statistics
-from neuroseg.conversion.operations import Builder
+from neuroseg.conversion.operations import refuse, visit
 from neuroseg.conversion.tracing import ConversionError, evaluating, module_of, parameter_names, results, trace
 from neuroseg.metrics import agreement
 from neuroseg.spiking.network import SpikingNetwork
@@ -106,22 +107,22 @@ def explain(
     """`convert`, and what it did: one row for each of the model's operations. Raises the same errors."""
     kept = [] if freeze_norms is None else statistics(model, freeze_norms)
     graph = trace(model, input_shape, norms=Frozen(kept) if kept else Refusing())
-    builder, rows = Builder(graph, parameter_names(model), ternary=ternary), []
-    builder.refuse()
+    known, rows = Known(parameter_names(model), ternary=ternary), []
+    refuse(known, graph)
     for node in graph.graph.nodes:
-        before = len(builder.draft.nodes)
+        before = len(known.draft.nodes)
         try:
-            builder.visit(node)
+            visit(known, graph, node)
         except (KeyError, IndexError, TypeError, AttributeError, RuntimeError, NotImplementedError) as error:
             if _is_out_of_memory(error):
                 raise
-            place = f"{type(model).__name__}: {builder.place(node)}"
+            place = f"{type(model).__name__}: {known.place(node)}"
             raise ConversionError(f"{place} is used in a way that has no spiking counterpart ({error!r})") from error
-        row = _row(node, builder, before)
+        row = _row(node, known, before)
         rows += [row] if row else []
-    drawn = Graph(tuple(builder.draft.nodes), meta=Meta(timesteps=timesteps))
+    drawn = Graph(tuple(known.draft.nodes), meta=Meta(timesteps=timesteps))
     network = SpikingNetwork(with_neurons(drawn, reset=reset, u0=u0), alpha=alpha).copy(encoder=encoder)
-    _check_against(model, network.eval(), input_shape, kept, builder.ends)
+    _check_against(model, network.eval(), input_shape, kept, known.ends)
     return Conversion(network, tuple(rows), _cost_of_freezing(model, kept, freeze_norms) if kept else None)
 
 
@@ -175,18 +176,18 @@ def _difference(
     return ""
 
 
-def _row(node: fx.Node, builder: Builder, before: int) -> Row | None:
+def _row(node: fx.Node, known: Known, before: int) -> Row | None:
     """What became of an operation; None for parameters and what is computed from them alone."""
-    made = builder.draft.nodes[before:]
-    if node.op in ("get_attr", "placeholder") or node in builder.constants or not (made or node in builder.values):
+    made = known.draft.nodes[before:]
+    if node.op in ("get_attr", "placeholder") or node in known.constants or not (made or node in known.values):
         return None
-    if node.op != "output" and builder.values.get(node) is None:
+    if node.op != "output" and known.values.get(node) is None:
         return None
     operation = str(getattr(getattr(node.target, "overloadpacket", node.target), "__name__", node.target))
     if operation in UNSEEN and not made:
         return None
     neurons = sum(math.prod(n.shape) for n in made if isinstance(n, Population))
-    shapes = builder.draft.shapes
+    shapes = known.draft.shapes
     crossing = sum(
         synapses(operator(edge), shapes[edge.source], n.shape)
         for n in made
@@ -194,6 +195,6 @@ def _row(node: fx.Node, builder: Builder, before: int) -> Row | None:
         for edge in n.edges
     )
     became = ", ".join(f"{type(n).__name__.lower()} {n.name}" for n in made) or (
-        "left out" if node in builder.endings else "part of a synapse"
+        "left out" if node in known.endings else "part of a synapse"
     )
     return Row(module_of(node), operation, became, neurons, crossing)
