@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ from export.graph import (
     Sparse,
     output_shape,
 )
-from export.nir import loops
+from export.limits import DECAY_MAX
+from export.nir import loops, signals
 from export.nir.file import Links
 from export.nir.frameworks import Framework
 from export.nir.loops import PASSING
@@ -35,12 +37,14 @@ from export.nir.nodes import (
     conv,
     dense,
     from_nir,
+    line,
     note,
     numbers,
     pair,
     pooled,
     scaled,
 )
+from export.nir.signals import Signal
 
 INTEGRATOR = Neuron(threshold=None, reset="zero")
 
@@ -58,16 +62,6 @@ class Options:
     input_shape: Shape | None
 
 
-@dataclass(frozen=True, eq=False)
-class _Signal:
-    """What a NIR node hands on: spikes with a factor, by the node that emits them, or weighted edges; with a bias."""
-
-    shape: Shape
-    spikes: tuple[tuple[str, float], ...] = ()
-    edges: tuple[Edge, ...] = ()
-    bias: np.ndarray | float = 0.0
-
-
 class Reader:
     """Turns the nodes of one flat NIR graph, in topological order, into ours."""
 
@@ -83,34 +77,38 @@ class Reader:
         self.made: dict[str, Node] = {}
 
     def graph(self) -> tuple[Node, ...]:
-        signals: dict[str, _Signal] = {}
+        known: dict[str, Signal] = {}
         unrolled = loops.unroll(self.nodes, self.feeds)
         for name in unrolled.order:
-            arriving = [signals[source] for source in unrolled.feeds[name]]
+            arriving = [known[source] for source in unrolled.feeds[name]]
             for neuron in unrolled.late.get(name, ()):
-                like = next(loops.feeding(neuron, self.nodes, unrolled.feeds, signals.__contains__), None)
-                known = arriving if like is None else [signals[like]]
-                if not known:
+                like = next(loops.feeding(neuron, self.nodes, unrolled.feeds, known.__contains__), None)
+                alike = arriving if like is None else [known[like]]
+                if not alike:
                     raise GraphError(f"{neuron}: only feeds itself; a path from the input must feed it")
-                arriving.append(_Signal(known[0].shape, spikes=((neuron, 1.0),)))
-            signals[name] = self._node(name, arriving)
+                arriving.append(Signal(alike[0].shape, spikes=((neuron, 1.0),)))
+            known[name] = self._node(name, arriving)
         inputs = [node.name for node in self.made.values() if isinstance(node, Input)]
         if len(inputs) != 1 or len(self.made) < 2:
             raise GraphError(f"{len(inputs)} inputs, {len(self.made)} layers; 1 and at least 2 are allowed")
         return tuple(self.made.values())
 
-    def _node(self, name: str, arriving: list[_Signal]) -> _Signal:
+    def _node(self, name: str, arriving: list[Signal]) -> Signal:
         node = self.nodes[name]
         kind = type(node).__name__
-        readers: dict[str, Callable[[str, Any, _Signal], _Signal]] = {
+        readers: dict[str, Callable[[str, Any, Signal], Signal]] = {
             "Input": lambda _name, _node, signal: signal,  # of a nested graph
             "Output": self._output,
             "Flatten": lambda _name, _node, signal: signal,  # dense synapses flatten their source themselves
             "Conv2d": lambda name, node, signal: self._weighted(name, conv(name, node, signal.shape), node, signal),
+            "Conv1d": self._conv1d,
             "Linear": lambda name, node, signal: self._weighted(name, dense(name, node), None, signal),
             "Affine": lambda name, node, signal: self._weighted(name, dense(name, node), node, signal),
             "SumPool2d": self._pool,
             "AvgPool2d": self._pool,
+            "Scale": signals.scale,
+            "Delay": partial(signals.delay, dt=self.options.dt),
+            "Threshold": self._threshold,
             **dict.fromkeys((*SPIKING, *SILENT), self._neuron),
         }
         if kind not in readers:
@@ -119,7 +117,7 @@ class Reader:
             return self._add(Input(name, self._input_shape(name, node)))
         if not arriving:
             raise GraphError(f"{name}: nothing feeds it; a path from the input must")
-        signal = _sum(name, arriving)
+        signal = signals.total(name, arriving)
         for source, _ in signal.spikes:
             made = self.made.get(source)  # none yet, of what it comes back to
             if isinstance(made, Population) and made.neuron.threshold is None and kind not in PASSING:
@@ -128,7 +126,10 @@ class Reader:
 
     def _input_shape(self, name: str, node: Any) -> Shape:
         found = np.asarray(self.input_shape or node.input_type["input"]).ravel()
-        if len(found) in (2, 4) and found[0] == 1:  # a batch, or a step, of one
+        if any(type(node).__name__ == "Conv1d" for node in self.nodes.values()):
+            found = found[1:] if len(found) == 3 and found[0] == 1 else found
+            found = np.insert(found, 1, 1) if len(found) == 2 else found  # (C, L)
+        elif len(found) in (2, 4) and found[0] == 1:  # a batch, or a step, of one
             found = found[1:]
         if len(found) not in (1, 3) or found.dtype.kind not in "iu" or (found < 1).any():
             raise GraphError(
@@ -138,17 +139,22 @@ class Reader:
         shape = tuple(int(side) for side in found)
         return bounded(name, shape if len(shape) == 3 else (*shape, 1, 1))
 
-    def _weighted(self, name: str, op: Operator, biased: Any, signal: _Signal) -> _Signal:
+    def _weighted(self, name: str, op: Operator, biased: Any, signal: Signal) -> Signal:
         if signal.edges:
             raise GraphError(f"{name}: weights follow weights of {signal.edges[0].source}; neurons between are needed")
         shape = _output_shape(name, op, signal.shape)
         bias = np.zeros(shape[0]) if biased is None else numbers(name, biased, "bias")
         if bias.shape != shape[:1]:
             raise GraphError(f"{name}: bias has shape {bias.shape}; {shape[:1]} is allowed")
-        edges = tuple(Edge(source, scaled(op, factor)) for source, factor in signal.spikes)
-        return _Signal(shape, edges=edges, bias=bias.reshape(-1, 1, 1))
+        made = (Edge(source, scaled(op, factor)) for source, factor in signal.spikes)
+        edges = tuple(signals.waiting(edge, signal.late, shape) for edge in made)
+        return Signal(shape, edges=edges, bias=bias.reshape(-1, 1, 1))
 
-    def _pool(self, name: str, node: Any, signal: _Signal) -> _Signal:
+    def _conv1d(self, name: str, node: Any, signal: Signal) -> Signal:
+        """Along the last of (C, 1, L)."""
+        return self._weighted(name, conv(name, line(name, node), signal.shape), node, signal)
+
+    def _pool(self, name: str, node: Any, signal: Signal) -> Signal:
         kernel, stride = pair(name, node, "kernel_size", 1), pair(name, node, "stride", 1)
         padding = pair(name, node, "padding")
         factor = float(np.prod(kernel)) if type(node).__name__ == "SumPool2d" else 1.0
@@ -166,9 +172,12 @@ class Reader:
             pools.append((pool.name, gain * factor))
         mean = Conv(np.ones((signal.shape[0], 1, *kernel)), stride, groups=signal.shape[0])
         edges = tuple(replace(e, op=scaled(pooled(name, e.op, mean), factor)) for e in signal.edges)
-        return _Signal(_output_shape(name, mean, signal.shape), tuple(pools), edges, signal.bias * factor)
+        shape = _output_shape(name, mean, signal.shape)
+        if any(edge.target_delay is not None for edge in edges):
+            raise GraphError(f"{name}: pools what comes late, each neuron by itself; a delay behind it is allowed")
+        return Signal(shape, tuple(pools), edges, signal.bias * factor, signal.late)
 
-    def _neuron(self, name: str, node: Any, signal: _Signal) -> _Signal:
+    def _neuron(self, name: str, node: Any, signal: Signal) -> Signal:
         options, kind = self.options, type(node).__name__
         if options.framework and kind in options.framework.refused:
             raise GraphError(f"{name}: a {kind} of this framework: {options.framework.refused[kind]}")
@@ -185,26 +194,34 @@ class Reader:
             raise GraphError(f"{name}: a reset to zero a step late loses an input; no reset_delay is allowed")
         return self._population(name, signal, neuron, factor, scale=note(name, node, "scale"))
 
-    def _output(self, name: str, node: Any, signal: _Signal) -> _Signal:
+    def _threshold(self, name: str, node: Any, signal: Signal) -> Signal:
+        """Fires where what arrives in a step exceeds its threshold; nothing is kept."""
+        threshold = numbers(name, node, "threshold")
+        if (threshold <= 0).any():
+            raise GraphError(f"{name}: threshold is {threshold.min():g}; a positive number is allowed")
+        forgets = Neuron(1.0, reset="zero", voltage_decay=DECAY_MAX)
+        inverse = signals.laid_out(name, 1 / threshold, "threshold", signal.shape)
+        return self._population(name, signal, forgets, inverse, scale=None)
+
+    def _output(self, name: str, node: Any, signal: Signal) -> Signal:
         if name in self.read:  # of a nested graph
             return signal
         if not signal.edges:
             (source, gain), *further = signal.spikes
-            if further or gain != 1 or isinstance(self.made[source], Pool):
-                found = f"{len(signal.spikes)} nodes" if further else "a pool"
+            if further or gain != 1 or signal.late or isinstance(self.made[source], Pool):
+                found = f"{len(signal.spikes)} nodes" if further else "a pool, a scale or a delay"
                 raise GraphError(
                     f"{name}: reads spikes of {found}; those of one node of neurons, or weights, are allowed"
                 )
             return signal
         return self._population(name, signal, INTEGRATOR, 1.0, scale=None)
 
-    def _population(self, name: str, signal: _Signal, neuron: Neuron, factor: Each, *, scale: float | None) -> _Signal:
+    def _population(self, name: str, signal: Signal, neuron: Neuron, factor: Each, *, scale: float | None) -> Signal:
         if scale is not None and scale <= 0:
             raise GraphError(f"{name}: scale in its metadata is {scale:g}; a positive number is allowed")
-        one_to_one = Conv(np.ones((signal.shape[0], 1, 1, 1)), groups=signal.shape[0])
-        edges = signal.edges + tuple(Edge(source, scaled(one_to_one, gain)) for source, gain in signal.spikes)
-        factor = _by_channel(name, factor)
-        edges = tuple(replace(edge, op=scaled(edge.op, factor)) for edge in edges)
+        factor = signals.by_channel(name, factor, "r, time constants or thresholds differ")
+        edges = tuple(replace(edge, op=scaled(edge.op, factor)) for edge in signal.weighted)
+        edges = tuple(_recurrent(name, edge) if edge.source == name else edge for edge in edges)
         if np.any(signal.bias) and neuron.gathers:
             edges += (self._always(name, signal.shape, signal.bias * factor),)
         elif np.any(signal.bias):
@@ -223,35 +240,21 @@ class Reader:
         op: Operator = Dense(weight.reshape(-1, 1)) if shape[1:] == (1, 1) else Conv(weight)
         return Edge(f"{name}.bias", op)
 
-    def _add(self, node: Node) -> _Signal:
+    def _add(self, node: Node) -> Signal:
         if node.name in self.made:
             raise GraphError(f"{node.name}: the name is used twice; names must be unique")
         self.made[node.name] = node
-        return _Signal(node.shape, spikes=((node.name, 1.0),))
+        return Signal(node.shape, spikes=((node.name, 1.0),))
 
 
-def _by_channel(name: str, factor: Each) -> Each:
-    """What drives neurons, as the weights of a synapse can have it: one number a channel, (C, 1, 1), or one for all."""
-    if not isinstance(factor, np.ndarray):
-        return factor
-    if (factor != factor[:, :1, :1]).any():
-        raise GraphError(
-            f"{name}: r, time constants or thresholds differ within a channel, so that weights of a convolution would; "
-            "one factor a channel is allowed"
-        )
-    return factor[:, :1, :1]
-
-
-def _sum(name: str, arriving: list[_Signal]) -> _Signal:
-    shapes = {signal.shape for signal in arriving}
-    if len(shapes) > 1:
-        raise GraphError(f"{name}: its in-edges have shapes {sorted(shapes)}; one shape is allowed")
-    return _Signal(
-        shapes.pop(),
-        spikes=tuple(spike for signal in arriving for spike in signal.spikes),
-        edges=tuple(edge for signal in arriving for edge in signal.edges),
-        bias=sum(signal.bias for signal in arriving),
-    )
+def _recurrent(name: str, edge: Edge) -> Edge:
+    """An edge of a population to itself, which has one delay for all its neurons."""
+    late = edge.target_delay
+    if late is None:
+        return edge
+    if late.min() != late.max():
+        raise GraphError(f"{name}: feeds itself with delays by neuron; one delay for all is allowed")
+    return replace(edge, delay=edge.delay + int(late.max()), target_delay=None)
 
 
 def _output_shape(name: str, op: Operator, shape: Shape) -> Shape:

@@ -23,7 +23,7 @@ from __future__ import annotations
 import importlib
 import math
 from dataclasses import replace
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -259,6 +259,21 @@ def conv(name: str, node: Any, source: Shape) -> Operator:
     if groups == 1 and padding == (0, 0) and dilation == (1, 1) and weight.shape[1:] == source:
         return Dense(weight.reshape(len(weight), -1))  # one place for the kernel: all to all
     return Conv(weight, stride, padding, dilation, groups)
+
+
+def line(name: str, node: Any) -> Any:
+    """A Conv1d as the Conv2d that it is over (C, 1, L). Raises GraphError."""
+    weight = numbers(name, node, "weight")
+    if weight.ndim != 3:
+        raise GraphError(f"{name}: weight has shape {weight.shape}; (out, in / groups, taps) is allowed")
+    said = isinstance(node.padding, str)
+    return SimpleNamespace(
+        weight=weight[:, :, None],
+        stride=(1, pair(name, node, "stride", 1)[-1]),
+        padding=node.padding if said else (0, pair(name, node, "padding")[-1]),
+        dilation=(1, pair(name, node, "dilation", 1)[-1]),
+        groups=node.groups,
+    )
 
 
 def _padding(name: str, node: Any, kernel: Shape, stride: Pair, dilation: Pair) -> Pair:

@@ -260,10 +260,6 @@ SQUARE = np.array([2, 2])
 BROKEN = {
     "a batch": ({"in": nir.Input(np.array([3, 2, 4, 4]))}, r"in: shape is \[3, 2, 4, 4\]; .* give input_shape"),
     "no input": ({"in": spiking(4)}, "in: nothing feeds it"),
-    "Conv1d": ({"w": nir.Conv1d(4, np.ones((4, 1, 1)), 1, 0, 1, 1, np.zeros(4))}, "w: a Conv1d; Input, .* are allowed"),
-    "Delay": ({"w": nir.Delay(np.ones(4))}, "w: a Delay; "),
-    "Scale": ({"w": nir.Scale(np.ones(4))}, "w: a Scale; "),
-    "Threshold": ({"n": nir.Threshold(np.ones(4))}, "n: a Threshold; "),
     "wrong weight": ({"w": nir.Linear(np.ones((4, 5)))}, r"w: dense weight \(4, 5\) does not fit an input of 4"),
     "NaN weight": ({"w": nir.Linear(np.full((4, 4), np.nan))}, "w: weight is float64 and holds .*nan"),
     "deep weight": ({"w": nir.Linear(np.ones((2, 4, 4)))}, r"w: weight has shape \(2, 4, 4\); \(out, in\)"),

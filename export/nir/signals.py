@@ -1,0 +1,116 @@
+"""What the nodes of a NIR graph hand on: spikes, or what weights make of them; summed, scaled, delayed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from export.graph import Conv, Edge, GraphError, Shape
+from export.limits import DELAY_MAX
+from export.nir.nodes import Each, numbers, scaled
+
+WHOLE = 1e-4  # of a step: what rounding leaves of a delay that is whole steps
+
+
+@dataclass(frozen=True, eq=False)
+class Signal:
+    """Spikes with a factor, by the node that emits them, or weighted edges; with a bias.
+
+    late: steps that its spikes wait before they are read.
+    """
+
+    shape: Shape
+    spikes: tuple[tuple[str, float], ...] = ()
+    edges: tuple[Edge, ...] = ()
+    bias: np.ndarray | float = 0.0
+    late: int = 0
+
+    @property
+    def weighted(self) -> tuple[Edge, ...]:
+        """All of it as edges: of spikes, each neuron to its own like."""
+        one_to_one = Conv(np.ones((self.shape[0], 1, 1, 1)), groups=self.shape[0])
+        alone = (Edge(source, scaled(one_to_one, gain)) for source, gain in self.spikes)
+        return self.edges + tuple(waiting(edge, self.late, self.shape) for edge in alone)
+
+
+def waiting(edge: Edge, steps: np.ndarray | int, shape: Shape) -> Edge:
+    """An edge onto neurons (C, H, W) whose spikes arrive some steps later."""
+    if not np.any(steps):
+        return edge
+    before = 0 if edge.target_delay is None else edge.target_delay
+    return replace(edge, target_delay=(before + np.broadcast_to(steps, shape)).astype(np.int32))
+
+
+def total(name: str, arriving: list[Signal]) -> Signal:
+    """The sum of what arrives at a node. Raises GraphError."""
+    shapes, lates = {signal.shape for signal in arriving}, {signal.late for signal in arriving if signal.spikes}
+    if len(shapes) > 1:
+        raise GraphError(f"{name}: its in-edges have shapes {sorted(shapes)}; one shape is allowed")
+    if len(lates) > 1:
+        raise GraphError(f"{name}: its in-edges come {sorted(lates)} steps late; weights before the sum are needed")
+    return Signal(
+        shapes.pop(),
+        spikes=tuple(spike for signal in arriving for spike in signal.spikes),
+        edges=tuple(edge for signal in arriving for edge in signal.edges),
+        bias=sum(signal.bias for signal in arriving),
+        late=lates.pop() if lates else 0,
+    )
+
+
+def scale(name: str, node: Any, signal: Signal) -> Signal:
+    """NIR's Scale: one factor for all, or one a channel."""
+    factor = by_channel(name, laid_out(name, numbers(name, node, "scale"), "scale", signal.shape), "scale differs")
+    edges = tuple(replace(edge, op=scaled(edge.op, factor)) for edge in signal.edges)
+    if not isinstance(factor, np.ndarray):
+        spikes = tuple((source, gain * factor) for source, gain in signal.spikes)
+        return replace(signal, spikes=spikes, edges=edges, bias=signal.bias * factor)
+    edges = tuple(replace(edge, op=scaled(edge.op, factor)) for edge in signal.weighted)
+    return Signal(signal.shape, edges=edges, bias=signal.bias * factor)
+
+
+def delay(name: str, node: Any, signal: Signal, *, dt: float) -> Signal:
+    """NIR's Delay, whole steps: of weighted edges one for each neuron, of spikes one for all."""
+    seconds = laid_out(name, numbers(name, node, "delay"), "delay", signal.shape)
+    steps = np.round(np.asarray(seconds) / dt)
+    if (abs(seconds - steps * dt) > WHOLE * dt).any() or steps.min() < 0 or steps.max() > DELAY_MAX:
+        raise GraphError(
+            f"{name}: delay is {np.min(seconds):g} to {np.max(seconds):g}; whole steps of dt = {dt:g}, {DELAY_MAX} at "
+            "most, are allowed"
+        )
+    if np.any(signal.bias) and steps.any():
+        raise GraphError(f"{name}: delays a bias of the weights before it; no bias is allowed there")
+    if signal.spikes and steps.min() != steps.max():
+        raise GraphError(f"{name}: delays of single neurons' spikes; one for all, or weights before it, are allowed")
+    edges = tuple(waiting(edge, steps.astype(np.int32), signal.shape) for edge in signal.edges)
+    return replace(signal, edges=edges, late=signal.late + int(steps.max()) if signal.spikes else 0)
+
+
+def by_channel(name: str, factor: Each, differing: str) -> Each:
+    """A factor as the weights of a synapse can have it: one number a channel, (C, 1, 1), or one for all.
+
+    differing: what does so where it is another within a channel, for the GraphError.
+    """
+    if not isinstance(factor, np.ndarray):
+        return factor
+    if (factor != factor[:, :1, :1]).any():
+        raise GraphError(
+            f"{name}: {differing} within a channel, so that weights of a convolution would; one factor a channel is "
+            "allowed"
+        )
+    return factor[:, :1, :1]
+
+
+def laid_out(name: str, found: np.ndarray, field: str, shape: Shape) -> Each:
+    """One number, or one for each neuron (C, H, W), of a field that has one for all, for each channel or neuron."""
+    if (found == found.flat[0]).all():
+        return float(found.flat[0])
+    if found.size == shape[0]:
+        return np.broadcast_to(found.reshape(-1, 1, 1), shape)
+    if found.size != np.prod(shape):
+        raise GraphError(
+            f"{name}: {field} has shape {found.shape}; one number, or one for each channel or neuron of {shape}, is "
+            "allowed"
+        )
+    return found.reshape(shape)
