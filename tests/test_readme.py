@@ -69,7 +69,7 @@ def test_two_classes():
     dice = {(row["method"], row["weights"]): row["dice_3d mean"] for row in found}
     ann, page = dice["ann", "float"], FOLDS.replace("\n", " ")
     assert f"loses {ann - dice['sigma-delta-T1', 'int8']:.2f} points in one step" in page
-    assert f"network of T = 4 loses {ann - dice['finetuned-T4', 'int8']:.2f} points to its ANN" in page
+    assert f"network of T = 4 with graded input loses {ann - dice['graded-T4', 'int8']:.2f} points to its ANN" in page
 
 
 def test_the_sigma_delta_network():
