@@ -36,6 +36,7 @@ from neuroseg.training.memory import keep_freed_memory
 from neuroseg.training.train import predict
 
 SEEDS = (1, 2)
+ALL_OF_IT = "graded code, the ANN's logits, start potential half a threshold"
 UNCHANGED = "none"
 MASKS_ALONE = 0.0  # of `distill`
 
@@ -79,7 +80,7 @@ def rows(epochs: int) -> list[Row]:
 
 
 def rows_of_few_steps(epochs: int) -> list[Row]:
-    """T = 2: what each choice adds to the rate code and the masks alone, and all together; three seeds each."""
+    """T = 2: what each choice adds to the rate code and the masks alone, all together, and longer; three seeds each."""
     rate = Variant("ablation", 2)
     graded = replace(rate, encoder="graded")
     masks = FinetuneConfig(epochs=epochs, distill=MASKS_ALONE)
@@ -89,7 +90,8 @@ def rows_of_few_steps(epochs: int) -> list[Row]:
         ("graded code", graded, masks),
         ("the ANN's logits beside the masks", rate, both),
         ("graded code, the ANN's logits", graded, both),
-        ("graded code, the ANN's logits, start potential half a threshold", replace(graded, u0=0.5), both),
+        (ALL_OF_IT, replace(graded, u0=0.5), both),
+        (f"{ALL_OF_IT}, {2 * epochs} epochs", replace(graded, u0=0.5), replace(both, epochs=2 * epochs)),
     )
     return [
         Row(change, variant, replace(tuning, seed=seed)) for change, variant, tuning in changes for seed in (0, *SEEDS)

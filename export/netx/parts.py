@@ -12,37 +12,21 @@ import numpy as np
 
 from export.graph import (
     ENCODERS,
-    SPIKE_SHIFT,
-    STATE_SHIFT,
     STEPS_UNKNOWN,
-    AnyNeuron,
     Conv,
     ConvT,
     Dense,
     GraphError,
     Meta,
-    Neuron,
     Pair,
     Shape,
-    SigmaDelta,
     Sparse,
 )
 from export.hdf5 import GEOMETRY_MAX
-from export.limits import BIAS_MAX, DECAY_MAX, ONE_SIGN_MAX, POTENTIAL_MAX, SHIFT_MAX
+from export.limits import ONE_SIGN_MAX
 from export.netx.fields import Fields
 
 FORMAT_VERSION = 1
-HARD_RESET, SOFT_RESET = "CUBA", "CUBA_SOFT_RESET"  # stock NetX knows the first only
-TERNARY, SOFT_TERNARY = "TERNARY", "TERNARY_SOFT_RESET"  # of Lava, but of no file of stock NetX
-NEURON_TYPES = {
-    HARD_RESET: "zero",
-    "LOIHI": "zero",
-    SOFT_RESET: "subtract",
-    TERNARY: "zero",
-    SOFT_TERNARY: "subtract",
-}
-SIGMA_DELTA, FINE_SIGMA_DELTA = "SDNN", "SDNN_FINE"  # stock NetX knows the first only, whose fields are << NETX_SHIFT
-NETX_SHIFT = SPIKE_SHIFT + STATE_SHIFT
 TIMESTEPS_MAX = 2**20
 
 
@@ -152,12 +136,12 @@ def _weight(fields: Fields, ndim: int, flat: tuple[int, int] | None = None, fiel
         weight = weight[..., 0]
     if weight.ndim != ndim or not (weight.size or ndim == 1):
         raise fields.error(field, f"of shape {weight.shape}", f"{ndim} axes, none empty,")
-    if not _whole(weight, 2**15):
+    if not whole(weight, 2**15):
         raise fields.error(field, "fractional or beyond 16 bits", "integers")
     return weight.astype(np.int32)
 
 
-def _whole(value: np.ndarray, most: int) -> bool:
+def whole(value: np.ndarray, most: int) -> bool:
     """Whether all are integers up to +-most. Not by np.abs: the least integer of a type has none."""
     return bool((value == np.round(value)).all() and (value >= -most).all() and (value <= most).all())
 
@@ -169,80 +153,6 @@ def _geometry(fields: Fields) -> tuple[Pair, Pair, Pair, int]:
         fields.pair("dilation", 1, GEOMETRY_MAX, default=(1, 1)),
         fields.integer("groups", 1, GEOMETRY_MAX, default=1),
     )
-
-
-AFFINE_THRESHOLD = (1 << 18) - 1  # how SLAYER's affine block says that it never fires: slayer/block/base.py
-
-
-def neuron(fields: Fields, shape: Shape, *, of_input: bool = False) -> AnyNeuron:
-    kind = fields.text("type")
-    if kind in (SIGMA_DELTA, FINE_SIGMA_DELTA):
-        return _sigma_delta(fields, shape, fine=kind == FINE_SIGMA_DELTA, of_input=of_input)
-    if kind not in NEURON_TYPES:
-        raise fields.error("type", repr(kind), ", ".join((*NEURON_TYPES, SIGMA_DELTA, FINE_SIGMA_DELTA)))
-    reset = fields.text("reset") if "reset" in fields else NEURON_TYPES[kind]
-    if reset != NEURON_TYPES[kind]:
-        raise fields.error("reset", repr(reset), f"{NEURON_TYPES[kind]!r} with type {kind}")
-    fixed = {"refDelay": 1, "gradedSpike": 0, "wgtExp": 0, "weight_exp": 0}  # what nothing here simulates otherwise
-    for field, value in fixed.items():
-        fields.integer(field, value, value, default=value)
-    threshold = fields.integer("vThMant", 0, 2**31 - 1) if fields.integer("fires", 0, 1, default=1) else None
-    if threshold == AFFINE_THRESHOLD and "fires" not in fields:
-        threshold = None
-    return Neuron(
-        threshold=threshold,
-        reset=reset,
-        u0=fields.integer("u0", -(2**31), 2**31 - 1, default=0),
-        current_decay=_by_place(fields, "iDecay", DECAY_MAX, shape),
-        voltage_decay=_by_place(fields, "vDecay", DECAY_MAX, shape),
-        drop=_by_place(fields, "drop", POTENTIAL_MAX, shape) if "drop" in fields else None,
-        bias=_bias(fields, shape, BIAS_MAX) if "bias" in fields else None,
-        ternary=kind in (TERNARY, SOFT_TERNARY),
-    )
-
-
-def _sigma_delta(fields: Fields, shape: Shape, *, fine: bool, of_input: bool) -> SigmaDelta:
-    """NetX runs a ReLU, whatever the activation (hdf5.py, get_neuron_params); its threshold and bias are << 12.
-
-    The bias of SDNN neurons is the layer's. An input tells what comes in, whether it is called an output or not.
-    """
-    if "activation" in fields and (activation := fields.text("activation")) != "relu":
-        raise fields.error("activation", repr(activation), "'relu', which is all that NetX runs,")
-    fields.integer("messageBits", 1, 32, default=16)  # 0 would be spikes without values
-    for field in ("wgtExp", "weight_exp"):
-        fields.integer(field, 0, 0, default=0)
-    # NetX looks whether the field is there, not what it says.
-    sums = not fields.integer("fires", 0, 1, default=1) if fine else "sigma_output" in fields
-    if of_input:
-        sums = False
-        if "bias" in fields:
-            raise fields.error("bias", "of an input's neurons", "none")
-    if not fine:
-        default = 0 if sums else None
-        threshold = fields.integer("vThMant", 0, POTENTIAL_MAX >> NETX_SHIFT, default=default) << NETX_SHIFT
-        return SigmaDelta(threshold=None if sums else threshold)
-    return SigmaDelta(
-        threshold=None if sums else fields.integer("vThMant", 0, POTENTIAL_MAX),
-        bias=_bias(fields, shape, POTENTIAL_MAX) if "bias" in fields else None,
-        shift=fields.integer("shift", 0, SHIFT_MAX),
-    )
-
-
-def _by_place(fields: Fields, field: str, most: int, shape: Shape) -> int | np.ndarray:
-    """One for all neurons, or one a channel or a neuron, as SLAYER writes decays where they do not share them."""
-    found = fields.whole(field, 0, most, counts=(1, shape[0], math.prod(shape)))
-    if (found == found[0]).all():
-        return int(found[0])
-    return found.reshape(shape if len(found) == math.prod(shape) else (-1, 1, 1))
-
-
-def _bias(fields: Fields, shape: Shape, most: int) -> np.ndarray:
-    bias = fields.numbers("bias")
-    if not _whole(bias, most):
-        raise fields.error("bias", "fractional or too large", f"integers up to +-{most}")
-    if bias.ndim > 3 or any(n not in (1, m) for n, m in zip(bias.shape[::-1], shape[::-1], strict=False)):
-        raise fields.error("bias", f"of shape {bias.shape}", f"one that broadcasts to {shape}")
-    return bias.astype(np.int32)
 
 
 def foreign_meta(file: Fields, notes: Mapping[str, str]) -> Meta:

@@ -32,7 +32,7 @@ from export.graph import (
 )
 from export.guard import guarded
 from export.limits import BIAS_MANTISSA_MAX, DELAY_MAX, INPUT_MAX, POTENTIAL_MAX, one_signed
-from export.netx import checksum, parts
+from export.netx import checksum, neurons, parts
 from export.netx.fields import Fields
 from export.passes import slice_channels
 
@@ -42,7 +42,6 @@ MAX_SYNAPSES = 2**24  # single ones, counted in each edge that they are looked t
 SCALE_MAX = 1e30
 SELF = ""  # the population that is being read, as a source; a name in a file may not be empty
 INPUT_GAIN = 64.0  # of an input block that has none: lava/lib/dl/netx/hdf5.py, create_input
-NETX_BIAS_EXPONENT = 6  # lava/lib/dl/netx/hdf5.py, get_neuron_params
 SYNAPSES: dict[str, Callable[[Fields, Shape], Operator]] = {
     "conv": parts.conv,
     "convT": parts.conv_transposed,
@@ -164,7 +163,9 @@ class _Reader:
         if most > 1:
             raise fields.error("levels", str(most), "1 with neurons")
         gain, offset = fields.number("weight", INPUT_GAIN, INPUT_MAX), fields.number("bias", 0.0, INPUT_MAX)
-        return self._node(Input(name, shape, parts.neuron(fields.sub("neuron"), shape, of_input=True), gain, offset))
+        return self._node(
+            Input(name, shape, neurons.read_neuron(fields.sub("neuron"), shape, of_input=True), gain, offset)
+        )
 
     def _begin(self, fields: Fields, kind: str) -> None:
         """The input of a file that begins with a synapse, as lava-dl writes networks that others feed."""
@@ -211,7 +212,8 @@ class _Reader:
     def _recurrent(fields: Fields, forward: Operator) -> Edge:
         """What a `dense_rec` layer sends itself; NetX runs that of CUBA neurons alone (create_dense, message bits)."""
         assert isinstance(forward, Dense)
-        if "neuron" not in fields or fields.sub("neuron").text("type") in (parts.SIGMA_DELTA, parts.FINE_SIGMA_DELTA):
+        told = (neurons.SIGMA_DELTA, neurons.FINE_SIGMA_DELTA)
+        if "neuron" not in fields or fields.sub("neuron").text("type") in told:
             raise GraphError(f"{fields.where}: a dense_rec layer without CUBA neurons of its own; these are needed")
         return Edge(SELF, parts.recurrent(fields, forward))
 
@@ -305,12 +307,12 @@ class _Reader:
 
     def _population(self, fields: Fields, edges: tuple[Edge, ...]) -> _Stream:
         shape = fields.shape()
-        neuron = parts.neuron(fields.sub("neuron"), shape)
+        neuron = neurons.read_neuron(fields.sub("neuron"), shape)
         if "bias" in fields:
             sigma_delta = isinstance(neuron, SigmaDelta)
-            most = POTENTIAL_MAX >> parts.NETX_SHIFT if sigma_delta else BIAS_MANTISSA_MAX
+            most = POTENTIAL_MAX >> neurons.NETX_SHIFT if sigma_delta else BIAS_MANTISSA_MAX
             mantissa = fields.truncated("bias", -most, most, counts=(1, shape[0]))
-            shift = parts.NETX_SHIFT if sigma_delta else NETX_BIAS_EXPONENT
+            shift = neurons.NETX_SHIFT if sigma_delta else neurons.NETX_BIAS_EXPONENT
             bias = mantissa.reshape(-1, 1, 1) << shift
             neuron = replace(neuron, bias=bias if neuron.bias is None else neuron.bias + bias)
         scale = fields.number("scale", 0.0, SCALE_MAX) if "scale" in fields else None

@@ -24,8 +24,6 @@ import numpy as np
 
 from export import files
 from export.graph import (
-    STATE_SHIFT,
-    AnyNeuron,
     Conv,
     ConvT,
     Dense,
@@ -36,25 +34,12 @@ from export.graph import (
     Neuron,
     Operator,
     Population,
-    Shape,
-    SigmaDelta,
     Sparse,
     levels,
 )
-from export.limits import BIAS_MANTISSA_MAX, POTENTIAL_MAX, THRESHOLD_MAX
 from export.netx import checksum
-from export.netx.parts import (
-    FINE_SIGMA_DELTA,
-    FORMAT_VERSION,
-    HARD_RESET,
-    NETX_SHIFT,
-    SIGMA_DELTA,
-    SOFT_RESET,
-    SOFT_TERNARY,
-    TERNARY,
-    netx_keeps,
-)
-from export.netx.read import NETX_BIAS_EXPONENT
+from export.netx.neurons import stock_bias, write_neuron
+from export.netx.parts import FORMAT_VERSION, netx_keeps
 
 
 def write(graph: Graph, path: Path | str, *, sealed: bool = True) -> Path:
@@ -93,7 +78,7 @@ class _Writer:
                     if node.levels > 1:
                         layer["levels"] = node.levels
                     if node.neuron is not None:
-                        _write_any(layer.create_group("neuron"), node.neuron, node.shape)
+                        write_neuron(layer.create_group("neuron"), node.neuron, node.shape)
                         layer["weight"], layer["bias"] = node.gain, node.offset
                 case Population():
                     layer = self.population(node)
@@ -115,7 +100,7 @@ class _Writer:
             edges[0].target_delay is None and not isinstance(edges[0].op, Sparse)
         )
         plain = plain and edges[0].source not in self.graded
-        bias = _stock_bias(population)
+        bias = stock_bias(population)
         plain = plain and (population.neuron.bias is None or bias is not None)
         plain = plain and not edges[0].delay and self.index.get(edges[0].source) == len(self.group) - 1
         if plain and len(edges) == 1:
@@ -128,7 +113,7 @@ class _Writer:
             layer = self.synapse(replace(edges[0], op=op), population.shape, shape)
         else:
             layer = self.sum(population)
-        _write_any(layer.create_group("neuron"), population.neuron, population.shape, with_bias=bias is None)
+        write_neuron(layer.create_group("neuron"), population.neuron, population.shape, with_bias=bias is None)
         if bias is not None:
             layer["bias"] = bias
         layer["name"] = population.name
@@ -244,77 +229,6 @@ def _join_sparse(edges: Sequence[Edge], shapes: dict[str, tuple[int, ...]]) -> S
 
 def _same(a: np.ndarray | None, b: np.ndarray | None) -> bool:
     return (a is None and b is None) or (a is not None and b is not None and np.array_equal(a, b))
-
-
-def _stock_bias(population: Population) -> np.ndarray | None:
-    """The bias (C,) of a population as stock NetX reads it, of the layer; None where it cannot say it."""
-    neuron, shape = population.neuron, population.shape
-    if isinstance(neuron, SigmaDelta):
-        stock, shift, most = _is_stock(neuron, shape), NETX_SHIFT, POTENTIAL_MAX >> NETX_SHIFT
-    else:
-        stock, shift, most = neuron.reset == "zero" and not neuron.ternary, NETX_BIAS_EXPONENT, BIAS_MANTISSA_MAX
-    return _mantissa(neuron.bias, shape, shift, most) if stock and neuron.bias is not None else None
-
-
-def _mantissa(bias: np.ndarray, shape: Shape, shift: int, most: int) -> np.ndarray | None:
-    """One number a channel, << shift; None where that does not say it."""
-    whole = np.broadcast_to(bias, shape).reshape(shape[0], -1)
-    mantissa = whole[:, 0] >> shift
-    if (whole != (mantissa << shift)[:, None]).any() or np.abs(mantissa).max() > most:
-        return None
-    return mantissa.astype(np.int32)
-
-
-def _is_stock(neuron: SigmaDelta, shape: Shape) -> bool:
-    """Whether stock NetX has such a sigma-delta neuron."""
-    unit = 1 << NETX_SHIFT
-    biased = neuron.bias is None or _mantissa(neuron.bias, shape, NETX_SHIFT, POTENTIAL_MAX >> NETX_SHIFT) is not None
-    return neuron.shift == STATE_SHIFT and not (neuron.threshold or 0) % unit and biased
-
-
-def _by_place(value: float | np.ndarray, shape: Shape) -> int | np.ndarray:
-    """One for all, one a channel, or one a neuron in (C, H, W) order."""
-    whole = np.broadcast_to(value, shape).reshape(shape[0], -1).astype(np.int32)
-    if (whole == whole[0, 0]).all():
-        return int(whole[0, 0])
-    return whole[:, 0] if (whole == whole[:, :1]).all() else whole.ravel()
-
-
-def _write_any(group: h5py.Group, neuron: AnyNeuron, shape: Shape, *, with_bias: bool = True) -> None:
-    if isinstance(neuron, SigmaDelta):
-        _write_sigma_delta(group, neuron, shape, with_bias=with_bias)
-    else:
-        _write_neuron(group, neuron, shape, with_bias=with_bias)
-
-
-def _write_sigma_delta(group: h5py.Group, neuron: SigmaDelta, shape: Shape, *, with_bias: bool) -> None:
-    stock, threshold = _is_stock(neuron, shape), neuron.threshold or 0
-    group["type"] = (SIGMA_DELTA if stock else FINE_SIGMA_DELTA).encode("ascii")
-    group["activation"] = b"relu"
-    group["vThMant"] = threshold >> NETX_SHIFT if stock else threshold
-    if stock and neuron.threshold is None:
-        group["sigma_output"] = True
-    if not stock:
-        group["shift"], group["fires"] = neuron.shift, neuron.threshold is not None
-    if with_bias and neuron.bias is not None:
-        group["bias"] = neuron.bias.astype(np.int32)
-
-
-def _write_neuron(group: h5py.Group, neuron: Neuron, shape: Shape, *, with_bias: bool = True) -> None:
-    kinds = (TERNARY, SOFT_TERNARY) if neuron.ternary else (HARD_RESET, SOFT_RESET)
-    group["type"] = kinds[neuron.reset == "subtract"].encode("ascii")
-    group["iDecay"] = _by_place(neuron.current_decay, shape)
-    group["vDecay"] = _by_place(neuron.voltage_decay, shape)
-    group["vThMant"] = THRESHOLD_MAX if neuron.threshold is None else int(neuron.threshold)
-    group["refDelay"] = 1
-    group["gradedSpike"] = False
-    group["reset"] = neuron.reset.encode("ascii")
-    group["u0"] = int(neuron.u0)
-    group["fires"] = neuron.threshold is not None
-    if neuron.drop is not None:
-        group["drop"] = _by_place(neuron.drop, shape)
-    if with_bias and neuron.bias is not None:
-        group["bias"] = neuron.bias.astype(np.int32)
 
 
 def _write_meta(group: h5py.Group, graph: Graph) -> None:
