@@ -22,9 +22,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
-from export.graph import Graph, GraphError
+from export.graph import GraphError
 
 if sys.platform == "linux":
     import resource
@@ -39,10 +39,11 @@ CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOPPED = "libhdf5 was stopped"
 FIRST_FILE = 3  # after the standard streams
+Found = TypeVar("Found")
 FORKING = threading.Lock()  # packages with hooks at a fork (filelock) refuse two at once
 
 
-def guarded(read: Callable[[Path], Graph], path: Path) -> Graph:
+def guarded(read: Callable[[Path], Found], path: Path) -> Found:
     """What `read` makes of a file. Raises its GraphError, or one that says how libhdf5 came to its end.
 
     `read` should import nothing: another thread of the parent may have been importing, and its lock stays shut.
@@ -61,7 +62,7 @@ def guarded(read: Callable[[Path], Graph], path: Path) -> Graph:
         sender.close()  # the child's end is then the only one, and its death is the end of the file
         if not receiver.poll(seconds * PATIENCE):
             raise GraphError(f"{path}: not read after {seconds * PATIENCE} s")
-        found: Graph | GraphError | RuntimeError = receiver.recv()
+        found: Found | GraphError | RuntimeError = receiver.recv()
     except (EOFError, OSError):
         code = _ended(pid)
         if -code not in CRASHES:
@@ -106,7 +107,7 @@ def _ended(pid: int) -> int:
         return 0
 
 
-def _child(read: Callable[[Path], Graph], path: Path, seconds: int, sender: Connection) -> NoReturn:
+def _child(read: Callable[[Path], Any], path: Path, seconds: int, sender: Connection) -> NoReturn:
     try:
         gc.freeze()
         faulthandler.disable()  # the parent tells of a crash
@@ -123,7 +124,7 @@ def _child(read: Callable[[Path], Graph], path: Path, seconds: int, sender: Conn
         os._exit(0)  # whatever is unfinished is the parent's
 
 
-def _outcome(read: Callable[[Path], Graph], path: Path) -> Graph | GraphError | RuntimeError:
+def _outcome(read: Callable[[Path], Found], path: Path) -> Found | GraphError | RuntimeError:
     try:
         return read(path)
     except GraphError as error:

@@ -94,11 +94,13 @@ def _check_late(graph: Graph, samples: int) -> None:
     early: set[str] = set()  # neurons that may fire without input, and so before a sample begins: they, or a source
     for population in graph.populations:
         neuron = population.neuron
-        driven = neuron.bias is not None and neuron.bias.max() > 0
+        signed = isinstance(neuron, Neuron) and neuron.ternary  # these fire below, too
+        bias = np.zeros(1) if neuron.bias is None else neuron.bias
+        driven = (np.abs(bias) if signed else bias).max() > 0
         over = (
             isinstance(neuron, Neuron)
             and neuron.threshold is not None
-            and neuron.u0 > int(neuron.threshold) << POTENTIAL_SHIFT
+            and (abs(neuron.u0) if signed else neuron.u0) > int(neuron.threshold) << POTENTIAL_SHIFT
         )
         if driven or over or any(edge.source in early for edge in population.edges):
             early.add(population.name)

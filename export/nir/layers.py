@@ -133,8 +133,8 @@ class Reader:
             found = found[1:]
         if len(found) not in (1, 3) or found.dtype.kind not in "iu" or (found < 1).any():
             raise GraphError(
-                f"{name}: shape is {found[:8].tolist()}; (N) or (C, H, W) is allowed, without batch or time: "
-                "give input_shape"
+                f"{name}: shape is {found[:8].tolist()}; (N), (C, H, W), or (C, L) of a Conv1d, is allowed, without "
+                "batch or time: give input_shape"
             )
         shape = tuple(int(side) for side in found)
         return bounded(name, shape if len(shape) == 3 else (*shape, 1, 1))
@@ -146,7 +146,7 @@ class Reader:
         bias = np.zeros(shape[0]) if biased is None else numbers(name, biased, "bias")
         if bias.shape != shape[:1]:
             raise GraphError(f"{name}: bias has shape {bias.shape}; {shape[:1]} is allowed")
-        made = (Edge(source, scaled(op, factor)) for source, factor in signal.spikes)
+        made = (Edge(source, signals.reading(op, factor, signal.shape)) for source, factor in signal.spikes)
         edges = tuple(signals.waiting(edge, signal.late, shape) for edge in made)
         return Signal(shape, edges=edges, bias=bias.reshape(-1, 1, 1))
 
@@ -208,7 +208,7 @@ class Reader:
             return signal
         if not signal.edges:
             (source, gain), *further = signal.spikes
-            if further or gain != 1 or signal.late or isinstance(self.made[source], Pool):
+            if further or np.any(gain != 1) or signal.late or isinstance(self.made[source], Pool):
                 found = f"{len(signal.spikes)} nodes" if further else "a pool, a scale or a delay"
                 raise GraphError(
                     f"{name}: reads spikes of {found}; those of one node of neurons, or weights, are allowed"
@@ -248,13 +248,16 @@ class Reader:
 
 
 def _recurrent(name: str, edge: Edge) -> Edge:
-    """An edge of a population to itself, which has one delay for all its neurons."""
+    """An edge of a population to itself, which has one delay for all its neurons.
+
+    A loop without a Delay takes a step, since it takes some; one with Delays takes these.
+    """
     late = edge.target_delay
     if late is None:
         return edge
     if late.min() != late.max():
         raise GraphError(f"{name}: feeds itself with delays by neuron; one delay for all is allowed")
-    return replace(edge, delay=edge.delay + int(late.max()), target_delay=None)
+    return replace(edge, delay=edge.delay + max(int(late.max()) - 1, 0), target_delay=None)
 
 
 def _output_shape(name: str, op: Operator, shape: Shape) -> Shape:

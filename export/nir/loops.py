@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from export.graph import GraphError
-from export.nir.nodes import SILENT, SPIKING
+from export.nir.nodes import NEURONS
 
 PASSING = ("Output", "Flatten", "Input")  # the last of a nested graph
 MAX_LOOPS = 1000
@@ -67,7 +67,7 @@ def _cut(nodes: Mapping[str, Any], feeds: Feeds, loop: list[str]) -> tuple[str, 
 
     loop: each node feeds the next, the last is the first.
     """
-    neurons = {name for name in loop if type(nodes[name]).__name__ in SPIKING}
+    neurons = {name for name in loop if type(nodes[name]).__name__ in NEURONS}
     if len(neurons) != 1:
         raise GraphError(
             f"{' -> '.join(loop)}: a recurrent loop of {len(neurons)} layers of neurons; one that feeds itself is "
@@ -103,7 +103,7 @@ def _check(nodes: Mapping[str, Any], feeds: Feeds, late: Feeds) -> None:
             if name in neurons or name in reached:
                 continue
             reached.add(name)
-            if type(nodes[name]).__name__ in (*SPIKING, *SILENT) or not readers[name]:
+            if type(nodes[name]).__name__ in NEURONS or not readers[name]:
                 raise GraphError(
                     f"{name}: reads what {neurons[0]} sends itself, too; weights of its own are needed there"
                 )

@@ -47,6 +47,7 @@ from export.limits import DECAY_MAX, POTENTIAL_SHIFT, RESETS
 Each = float | np.ndarray  # one number for all neurons of a node, or one for each: (C, H, W)
 
 SPIKING, SILENT = ("IF", "LIF", "CubaLIF"), ("I", "LI", "CubaLI")
+NEURONS = (*SPIKING, *SILENT, "Threshold")
 NOISE = 1e-5  # relative; writers compute r and tau in float32
 
 

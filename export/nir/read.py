@@ -1,7 +1,8 @@
 """Read NIR, the exchange format of snnTorch, Norse, SpikingJelly, Sinabs and others: `nodes` has the equations.
 
-What it can say and Loihi can run comes through: Conv2d, Linear, Affine, SumPool2d, AvgPool2d, Flatten, neurons, sums of
-in-edges, nested graphs; neurons that feed themselves, a step late. Between two neurons there is one weight at most,
+What it can say and Loihi can run comes through: Conv1d, Conv2d, Linear, Affine, Scale (one factor, or one a channel),
+Delay (whole steps), SumPool2d, AvgPool2d, Flatten, neurons, Threshold, sums of in-edges, nested graphs; neurons that
+feed themselves, a step late, or by the steps of a Delay in the loop. Between two neurons there is one weight at most,
 with pools before it or after a convolution.
 
 Where a framework steps its own network otherwise than `nodes` says, spikes differ, and no file tells: `frameworks` has
@@ -62,7 +63,8 @@ def read(
     warning says how leaky neurons are stepped. dt: seconds a step, in the unit of the file's time constants. reset: of
     neurons whose metadata say nothing, as only ours do. reset_delay: whether a threshold is subtracted a step after the
     spike, as snnTorch does by default. All three are the framework's by default; without one, 1e-4, zero, which NIR
-    itself means, and no. input_shape: (N,) or (C, H, W), where the file's has axes for batch or time.
+    itself means, and no. input_shape: (N,), (C, H, W) or, before a Conv1d, (C, L), where the file's has axes for batch
+    or time.
     Populations are named as the neurons are; weights that end in an output get neurons that integrate, named as it is.
     Raises GraphError naming the file, the node, what was found and what is allowed.
     """
@@ -71,8 +73,8 @@ def read(
     path = Path(path)
     if not path.is_file():
         raise GraphError(f"{path}: no such file")
-    graph = guarded(functools.partial(_open, options=options), path)
-    if options.framework is None and OWN not in graph.meta.notes and any(p.cuba.leaks for p in graph.populations):
+    graph, leaks = guarded(functools.partial(_open, options=options), path)
+    if options.framework is None and OWN not in graph.meta.notes and leaks:
         log.warning(
             "%s: does not say how its leaky neurons are stepped; read with forward Euler steps of %g s and reset %s. "
             "Name the framework that wrote it to be sure: %s",
@@ -81,7 +83,8 @@ def read(
     return graph
 
 
-def _open(path: Path, *, options: Options) -> Graph:
+def _open(path: Path, *, options: Options) -> tuple[Graph, bool]:
+    """The graph, and whether any neurons leak, which frameworks step in their own ways."""
     try:
         with np.errstate(all="ignore"), hdf5.opened(path) as file:  # numpy's warnings come before a refusal
             return _graph(parsed(file, hdf5.budget(path)), options)
@@ -101,7 +104,7 @@ def _open(path: Path, *, options: Options) -> Graph:
         raise GraphError(f"{path}: cannot be read as NIR ({type(error).__name__}: {str(error)[:500]})") from error
 
 
-def _graph(network: Any, options: Options) -> Graph:
+def _graph(network: Any, options: Options) -> tuple[Graph, bool]:
     dt = options.dt
     own = note("the graph", network, "dt")
     if own is not None and not np.isclose(own, dt, rtol=NOISE):
@@ -112,7 +115,9 @@ def _graph(network: Any, options: Options) -> Graph:
     reader = Reader(nodes, links, options)
     notes = {"read from": f"NIR, dt {dt:g}", **({} if own is None else {OWN: f"{own:g}"})}
     meta = Meta(options.timesteps, options.encoder, *_readout(network), notes=notes)
-    return align_delays(fold_pool(Graph(reader.graph(), meta=meta)))
+    graph = align_delays(fold_pool(Graph(reader.graph(), meta=meta)))
+    stepped = (p for p in graph.populations if type(nodes.get(p.name)).__name__ != "Threshold")  # these keep nothing
+    return graph, any(population.cuba.leaks for population in stepped)
 
 
 def _options(

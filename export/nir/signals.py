@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from export.graph import Conv, Edge, GraphError, Shape
+from export.graph import Conv, Dense, Edge, GraphError, Operator, Shape
 from export.limits import DELAY_MAX
 from export.nir.nodes import Each, numbers, scaled
 
@@ -18,11 +19,11 @@ WHOLE = 1e-4  # of a step: what rounding leaves of a delay that is whole steps
 class Signal:
     """Spikes with a factor, by the node that emits them, or weighted edges; with a bias.
 
-    late: steps that its spikes wait before they are read.
+    A factor is one number, or one for each channel, (C, 1, 1). late: steps that its spikes wait before they are read.
     """
 
     shape: Shape
-    spikes: tuple[tuple[str, float], ...] = ()
+    spikes: tuple[tuple[str, Each], ...] = ()
     edges: tuple[Edge, ...] = ()
     bias: np.ndarray | float = 0.0
     late: int = 0
@@ -62,12 +63,21 @@ def total(name: str, arriving: list[Signal]) -> Signal:
 def scale(name: str, node: Any, signal: Signal) -> Signal:
     """NIR's Scale: one factor for all, or one a channel."""
     factor = by_channel(name, laid_out(name, numbers(name, node, "scale"), "scale", signal.shape), "scale differs")
+    spikes = tuple((source, gain * factor) for source, gain in signal.spikes)
     edges = tuple(replace(edge, op=scaled(edge.op, factor)) for edge in signal.edges)
+    return replace(signal, spikes=spikes, edges=edges, bias=signal.bias * factor)
+
+
+def reading(op: Operator, factor: Each, source: Shape) -> Operator:
+    """A synapse that reads spikes with a factor, from a source (C, H, W)."""
     if not isinstance(factor, np.ndarray):
-        spikes = tuple((source, gain * factor) for source, gain in signal.spikes)
-        return replace(signal, spikes=spikes, edges=edges, bias=signal.bias * factor)
-    edges = tuple(replace(edge, op=scaled(edge.op, factor)) for edge in signal.weighted)
-    return Signal(signal.shape, edges=edges, bias=signal.bias * factor)
+        return scaled(op, factor)
+    if isinstance(op, Dense):
+        return replace(op, weight=op.weight * np.broadcast_to(factor, source).ravel())
+    assert isinstance(op, Conv)
+    weight = op.weight.reshape(op.groups, -1, *op.weight.shape[1:])  # groups, Cout/groups, Cin/groups, kH, kW
+    weight = weight * factor.reshape(op.groups, 1, -1, 1, 1)
+    return replace(op, weight=weight.reshape(op.weight.shape))
 
 
 def delay(name: str, node: Any, signal: Signal, *, dt: float) -> Signal:
@@ -104,13 +114,16 @@ def by_channel(name: str, factor: Each, differing: str) -> Each:
 
 def laid_out(name: str, found: np.ndarray, field: str, shape: Shape) -> Each:
     """One number, or one for each neuron (C, H, W), of a field that has one for all, for each channel or neuron."""
+    channels, rows, columns = shape
+    by_each_channel = {(channels,), (channels, 1), (channels, 1, 1)}
+    by_each_neuron = {shape, (math.prod(shape),)} | ({(channels, columns)} if rows == 1 else set())
+    if found.size > 1 and found.shape not in by_each_channel | by_each_neuron:
+        raise GraphError(
+            f"{name}: {field} has shape {found.shape}; one number, one for each of {channels} channels or of neurons "
+            f"{shape} is allowed"
+        )
     if (found == found.flat[0]).all():
         return float(found.flat[0])
-    if found.size == shape[0]:
+    if found.shape in by_each_channel:
         return np.broadcast_to(found.reshape(-1, 1, 1), shape)
-    if found.size != np.prod(shape):
-        raise GraphError(
-            f"{name}: {field} has shape {found.shape}; one number, or one for each channel or neuron of {shape}, is "
-            "allowed"
-        )
     return found.reshape(shape)

@@ -210,7 +210,7 @@ def _arrivals(
     found = []
     for edge in population.edges:
         both = [_spikes(graph, trace, edge.source, slice(sample, sample + 1)) for trace in traces]
-        spikes = [int(x[step].sum()) for x in both]
+        spikes = [int(torch.count_nonzero(x[step])) for x in both]
         weighted = [float(edge_input(edge, x)[at]) for x in both]
         weight = edge.op.weight if edge.op.weight.size else np.zeros(1)  # single synapses may be none
         weights = (float(weight.min()), float(weight.max()))

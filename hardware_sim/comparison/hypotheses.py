@@ -37,7 +37,7 @@ LISTED = 3  # causes of one kind that are told apart in words
 
 @dataclass(frozen=True)
 class Cause:
-    """kind: threshold, delay, kernel, channels, weight or neuron. source: of the edge, if it is one's. text: a line."""
+    """kind: threshold, delay, kernel, channels, signs, weight, neuron. source: of its edge, if any. text: a line."""
 
     kind: str
     text: str
@@ -92,6 +92,7 @@ def causes(case: Case) -> tuple[Cause, ...]:
         _delay,
         _kernel,
         _channels,
+        _signs,
         _bias,
         _weight,
     )
@@ -149,6 +150,16 @@ def _shift(x: torch.Tensor, late: int, *, stream: bool) -> torch.Tensor:
     if abs(late) < len(line):
         moved[max(late, 0) : len(line) + min(late, 0)] = line[max(-late, 0) : len(line) - max(late, 0)]
     return moved.unflatten(0, x.transpose(0, 1).shape[:2]).transpose(0, 1) if stream else moved
+
+
+def _signs(case: Case, expected: torch.Tensor) -> Iterator[Cause]:
+    """Spikes of -1 that a synapse takes for spikes of 1, or does not take at all."""
+    for edge in case.population.edges:
+        x = case.inputs[edge.source]
+        if (x < 0).any():
+            for read, words in ((x.abs(), "are read as 1"), (x.clamp(min=0), "are not read")):
+                if case.does(expected - edge_input(edge, x) + edge_input(edge, read)):
+                    yield Cause("signs", f"spikes of -1 of {edge.source} {words}", edge.source)
 
 
 def _kernel(case: Case, expected: torch.Tensor) -> Iterator[Cause]:

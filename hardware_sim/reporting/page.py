@@ -31,11 +31,11 @@ class Viewer:
 
 @dataclass(frozen=True)
 class Raster:
-    """Spikes of one neuron in a stream of slices: steps at which it fired, in software and in hardware."""
+    """Spikes of one neuron in a stream of slices, in software and in hardware: step of each, and what it carries."""
 
     label: str
-    software: tuple[int, ...]
-    hardware: tuple[int, ...]
+    software: tuple[tuple[int, int], ...]
+    hardware: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -101,27 +101,39 @@ def _raster(software: Trace, hardware: Trace, name: str, neuron: tuple[int, ...]
     flat = int(np.ravel_multi_index(neuron, software.shapes[name]))
     byte, bit = divmod(flat, 8)
 
-    def steps(trace: Trace) -> tuple[int, ...]:
+    def sent(trace: Trace) -> tuple[tuple[int, int], ...]:
         if name in trace.graded:
-            fired = trace.graded[name][:, :, neuron[0], neuron[1], neuron[2]] != 0  # samples, T
+            values = trace.graded[name][:, :, neuron[0], neuron[1], neuron[2]].reshape(-1)  # samples * T
         else:
-            fired = (trace.packed[name][..., byte] >> (7 - bit)) & 1
-        return tuple(np.flatnonzero(fired.reshape(-1)).tolist())
+            values = ((trace.packed[name][..., byte] >> (7 - bit)) & 1).reshape(-1)
+        return tuple((int(t), int(values[t])) for t in np.flatnonzero(values))
 
-    return Raster(f"{name}, neuron {neuron}", steps(software), steps(hardware))
+    return Raster(f"{name}, neuron {neuron}", sent(software), sent(hardware))
 
 
 def count_cells(software: Trace, hardware: Trace) -> dict[str, list[Cell]]:
-    """For every population, how many neurons and slices have which spike counts in software and in hardware."""
-    size = software.timesteps + 1
+    """For every population, how many neurons and slices have which spike counts in software and in hardware.
+
+    Of ternary spikes those of 1 and those of -1 apart.
+    """
     cells = {}
     for name in software.spikes:
-        pairs = software.counts[name].astype(np.int64) * size + hardware.counts[name]
-        places, amounts = np.unique(pairs, return_counts=True)
-        cells[name] = [
-            Cell(int(place // size), int(place % size), int(n)) for place, n in zip(places, amounts, strict=True)
-        ]
+        if _is_ternary(software, name):
+            for sign in (1, -1):
+                ours, theirs = ((trace.spikes[name] == sign).sum(1) for trace in (software, hardware))
+                cells[f"{name}, spikes of {sign}"] = _cells(ours, theirs, software.timesteps + 1)
+        else:
+            cells[name] = _cells(software.counts[name], hardware.counts[name], software.timesteps + 1)
     return cells
+
+
+def _is_ternary(trace: Trace, name: str) -> bool:
+    return name in trace.graded and trace.graded[name].min() == -1 and trace.graded[name].max() <= 1
+
+
+def _cells(ours: np.ndarray, theirs: np.ndarray, size: int) -> list[Cell]:
+    places, amounts = np.unique(ours.astype(np.int64) * size + theirs, return_counts=True)
+    return [Cell(int(place // size), int(place % size), int(n)) for place, n in zip(places, amounts, strict=True)]
 
 
 def render(

@@ -49,7 +49,8 @@ def import_nir(
         BinaryEncoder, typer.Option(help="Image to spikes, for commands that take images.")
     ] = BinaryEncoder.rate,
     input_shape: Annotated[
-        str | None, typer.Option(help="N or C,H,W of a sample, where the file's has axes for batch or time.")
+        str | None,
+        typer.Option(help="N, C,H,W or (Conv1d) C,L of a sample, where the file's has axes for batch or time."),
     ] = None,
 ) -> None:
     """Bring a NIR network to Loihi's integers and write it as NetX HDF5, checked against Loihi's limits.
@@ -95,4 +96,4 @@ def _shape(text: str | None) -> tuple[int, ...] | None:
     try:
         return tuple(int(side) for side in text.split(","))
     except ValueError:
-        raise ValueError(f"--input-shape is {text!r}; N or C,H,W like 1,28,28 is allowed") from None
+        raise ValueError(f"--input-shape is {text!r}; N, C,H,W like 1,28,28 or C,L is allowed") from None

@@ -7,7 +7,7 @@ import io
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from hardware_sim.reporting.bland_altman import Measured
 from neuroseg.experiments.figures import Priced, draw_costs
 from neuroseg.runs import RunError
 from neuroseg.training.losses import LOSSES
+from neuroseg.training.train import TrainConfig
 
 DICE = "dice_"  # columns of the summary that begin so
 DEPLOYED = ("finetuned-T8", "finetuned-T4", "graded-T4", "sigma-delta-T1")  # whose agreement with the ANN is drawn
@@ -69,13 +70,7 @@ def check_folds(folds: Sequence[dict[str, Any]]) -> None:
     """
     for loss in {fold["loss"] for fold in folds}:
         same = [fold for fold in folds if fold["loss"] == loss]
-        common = [
-            {
-                "classes": [],
-                **{k: v for k, v in fold["settings"].items() if k not in ("training", "validation", "test")},
-            }
-            for fold in same
-        ]
+        common = [_common(fold["settings"]) for fold in same]
         made: dict[str, set[str]] = {}  # how each network is made
         for row in (row for fold in same for row in fold["rows"]):
             recipe = json.dumps([row.get("variant"), row.get("tuning")], sort_keys=True)
@@ -85,6 +80,12 @@ def check_folds(folds: Sequence[dict[str, Any]]) -> None:
         if differ or len(set(tested)) < len(tested):
             numbers = ", ".join(str(fold["fold"]) for fold in same)
             raise RunError(f"folds {numbers} of loss {loss} are of different runs; use a folder for each")
+
+
+def _common(settings: dict[str, Any]) -> dict[str, Any]:
+    """What all folds of a run share, with what earlier versions did not write."""
+    shared = {k: v for k, v in settings.items() if k not in ("training", "validation", "test")}
+    return {"classes": [], **shared, "train": {**asdict(TrainConfig()), **shared.get("train", {})}}
 
 
 def summary(folds: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

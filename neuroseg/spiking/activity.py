@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from export.graph import ternary
 from neuroseg.spiking.network import FRAMES, SpikingNetwork
 from neuroseg.spiking.synapse import apply_synapse
 from neuroseg.spiking.trainable import Trainable, fires, operator
@@ -38,12 +39,22 @@ def measure(
             if fires(population):
                 fired = float(values[population.name].abs().sum(dtype=torch.float64))
                 totals[population.name] = totals.get(population.name, 0.0) + fired
-            operations += sum(_crossed(values[e.source].float().abs().sum(0), operator(e)) for e in population.edges)
+        sent = _without_signs(network, values)
+        operations += sum(
+            _crossed(sent[e.source].float().sum(0), operator(e)) for p in network.populations for e in p.edges
+        )
     neurons = {p.name: math.prod(p.shape) for p in network.populations if fires(p)}
     steps = len(images) * network.timesteps
     rates = {name: totals[name] / (neurons[name] * steps) for name in neurons}
     all_steps = max(1, sum(neurons.values())) * steps
     return ActivitySummary(rates, sum(totals.values()) / all_steps, operations / len(images))
+
+
+def _without_signs(network: SpikingNetwork, values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What nodes pass on where every spike counts: in the sums of a pool -1 and 1 are two."""
+    if not ternary(network.graph):
+        return values
+    return network.walk(values[network.graph.input.name], lambda population, _: values[population.name].abs())
 
 
 def ann_operations(network: SpikingNetwork) -> float:

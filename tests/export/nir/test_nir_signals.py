@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import nir
 import numpy as np
 import pytest
+import torch
 
 from export import netx
 from export.graph import Graph, GraphError
@@ -12,7 +15,7 @@ from export.nir import read as read_nir
 from export.quantize import quantize
 from hardware_sim.comparison.compare import compare
 from hardware_sim.engines import run
-from hardware_sim.reference import run_reference
+from hardware_sim.reference import edge_input, run_reference
 from tests.export.nir.test_nir import DT
 
 STEPS = 7
@@ -105,7 +108,65 @@ def test_a_delay_in_a_loop_is_that_of_the_loop(tmp_path):
     links = [("in", "n"), ("n", "again"), ("again", "d"), ("d", "n"), ("n", "out")]
     graph = written(nodes, links, tmp_path / "n.nir")
     (again,) = graph["n"].recurrent
-    assert again.delay == 2 and again.target_delay is None
+    assert again.delay == 1 and again.target_delay is None
+    one = np.zeros((1, STEPS, 2, 1, 1), np.uint8)
+    one[0, 0, 0] = 1
+    plain = written(
+        {**nodes, "again": nir.Linear(2 * np.eye(2)), "in": nir.Input(np.array([2]))}, links, tmp_path / "m.nir"
+    )
+    plain = replace(plain, nodes=tuple(_doubled(node) for node in plain.nodes))
+    assert run_reference(plain, one).spikes["n"][0, :, 0, 0, 0].tolist() == [1, 0, 1, 0, 1, 0, 1]  # y(t) = x(t - 2)
+
+
+def _doubled(node):
+    """Every weight from the input is 2, so that a spike is above the threshold."""
+    if node.name != "n":
+        return node
+    edges = (replace(e, op=replace(e.op, weight=2 * e.op.weight)) if e.source == "in" else e for e in node.edges)
+    return replace(node, edges=tuple(edges))
+
+
+def test_a_threshold_alone_asks_for_no_framework(tmp_path, caplog):
+    nodes, links = row(w=nir.Linear(np.eye(4)), t=nir.Threshold(np.full(4, 0.5)))
+    written(nodes, links, tmp_path / "n.nir")
+    assert not caplog.records
+
+
+def test_a_loop_through_a_threshold_is_one_of_two_layers(tmp_path):
+    nodes = {
+        "in": nir.Input(np.array([2])),
+        "n": fires(2),
+        "a": nir.Linear(np.eye(2)),
+        "t": nir.Threshold(np.ones(2)),
+        "b": nir.Linear(np.eye(2)),
+        "out": nir.Output(np.array([2])),
+    }
+    links = [("in", "n"), ("n", "a"), ("a", "t"), ("t", "b"), ("b", "n"), ("n", "out")]
+    with pytest.raises(GraphError, match="a recurrent loop of 2 layers of neurons"):
+        written(nodes, links, tmp_path / "n.nir")
+
+
+@pytest.mark.parametrize("kind", ["dense", "conv", "grouped"])
+def test_a_scale_by_channel_goes_into_the_weights_behind_it(kind, tmp_path):
+    rng = np.random.default_rng(2)
+    scale = np.array([0.5, 2.0, -1.0, 3.0])
+    if kind == "dense":
+        shape, weights = (4,), nir.Linear(rng.normal(size=(3, 4)).round(2))
+    else:
+        groups = 2 if kind == "grouped" else 1
+        weight = rng.normal(size=(4, 4 // groups, 3, 3)).round(2)
+        shape, weights = (4, 5, 5), nir.Conv2d((5, 5), weight, 1, 1, 1, groups, np.zeros(4))
+    laid = scale if kind == "dense" else np.broadcast_to(scale[:, None, None], shape).copy()
+    target = (3,) if kind == "dense" else (4, 5, 5)
+    nodes, links = row(s=nir.Scale(laid), w=weights, n=fires(*target))
+    graph = written(nodes, links, tmp_path / "n.nir")
+    plain = written({**nodes, "s": nir.Scale(np.ones(shape))}, links, tmp_path / "m.nir")
+    x = spikes(*shape, *(1,) * (3 - len(shape)))
+    edges, given = (one["n"].edges[0] for one in (graph, plain)), torch.from_numpy(x).transpose(0, 1).double()
+    found, unscaled = edges
+    torch.testing.assert_close(
+        edge_input(found, given), edge_input(unscaled, given * torch.from_numpy(scale).view(-1, 1, 1))
+    )
 
 
 def test_threshold(tmp_path):
@@ -150,6 +211,7 @@ WRONG = {
     ),
     "a threshold of 0": ({"t": nir.Threshold(np.zeros(4))}, "t: threshold is 0; a positive number"),
     "scales of another size": ({"s": nir.Scale(np.arange(3.0))}, r"s: scale has shape \(3,\)"),
+    "scales along another axis": ({"s": nir.Scale(np.arange(4.0).reshape(1, 1, 4))}, r"s: scale has shape \(1, 1, 4\)"),
     "no scale": ({"s": nir.Scale(np.full(4, np.nan))}, "s: scale is float64 and holds"),
     "weights of no line": (
         {"c": nir.Conv1d(4, np.ones((1, 4, 1, 1)), 1, 0, 1, 1, np.zeros(1))},

@@ -154,7 +154,7 @@ def test_rasters_and_counts_are_those_of_the_traces():
         place = tuple(int(k) for k in neuron.strip("()").split(","))
         for steps, trace in ((raster.software, software), (raster.hardware, hardware)):
             line = trace.spikes[population][(slice(None), slice(None), *place)].reshape(-1)
-            assert np.flatnonzero(line).tolist() == list(steps)
+            assert [(int(t), int(line[t])) for t in np.flatnonzero(line)] == list(steps)
     cells = count_cells(software, hardware)[name]
     assert sum(cell.neurons for cell in cells) == software.counts[name].size
     assert sum(cell.software * cell.neurons for cell in cells) == software.total(name)

@@ -152,8 +152,9 @@ def test_folds_of_different_runs_are_not_averaged():
 
     check_folds([fold(1), fold(2)])
     check_folds([fold(1, classes=[]), {**fold(2), "rows": []}])  # of a version that knew fewer networks
+    check_folds([fold(1, train={"epochs": 20}), fold(2, train={"epochs": 20, "precision": "float32"})])  # or choices
     tuned = {**fold(2), "rows": [{"method": "tuned", "variant": {}, "tuning": {"epochs": 9}}]}
-    for other in (fold(2, seed=1), fold(2, test=["s1"]), tuned):
+    for other in (fold(2, seed=1), fold(2, train={"precision": "bfloat16"}), fold(2, test=["s1"]), tuned):
         with pytest.raises(RunError, match="folds 1, 2 of loss dice are of different runs"):
             check_folds([fold(1), other])
 

@@ -14,14 +14,32 @@ from torch import nn
 import hardware_sim
 from export import netx, nir
 from export.bounds import input_bound, input_bound_in_place
-from export.graph import Conv, Dense, Edge, Graph, GraphError, Input, Meta, Neuron, Population, graded, same, ternary
+from export.graph import (
+    Conv,
+    Dense,
+    Edge,
+    Graph,
+    GraphError,
+    Input,
+    Meta,
+    Neuron,
+    Pool,
+    Population,
+    graded,
+    same,
+    ternary,
+)
 from export.inspect import inspect
 from export.limits import check
 from export.mapping.chips import LOIHI1, LOIHI2
 from hardware_sim.comparison.compare import compare
+from hardware_sim.comparison.diagnose import diagnose
 from hardware_sim.neurons import scan
+from hardware_sim.reference import edge_input
 from hardware_sim.reporting.deployment import deploy
 from hardware_sim.reporting.metrics import trace_metrics
+from hardware_sim.reporting.page import count_cells, rasters
+from hardware_sim.trace import pack
 from neuroseg.conversion.balance import METHODS, balance
 from neuroseg.conversion.convert import convert
 from neuroseg.conversion.lower import export, integer_scales
@@ -245,6 +263,64 @@ def test_a_spike_of_minus_one_counts_as_one():
     assert deploy(graph, LOIHI2, trace).costs[0].total("spikes") == sum(map(trace.total, trace.spikes)) / len(images())
     with pytest.raises(hardware_sim.SimulationError, match="0 and 1 are allowed"):  # what comes in has none
         Engine("fast").run(graph, -image_spikes(graph, images()))
+
+
+def test_operations_do_not_cancel_in_a_pool():
+    """A spike of 1 and one of -1 in a window are two, crossed by a synapse each."""
+    weight = np.array([4.0, -4.0])[:, None, None, None]
+    first = Population("first", (2, 1, 2), (Edge("input", Conv(weight)),), Neuron(1.0, ternary=True))
+    joined = Conv(np.ones((2, 2, 1, 1)))
+    second = Population("second", (2, 1, 2), (Edge("first", joined),), Neuron(1.0, ternary=True))
+    pool = Pool("pool", (2, 1, 1), "first", (1, 2))
+    last = Population("last", (1, 1, 1), (Edge("pool", Conv(np.ones((1, 2, 1, 1)))),), Neuron(None))
+    graph = Graph((Input("input", (1, 1, 2)), first, second, pool, last), meta=Meta(timesteps=4))
+    plain = torch.ones(1, 1, 1, 2)
+    turned = replace(first, edges=(Edge("input", Conv(np.abs(weight))),))
+    of_one_sign = replace(graph, nodes=(graph.input, turned, second, pool, last))
+    ours, theirs = (measure(SpikingNetwork(each).eval(), plain).operations for each in (graph, of_one_sign))
+    assert ours == theirs > 0
+    values = torch.tensor([[[[1.0, 0.0]]]])
+    assert measure(SpikingNetwork(graph).eval(), values).operations < ours
+
+
+def test_a_report_shows_the_sign():
+    made = network()
+    graph = export(made)
+    trace = Engine("fast").run(graph, image_spikes(graph, images()))
+    wrong = replace(trace, graded={"narrow": -trace.graded["narrow"]})
+    first = next(raster for raster in rasters(trace, wrong) if raster.label.startswith("narrow"))
+    assert first.software and first.software == tuple((t, -value) for t, value in first.hardware)
+    cells = count_cells(trace, wrong)
+    assert "narrow" not in cells and any(cell.software != cell.hardware for cell in cells["narrow, spikes of 1"])
+    for sign in (1, -1):
+        total = sum(cell.software * cell.neurons for cell in cells[f"narrow, spikes of {sign}"])
+        assert total == (trace.spikes["narrow"] == sign).sum()
+
+
+def test_signs_that_a_synapse_loses_are_a_cause():
+    made = network()
+    graph = export(made)
+    spikes = image_spikes(graph, images())
+    right = Engine("reference").run(graph, spikes)
+    wide = graph["wide"]
+    given = torch.from_numpy(right.spikes["narrow"]).transpose(0, 1).float()
+    for lost, words in ((given.abs(), "are read as 1"), (given.clamp(min=0), "are not read")):
+        fired, _ = scan(edge_input(wide.edges[0], lost), wide.neuron)
+        bits = pack(fired.transpose(0, 1).numpy().astype(np.uint8))
+        found = diagnose(graph, right, replace(right, packed={**right.packed, "wide": bits}))
+        assert found.population == "wide" and f"spikes of -1 of narrow {words}" in found.verdict
+        assert all(arrival.spikes[0] > 0 for arrival in found.arrivals)
+
+
+@pytest.mark.parametrize("state", [{"bias": np.full((1, 1, 1), -6 * 64, np.int32)}, {"u0": -6 * 64}])
+def test_what_fires_below_before_a_sample_begins_is_refused_with_late_spikes(state):
+    """As what fires above: in stock processes those would reach the sample."""
+    graph = one(Neuron(5, "subtract" if "u0" in state else "zero", ternary=True, **state))
+    second = graph["second"]
+    late = replace(second, edges=(replace(second.edges[0], target_delay=np.full((1, 1, 1), 2)),))
+    graph = replace(graph, nodes=(*graph.nodes[:2], late))
+    with pytest.raises(hardware_sim.SimulationError, match="fires before a sample begins"):
+        Engine("lava", "stock").run(graph, torch.zeros(6, 1, 1, 1, 1))
 
 
 def test_a_network_without_linear_layers_stays_as_it_is():
