@@ -127,6 +127,13 @@ def test_the_table_of_the_ablation():
         assert asdict(row).items() <= ablation.as_now(stored).items()
 
 
+def test_the_ablation_of_few_steps():
+    found = _result("ablation-few-steps")
+    assert ablation.markdown_of_seeds(found["rows"]) in FOLDS
+    for row, stored in zip(ablation.rows_of_few_steps(found["epochs"]), found["rows"], strict=True):
+        assert asdict(row).items() <= ablation.as_now(stored).items()
+
+
 def test_an_ablation_of_few_steps_sums_up_its_seeds():
     rows = ablation.rows_of_few_steps(epochs=6)
     changes = list(dict.fromkeys(row.change for row in rows))
