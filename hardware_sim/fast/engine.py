@@ -190,12 +190,10 @@ def _scan(currents: np.ndarray, neurons: _Neurons, *, every: bool) -> tuple[np.n
     with kernels.ALONE:
         if neurons.each is None:
             kernels.integrate_fire(currents, u0, threshold, subtract, fires, every, fired, potentials)
-        elif neurons.ternary:
-            drop, bias, du, dv = neurons.each
-            kernels.ternary(currents, u0, threshold, drop, bias, du, dv, subtract, every, fired, potentials)
         else:
             drop, bias, du, dv = neurons.each
-            kernels.cuba(currents, u0, threshold, drop, bias, du, dv, subtract, fires, every, fired, potentials)
+            signs = neurons.ternary
+            kernels.cuba(currents, u0, threshold, drop, bias, du, dv, subtract, fires, signs, every, fired, potentials)
     return fired, potentials
 
 

@@ -61,10 +61,29 @@ def _leak_and_add(current, potential, arriving, bias, current_decay, voltage_dec
 
 
 @numba.njit(
-    numba.void(_F32, _INT, _INT, _EACH, _EACH, _EACH, _EACH, _YES, _YES, _YES, _U8, _I32), parallel=True, cache=True
+    numba.void(_F32, _INT, _INT, _EACH, _EACH, _EACH, _EACH, _YES, _YES, _YES, _YES, _U8, _I32),
+    parallel=True,
+    cache=True,
 )
-def cuba(currents, u0, threshold, drop, bias, current_decay, voltage_decay, subtract, fires, every, fired, potentials):
-    """Neurons with whatever a CUBA neuron has, each with its own: as AbstractPyLifModelFixed of lava-nc."""
+def cuba(
+    currents,
+    u0,
+    threshold,
+    drop,
+    bias,
+    current_decay,
+    voltage_decay,
+    subtract,
+    fires,
+    ternary,
+    every,
+    fired,
+    potentials,
+):
+    """Neurons with whatever a CUBA neuron has, each with its own: as AbstractPyLifModelFixed of lava-nc.
+
+    ternary: they fire at both thresholds, and fired is what they send and 1: 0, 1 or 2.
+    """
     steps, samples, n = currents.shape
     blocks = (n + BLOCK - 1) // BLOCK
     for block in numba.prange(samples * blocks):
@@ -78,34 +97,10 @@ def cuba(currents, u0, threshold, drop, bias, current_decay, voltage_decay, subt
                 i[k], v = _leak_and_add(
                     i[k], u[k], current[k], bias[low + k], current_decay[low + k], voltage_decay[low + k]
                 )
-                spike = fires and v > threshold
-                after = v - drop[low + k] if subtract else np.int64(0)
-                u[k] = after if spike else v
-                spikes[k] = spike
-            if every or t == steps - 1:
-                potentials[t if every else 0, b, low:high] = u
-
-
-@numba.njit(numba.void(_F32, _INT, _INT, _EACH, _EACH, _EACH, _EACH, _YES, _YES, _U8, _I32), parallel=True, cache=True)
-def ternary(currents, u0, threshold, drop, bias, current_decay, voltage_decay, subtract, every, fired, potentials):
-    """`cuba` of neurons that fire at both thresholds; fired is what they send and 1: 0, 1 or 2."""
-    steps, samples, n = currents.shape
-    blocks = (n + BLOCK - 1) // BLOCK
-    for block in numba.prange(samples * blocks):
-        b, low = block // blocks, block % blocks * BLOCK
-        high = min(low + BLOCK, n)
-        u = np.full(high - low, u0, np.int32)
-        i = np.zeros(high - low, np.int32)
-        for t in range(steps):
-            current, spikes = currents[t, b, low:high], fired[t, b, low:high]
-            for k in range(high - low):
-                i[k], v = _leak_and_add(
-                    i[k], u[k], current[k], bias[low + k], current_decay[low + k], voltage_decay[low + k]
-                )
-                spike = np.int64(v > threshold) - np.int64(v < -threshold)
+                spike = np.int64(fires and v > threshold) - np.int64(ternary and v < -threshold)
                 after = v - spike * drop[low + k] if subtract else np.int64(0)
                 u[k] = after if spike else v
-                spikes[k] = spike + 1
+                spikes[k] = spike + ternary
             if every or t == steps - 1:
                 potentials[t if every else 0, b, low:high] = u
 

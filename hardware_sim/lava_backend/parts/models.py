@@ -22,7 +22,6 @@ from hardware_sim.lava_backend.parts.processes import (
     SigmaReset,
     SpikeRecorder,
     SpikeSource,
-    TernaryReset,
     ValueRecorder,
     ValueSource,
 )
@@ -33,7 +32,7 @@ from hardware_sim.trace import unpack
 @requires(CPU)
 @tag("bit_accurate_loihi", "fixed_pt")
 class PyIFModel(AbstractPyLifModelFixed):
-    """Stock fixed-point dynamics; a spike subtracts the threshold instead of setting the potential to 0."""
+    """Stock fixed-point dynamics; a spike subtracts the threshold, or there are two, as in PyTernLifModelFixed."""
 
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=24)
     vth: int = LavaPyType(int, np.int32, precision=17)
@@ -41,6 +40,7 @@ class PyIFModel(AbstractPyLifModelFixed):
     def __init__(self, proc_params: dict[str, Any]) -> None:
         super().__init__(proc_params)
         self.u0, self.drop = proc_params["u0"], proc_params["drop"]
+        self.subtract, self.ternary = proc_params["subtract"], proc_params["ternary"]
         self.reset_interval = proc_params["reset_interval"]
         self.reset_offset = proc_params["reset_offset"] % self.reset_interval
 
@@ -52,35 +52,9 @@ class PyIFModel(AbstractPyLifModelFixed):
         self.scale_bias()
         self.subthr_dynamics(activation_in=a_in)
         threshold = np.left_shift(self.vth, self.vth_shift)
-        fired = self.v > threshold
-        self.v[fired] -= np.int32(threshold) if self.drop is None else self.drop[fired].astype(np.int32)
-        self.s_out.send(fired)
-
-
-@implements(proc=TernaryReset, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("bit_accurate_loihi", "fixed_pt")
-class PyTernaryResetModel(AbstractPyLifModelFixed):
-    """Stock fixed-point dynamics; both thresholds as in Lava's PyTernLifModelFixed, whose reset is to 0."""
-
-    s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32, precision=24)
-    vth: int = LavaPyType(int, np.int32, precision=17)
-
-    def __init__(self, proc_params: dict[str, Any]) -> None:
-        super().__init__(proc_params)
-        self.u0, self.drop, self.subtract = (proc_params[name] for name in ("u0", "drop", "subtract"))
-        self.reset_interval = proc_params["reset_interval"]
-        self.reset_offset = proc_params["reset_offset"] % self.reset_interval
-
-    def run_spk(self) -> None:
-        a_in = self.a_in.recv()
-        if self.time_step % self.reset_interval == self.reset_offset:
-            self.u[:] = 0
-            self.v[:] = self.u0
-        self.scale_bias()
-        self.subthr_dynamics(activation_in=a_in)
-        threshold = np.left_shift(self.vth, self.vth_shift)
-        fired = (self.v > threshold).astype(np.int32) - (self.v < -threshold)
+        fired = (self.v > threshold).astype(np.int32)
+        if self.ternary:
+            fired -= self.v < -threshold
         if self.subtract:
             self.v -= (fired * (threshold if self.drop is None else self.drop)).astype(np.int32)
         else:

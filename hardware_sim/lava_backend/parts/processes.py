@@ -98,10 +98,11 @@ def make_layer(
 
 
 class IF(LIFReset):
-    """Neurons that subtract their threshold when they fire and start every sample from u0.
+    """Neurons that subtract their threshold when they fire, or fire at both thresholds, and start a sample from u0.
 
     As LIFReset otherwise: shape (W, H, C), du and dv of 4096, vth a 17-bit mantissa, reset_interval T, reset_offset
     the first step of a sample. u0 is a potential (<< 6), and so is drop, (W, H, C): what a spike subtracts instead.
+    subtract: else a spike sets the potential to 0. ternary: below -vth they send -1, as Lava's TernaryLIF.
     """
 
     def __init__(
@@ -111,6 +112,8 @@ class IF(LIFReset):
         vth: int,
         u0: int,
         drop: np.ndarray | None,
+        subtract: bool,
+        ternary: bool,
         du: Decay,
         dv: Decay,
         bias_mant: np.ndarray | int,
@@ -129,45 +132,8 @@ class IF(LIFReset):
             reset_interval=reset_interval,
             reset_offset=reset_offset,
         )
-        self.proc_params["u0"] = u0
-        self.proc_params["drop"] = drop
-
-
-class TernaryReset(IF):
-    """Neurons that fire at both thresholds, spikes of -1, 0 and 1, with both resets; parameters of IF.
-
-    subtract: whether a spike subtracts its sign times the threshold, or drop, instead of setting the potential to 0,
-    as Lava's TernaryLIF does.
-    """
-
-    def __init__(
-        self,
-        *,
-        shape: tuple[int, ...],
-        vth: int,
-        u0: int,
-        drop: np.ndarray | None,
-        subtract: bool,
-        du: Decay,
-        dv: Decay,
-        bias_mant: np.ndarray | int,
-        bias_exp: int,
-        reset_interval: int,
-        reset_offset: int,
-    ) -> None:
-        super().__init__(
-            shape=shape,
-            vth=vth,
-            u0=u0,
-            drop=drop,
-            du=du,
-            dv=dv,
-            bias_mant=bias_mant,
-            bias_exp=bias_exp,
-            reset_interval=reset_interval,
-            reset_offset=reset_offset,
-        )
-        self.proc_params["subtract"] = subtract
+        self.proc_params["u0"], self.proc_params["drop"] = u0, drop
+        self.proc_params["subtract"], self.proc_params["ternary"] = subtract, ternary
 
 
 class SigmaDeltaReset(SigmaDelta):

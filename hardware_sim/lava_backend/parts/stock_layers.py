@@ -33,7 +33,6 @@ from hardware_sim.lava_backend.parts.processes import (
     Layer,
     SigmaDeltaReset,
     SigmaReset,
-    TernaryReset,
 )
 from hardware_sim.lava_backend.synapses import to_sparse
 
@@ -158,10 +157,8 @@ def make_cuba(population: Population, window: Window) -> LIFReset:
     threshold = THRESHOLD_MAX if neuron.threshold is None else int(neuron.threshold)
     drop = None if neuron.drop is None else np.broadcast_to(neuron.drop, population.shape).transpose(2, 1, 0)
     make, subtract = LIFReset, neuron.reset == "subtract"
-    if neuron.ternary:
-        make = partial(TernaryReset, u0=int(neuron.u0), drop=drop, subtract=subtract)
-    elif subtract:
-        make = partial(IF, u0=int(neuron.u0), drop=drop)
+    if subtract or neuron.ternary:
+        make = partial(IF, u0=int(neuron.u0), drop=drop, subtract=subtract, ternary=neuron.ternary)
     return make(
         shape=whc(population.shape),
         vth=threshold,
