@@ -1,7 +1,7 @@
 """An epoch of the ANN in bfloat16 (`train --precision bfloat16`) beside one in float32, in turns.
 
-The default U-Net (16-32-64), batch 26, augmented slices of the template. bfloat16 is what `torch.autocast` makes of it:
-faster where the processor multiplies it, slower where it does not.
+The default U-Net (16-32-64), batch 26, augmented slices of the template. bfloat16 is what `torch.autocast` makes of it;
+what that is worth depends on whether the processor multiplies it.
 """
 
 from __future__ import annotations

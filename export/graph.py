@@ -34,7 +34,7 @@ from export.nodes import (  # noqa: F401
     Node,
     Pool,
     Population,
-    check_levels,
+    check_input,
     check_shape,
     sources,
 )
@@ -93,7 +93,7 @@ class Graph:
         for node in self.nodes:
             check_shape(node, seen)
             if isinstance(node, Input):
-                check_levels(node, self.meta.encoder)
+                check_input(node, self.meta.encoder)
 
     def __getitem__(self, name: str) -> Node:
         for node in self.nodes:

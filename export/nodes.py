@@ -121,7 +121,7 @@ def sources(node: Node) -> tuple[str, ...]:
     return ()
 
 
-def check_levels(source: Input, encoder: str) -> None:
+def check_input(source: Input, encoder: str) -> None:
     if not 1 <= source.levels <= LEVELS_MAX:
         raise GraphError(f"{source.name}: {source.levels} levels; 1 to {LEVELS_MAX} are allowed")
     if (source.levels > 1) != (encoder == "graded"):

@@ -110,9 +110,9 @@ def stock_bias(population: Population) -> np.ndarray | None:
 
 def _mantissa(bias: np.ndarray, shape: Shape, shift: int, most: int) -> np.ndarray | None:
     """One number a channel, << shift; None where that does not say it."""
-    whole = np.broadcast_to(bias, shape).reshape(shape[0], -1)
-    mantissa = whole[:, 0] >> shift
-    if (whole != (mantissa << shift)[:, None]).any() or np.abs(mantissa).max() > most:
+    each = np.broadcast_to(bias, shape).reshape(shape[0], -1)
+    mantissa = each[:, 0] >> shift
+    if (each != (mantissa << shift)[:, None]).any() or np.abs(mantissa).max() > most:
         return None
     return mantissa.astype(np.int32)
 
@@ -126,10 +126,10 @@ def _is_stock(neuron: SigmaDelta, shape: Shape) -> bool:
 
 def _write_by_place(value: float | np.ndarray, shape: Shape) -> int | np.ndarray:
     """One for all, one a channel, or one a neuron in (C, H, W) order."""
-    whole = np.broadcast_to(value, shape).reshape(shape[0], -1).astype(np.int32)
-    if (whole == whole[0, 0]).all():
-        return int(whole[0, 0])
-    return whole[:, 0] if (whole == whole[:, :1]).all() else whole.ravel()
+    each = np.broadcast_to(value, shape).reshape(shape[0], -1).astype(np.int32)
+    if (each == each[0, 0]).all():
+        return int(each[0, 0])
+    return each[:, 0] if (each == each[:, :1]).all() else each.ravel()
 
 
 def write_neuron(group: h5py.Group, neuron: AnyNeuron, shape: Shape, *, with_bias: bool = True) -> None:

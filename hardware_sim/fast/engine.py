@@ -200,15 +200,15 @@ def _scan(currents: np.ndarray, neurons: _Neurons, *, every: bool) -> tuple[np.n
 def _keep(plan: _Plan, kept: _Kept, layer: _Layer, fired: np.ndarray, potentials: np.ndarray) -> None:
     name, shape = layer.name, layer.shape
     steps, samples, n = fired.shape
-    signs = fired.astype(np.int32) - 1 if layer.neurons.ternary else None
-    if name in plan.wanted["spikes"] and signs is not None:
-        kept.values[name] = _channels_first(signs.swapaxes(0, 1), shape)
+    ternary = layer.neurons.ternary
+    if name in plan.wanted["spikes"] and ternary:
+        kept.values[name] = _channels_first(fired.swapaxes(0, 1).astype(np.int32) - 1, shape)
     elif name in plan.wanted["spikes"]:
         kept.spikes[name] = np.zeros((samples, steps, -(-n // 8)), np.uint8)
         with kernels.ALONE:
             kernels.pack_spikes(fired, shape[0], shape[1], shape[2], kept.spikes[name])
     if name in plan.wanted["counts"]:
-        emitted = fired if signs is None else signs != 0
+        emitted = fired != 1 if ternary else fired
         kept.counts[name] = _channels_first(emitted.sum(0, dtype=np.int32), shape)
     if name in plan.wanted["potentials"]:
         kept.potentials[name] = _channels_first(potentials.swapaxes(0, 1), shape)

@@ -58,7 +58,7 @@ OfPrecision = Annotated[
     Precision,
     typer.Option(
         "--precision",
-        help="Of the ANN's training; bfloat16 is faster where the processor multiplies it, and trains another ANN.",
+        help="Of the ANN's training; bfloat16 is for processors that multiply it, and trains another ANN.",
     ),
 ]
 
