@@ -2,8 +2,8 @@
 
 Synapses run in 8-bit arithmetic where the processor has it and the weights allow it, else in floats that hold every
 sum (`synapses`); neurons in one compiled pass over memory (`kernels`). A few samples at a time, so that what one layer
-made is still in the cache for the next. The reference is held against it. Threads that share out the samples, each
-computing by itself, were tried: they are slower than PyTorch's and numba's own.
+made is still in the cache for the next, and its memory is used again. The reference is held against it. Threads that
+share out the samples, each computing by itself, were tried: they are slower than PyTorch's and numba's own.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from hardware_sim.record import Progress, Record
 from hardware_sim.reference import delayed, run_reference
 from hardware_sim.trace import Trace
 
-CHUNK = 3  # samples at a time
-SMALL = 2**18  # neurons of all layers, up to which more samples go together
+TOGETHER = 10 * 2**20  # bytes of the largest layer's currents: larger arrays are fetched from the system, page by page
+MOST = 48  # samples at a time
 
 
 def run_fast(
@@ -58,8 +58,9 @@ def run_fast(
 
 
 def _chunk(graph: Graph) -> int:
-    neurons = sum(int(np.prod(population.shape)) for population in graph.populations)
-    return CHUNK * max(1, min(16, SMALL // max(neurons, 1)))
+    """Samples at a time."""
+    largest = max(math.prod(population.shape) for population in graph.populations)
+    return max(1, min(MOST, TOGETHER // (4 * largest * graph.meta.timesteps)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,11 +20,15 @@ A_PIXEL, A_NEURON = 5000.0, 100.0  # synapses in whose time a source's pixel is 
 
 @dataclass(frozen=True)
 class Group:
-    """Populations by name, in the graph's order. sources: nodes outside that they read; sends: theirs read outside."""
+    """Populations by name, in the graph's order. sources: nodes outside that they read; sends: theirs read outside.
+
+    input: the graph's, which the first group has and so is one of its nodes; empty in others.
+    """
 
     populations: tuple[str, ...]
     sources: tuple[str, ...]
     sends: tuple[str, ...]
+    input: str
 
     @property
     def ports(self) -> int:
@@ -43,7 +47,8 @@ def groups(graph: Graph, most: int) -> tuple[Group, ...]:
     """
     work = [_work(graph, population) for population in graph.populations]
     for number in range(min(most, len(work)), len(work) + 1):
-        made = tuple(_group(graph, part) for part in _parts(graph.populations, work, number))
+        parts = _parts(graph.populations, work, number)
+        made = tuple(_group(graph, part, graph.input.name if part is parts[0] else "") for part in parts)
         if all(group.ports <= MAX_PORTS for group in made):
             break
     return made
@@ -84,12 +89,14 @@ def _filled(populations: Sequence[Population], work: Sequence[float], most: floa
     return parts
 
 
-def _group(graph: Graph, populations: Sequence[Population]) -> Group:
+def _group(graph: Graph, populations: Sequence[Population], source: str) -> Group:
     names = tuple(population.name for population in populations)
+    nodes = (source, *names)
     read = [edge.source for population in populations for edge in population.edges]
     elsewhere = {edge.source for other in graph.populations if other.name not in names for edge in other.edges}
     return Group(
         populations=names,
-        sources=tuple(dict.fromkeys(source for source in read if source not in names)),
-        sends=tuple(name for name in names if name in elsewhere),
+        sources=tuple(dict.fromkeys(name for name in read if name not in nodes)),
+        sends=tuple(name for name in nodes if name in elsewhere),
+        input=source,
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from export.graph import Shape
+from hardware_sim.trace import unpack
 
 
 def whc(shape: Shape) -> Shape:
@@ -42,6 +44,27 @@ class LayerFiles:
     output: str = ""
     progress: str = ""
     slot: int = 0
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The input of a run, a file of spikes, step by step, and nothing after its end.
+
+    name: the graph's input. path: uint8 array file (samples, T, bytes), bits in (C, H, W) order; or of values, int32
+    (samples, T, C, H, W). shape: (C, H, W).
+    """
+
+    name: str
+    path: str
+    shape: Shape
+
+    def at(self, file: np.ndarray, time_step: int, dtype: type[np.integer]) -> np.ndarray:
+        """Flat (W, H, C) of a step (from 1) of the mapped file."""
+        sample, t = divmod(time_step - 1, file.shape[1])
+        if sample >= len(file):
+            return np.zeros(math.prod(self.shape), dtype)
+        frame = unpack(file[sample : sample + 1, t : t + 1], self.shape)[0, 0]
+        return np.array(frame.T, dtype, order="C").reshape(-1)
 
 
 class Tape:

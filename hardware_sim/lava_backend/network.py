@@ -1,4 +1,4 @@
-"""An integer graph as connected Lava processes: a source, and a Layer a population or Groups of them."""
+"""An integer graph as connected Lava processes: a source and a Layer a population, or Groups of them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from lava.magma.core.process.ports.ports import OutPort
 from lava.magma.core.process.process import AbstractProcess
 from lava.proc.io.source import RingBuffer
 
@@ -13,13 +14,11 @@ from export.graph import Graph, SigmaDelta, depths, graded, has_sigma_delta, lev
 from export.limits import beyond
 from hardware_sim.lava_backend.grouping import groups
 from hardware_sim.lava_backend.layers import Member
-from hardware_sim.lava_backend.layout import LayerFiles, Window
+from hardware_sim.lava_backend.layout import Frames, LayerFiles, Window
 from hardware_sim.lava_backend.parts.processes import (
     GRADED_GROUPS,
     GROUPS,
     Layer,
-    SpikeSource,
-    ValueSource,
     make_layer,
 )
 from hardware_sim.trace import unpack
@@ -27,9 +26,9 @@ from hardware_sim.trace import unpack
 
 @dataclass(frozen=True)
 class LavaNetwork:
-    """The processes of a run. layers: of stock parts, by population; none where they are fused."""
+    """The processes of a run: `first`, and what is connected to it. layers: of stock parts, by population."""
 
-    source: AbstractProcess
+    first: AbstractProcess
     layers: dict[str, Layer]
     windows: dict[str, Window]
 
@@ -64,20 +63,23 @@ def build(graph: Graph, source: AbstractProcess, windows: Mapping[str, Window]) 
 
 def build_fused(
     graph: Graph,
-    source: AbstractProcess,
+    path: str,
     windows: Mapping[str, Window],
     *,
     files: Mapping[str, LayerFiles],
     processes: int,
 ) -> LavaNetwork:
-    """Connect the graph's layers, fused, in groups that share a process, to a source of spikes.
+    """Connect the graph's layers, fused, in groups that share a process.
 
-    files: what each layer records, by population. processes: see `grouping.groups`.
+    path: of the input, see `layout.Frames`; the first group reads it. files: what each layer records, by population.
+    processes: see `grouping.groups`.
     """
     wide, most = _are_wide(graph), levels(graph)
     kinds = GRADED_GROUPS if wide else GROUPS
     populations = {population.name: population for population in graph.populations}
-    outputs, made = {graph.input.name: source.s_out}, []
+    frames = Frames(graph.input.name, path, graph.input.shape)
+    outputs: dict[str, OutPort] = {}
+    made = []
     for group in groups(graph, processes):
         members = tuple(
             Member(
@@ -90,13 +92,15 @@ def build_fused(
             for name in group.populations
         )
         shapes = {name: graph[name].shape for name in group.sources}
-        process = kinds[max(group.ports, 1)](members=members, sources=shapes, sends=group.sends)
+        process = kinds[max(group.ports, 1)](
+            members=members, sources=shapes, sends=group.sends, frames=frames if group.input else None
+        )
         outputs |= {name: process.out_port(k) for k, name in enumerate(group.sends)}
         made.append((group, process))
     for group, process in made:
         for k, name in enumerate(group.sources):
             outputs[name].connect(process.in_port(k))
-    return LavaNetwork(source, {}, dict(windows))
+    return LavaNetwork(made[0][1], {}, dict(windows))
 
 
 def ring_buffer(graph: Graph, bits: np.ndarray) -> RingBuffer:
@@ -113,9 +117,3 @@ def ring_buffer(graph: Graph, bits: np.ndarray) -> RingBuffer:
 def _are_wide(graph: Graph) -> bool:
     """Whether fused layers need 32 bits for spikes: sigma-delta and ternary neurons, or no bound holds 16 bits."""
     return has_sigma_delta(graph) or bool(ternary(graph)) or (bool(graded(graph)) and bool(beyond(graph)))
-
-
-def file_source(graph: Graph, path: str) -> SpikeSource:
-    """A source of fused layers that reads its frames from a mapped file."""
-    kind = ValueSource if _are_wide(graph) else SpikeSource
-    return kind(path=path, shape=graph.input.shape)

@@ -38,7 +38,6 @@ from hardware_sim.lava_backend.network import (
     LavaNetwork,
     build,
     build_fused,
-    file_source,
     ring_buffer,
     windows_of,
 )
@@ -69,9 +68,9 @@ def run(folder: Path, memory: str) -> None:
         network = build(graph, ring_buffer(graph, np.load(files.input, mmap_mode="r")), windows)
         _attach_recorders(network, job, files, graph)
     else:
-        source, recording = file_source(graph, str(files.input)), _layer_files(graph, job, files)
-        network = build_fused(graph, source, windows, files=recording, processes=job.processes)
-    with _said_if_full(folder, memory), _running(network.source, network.steps, config) as runtime:
+        recording = _layer_files(graph, job, files)
+        network = build_fused(graph, str(files.input), windows, files=recording, processes=job.processes)
+    with _said_if_full(folder, memory), _running(network.first, network.steps, config) as runtime:
         built = time.perf_counter()
         files.started.touch()
         _wait(runtime, memory)
@@ -134,15 +133,15 @@ def _attach_recorders(network: LavaNetwork, job: Job, files: Files, graph: Graph
 
 
 @contextmanager
-def _running(source: AbstractProcess, steps: int, config: RunConfig) -> Iterator[Any]:
+def _running(first: AbstractProcess, steps: int, config: RunConfig) -> Iterator[Any]:
     """Start the run without waiting for it; on the way out end every actor and free the shared memory."""
     try:
-        source.run(condition=RunSteps(num_steps=steps, blocking=False), run_cfg=config)
-        yield source.runtime
-        source.runtime.wait()
-        source.stop()
+        first.run(condition=RunSteps(num_steps=steps, blocking=False), run_cfg=config)
+        yield first.runtime
+        first.runtime.wait()
+        first.stop()
     except BaseException:
-        _teardown(source.runtime)
+        _teardown(first.runtime)
         raise
 
 

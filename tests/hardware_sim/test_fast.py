@@ -84,7 +84,7 @@ def test_random_graphs(way, drawn):
     """Leaks, decays and resets of single neurons, delays, biases, single synapses, odd weights, dense ones."""
     with pytest.MonkeyPatch.context() as patch:
         go(way, patch)
-        patch.setattr(engine, "SMALL", 0)  # some samples at a time, and the rest
+        patch.setattr(engine, "MOST", 3)  # some samples at a time, and the rest
         both(*drawn)
 
 

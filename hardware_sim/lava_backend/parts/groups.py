@@ -27,22 +27,29 @@ class FusedGroup(PyLoihiProcessModel):
     def __init__(self, proc_params: dict[str, Any]) -> None:
         super().__init__(proc_params)
         self.layers = [self.layer(member) for member in proc_params["members"]]
-        self.sources, self.sends = proc_params["sources"], proc_params["sends"]
+        self.sources, self.sends, self.frames = (proc_params[key] for key in ("sources", "sends", "frames"))
         self.shapes = {layer.name: whc(layer.population.shape) for layer in self.layers}
+        if self.frames is not None:
+            self.shapes[self.frames.name] = whc(self.frames.shape)
+            self.file = np.load(self.frames.path, mmap_mode="r")
 
     def run_spk(self) -> None:
         for layer in self.layers:
             layer.fire(self.time_step)
-        sent = {layer.name: layer.fired for layer in self.layers}
-        sent |= self._exchange(sent)
+        sent = self._exchange()
         for layer in self.layers:
             layer.gather(sent, self.time_step)
 
-    def _exchange(self, sent: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Tell the other processes, and what they tell, flat (W, H, C)."""
+    def _exchange(self) -> dict[str, np.ndarray]:
+        """What all nodes sent that are here or read here, flat (W, H, C): tells the other processes, and hears them."""
+        sent = {layer.name: layer.fired for layer in self.layers}
+        if self.frames is not None:
+            sent[self.frames.name] = self.frames.at(self.file, self.time_step, self.layer.spike)
         for k, name in enumerate(self.sends):
             getattr(self, f"s_out{k}").send(sent[name].reshape(self.shapes[name]))
-        return {name: getattr(self, f"s_in{k}").csp_ports[0].recv().reshape(-1) for k, name in enumerate(self.sources)}
+        for k, name in enumerate(self.sources):
+            sent[name] = getattr(self, f"s_in{k}").csp_ports[0].recv().reshape(-1)
+        return sent
 
 
 class GradedGroup(FusedGroup):
@@ -55,7 +62,7 @@ class IdleGroup(FusedGroup):
     """Passes the same messages and computes nothing: the floor that benchmarks hold the fused model against."""
 
     def run_spk(self) -> None:
-        self._exchange({layer.name: layer.fired for layer in self.layers})
+        self._exchange()
         for layer in self.layers:
             layer.progress[layer.slot] = self.time_step
 

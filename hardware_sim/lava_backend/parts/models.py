@@ -14,18 +14,15 @@ from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 from lava.proc.lif.models import AbstractPyLifModelFixed
 from lava.proc.sdn import models as sdn
 
-from hardware_sim.lava_backend.layout import Tape, open_tape, whc
+from hardware_sim.lava_backend.layout import Tape, open_tape
 from hardware_sim.lava_backend.parts.processes import (
     IF,
     PotentialRecorder,
     SigmaDeltaReset,
     SigmaReset,
     SpikeRecorder,
-    SpikeSource,
     ValueRecorder,
-    ValueSource,
 )
-from hardware_sim.trace import unpack
 
 
 @implements(proc=IF, protocol=LoihiProtocol)
@@ -94,41 +91,6 @@ class PySigmaResetModel(sdn.AbstractSigmaModel):
         if self.time_step % self.proc_params["reset_interval"] == self.proc_params["reset_offset"]:
             self.sigma[:] = 0
         super().run_spk()
-
-
-class _Source(PyLoihiProcessModel):
-    """Sends frame after frame of a file. Its models differ in what they send; Lava lets none be derived of another."""
-
-    sends: type[np.integer]
-
-    def __init__(self, proc_params: dict[str, Any]) -> None:
-        super().__init__(proc_params)
-        self.shape = proc_params["shape"]
-        self.frames = np.load(proc_params["path"], mmap_mode="r")
-
-    def run_spk(self) -> None:
-        sample, t = divmod(self.time_step - 1, self.frames.shape[1])
-        if sample < len(self.frames):
-            frame = unpack(self.frames[sample : sample + 1, t : t + 1], self.shape)[0, 0]
-            self.s_out.send(np.ascontiguousarray(frame.transpose(2, 1, 0), self.sends))
-        else:
-            self.s_out.send(np.zeros(whc(self.shape), self.sends))
-
-
-@implements(proc=SpikeSource, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("fixed_pt")
-class PySpikeSourceModel(_Source):
-    s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.uint8)
-    sends = np.uint8
-
-
-@implements(proc=ValueSource, protocol=LoihiProtocol)
-@requires(CPU)
-@tag("fixed_pt")
-class PyValueSourceModel(_Source):
-    s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
-    sends = np.int32
 
 
 class _Recorder(PyLoihiProcessModel):

@@ -1,4 +1,4 @@
-"""Lava processes: a group of layers, a layer of stock parts, the soft-reset neuron, the source and the recorders."""
+"""Lava processes: a group of layers, a layer of stock parts, the soft-reset neuron and the recorders."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lava.proc.sdn.process import Sigma, SigmaDelta
 from export.graph import Decay, GraphError, Neuron, Population, Shape
 from hardware_sim.lava_backend.grouping import MAX_PORTS
 from hardware_sim.lava_backend.layers import Member
-from hardware_sim.lava_backend.layout import LayerFiles, Window, whc
+from hardware_sim.lava_backend.layout import Frames, LayerFiles, Window, whc
 from hardware_sim.lava_backend.limits import MAX_INPUTS
 
 
@@ -22,15 +22,25 @@ class Group(AbstractProcess):
     """Populations with their synapses that one process runs; see `grouping`. Fused only.
 
     Ports s_in0, s_in1, ... in the order of `sources`, spikes (W, H, C) of nodes outside the group; s_out0, ... in the
-    order of `sends`, what populations of the group send. Of both there may be more, which nothing is connected to.
+    order of `sends`, what nodes of the group send. Of both there may be more, which nothing is connected to. frames:
+    the graph's input, where this group has it.
     """
 
     ports = 0
     graded = False  # whether spikes carry values
 
-    def __init__(self, *, members: tuple[Member, ...], sources: Mapping[str, Shape], sends: tuple[str, ...]) -> None:
-        super().__init__(members=members, sources=tuple(sources), sends=sends)
+    def __init__(
+        self,
+        *,
+        members: tuple[Member, ...],
+        sources: Mapping[str, Shape],
+        sends: tuple[str, ...],
+        frames: Frames | None,
+    ) -> None:
+        super().__init__(members=members, sources=tuple(sources), sends=sends, frames=frames)
         shapes = {member.population.name: member.population.shape for member in members}
+        if frames is not None:
+            shapes[frames.name] = frames.shape
         ins, outs = list(sources.values()), [shapes[name] for name in sends]
         for k in range(self.ports):
             setattr(self, f"s_in{k}", InPort(shape=whc(ins[k]) if k < len(ins) else (1,)))
@@ -160,22 +170,6 @@ class SigmaReset(Sigma):
     def __init__(self, *, shape: tuple[int, ...], reset_interval: int, reset_offset: int) -> None:
         super().__init__(shape=shape)
         self.proc_params["reset_interval"], self.proc_params["reset_offset"] = reset_interval, reset_offset
-
-
-class SpikeSource(AbstractProcess):
-    """Sends the spikes of a file step by step, and nothing after its end.
-
-    path: uint8 array file (samples, T, bytes), bits in (C, H, W) order; or of values, int32 (samples, T, C, H, W), that
-    a byte holds. shape: (C, H, W).
-    """
-
-    def __init__(self, *, path: str, shape: Shape) -> None:
-        super().__init__(path=path, shape=shape)
-        self.s_out = OutPort(shape=whc(shape))
-
-
-class ValueSource(SpikeSource):
-    """Sends values likewise. path: int32 array file (samples, T, C, H, W)."""
 
 
 class SpikeRecorder(AbstractProcess):
