@@ -45,7 +45,11 @@ NOTHING = Record(spikes=())
 
 
 def run() -> dict[str, Any]:
-    """The shipped network on slices of the template, the same batch for all."""
+    """The shipped network on slices of the template, the same batch for all.
+
+    Raises FileNotFoundError where a peer is not installed.
+    """
+    peers.check("spikingjelly", "snntorch")
     ann, network, slices = load_ann(Run(FOLDER).ann).eval(), load_snn(Run(FOLDER).snn)[0], images(SLICES)
     graph = export(network)
     spikes = encode(slices, timesteps=network.timesteps).transpose(0, 1).byte().numpy()
