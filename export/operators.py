@@ -68,6 +68,23 @@ def channels(op: Conv | ConvT) -> tuple[int, int]:
     return (first, second * op.groups) if isinstance(op, ConvT) else (second * op.groups, first)
 
 
+def pooled(op: Conv, source: Shape, most: int) -> tuple[Pair, Conv] | None:
+    """Mean pooling that was folded into a convolution: rows and columns that are summed first, and the kernel on sums.
+
+    source: (C, H, W). None where the convolution holds no pooling, or a sum more than `most` pixels.
+    """
+    kernel = op.weight.shape[2:]
+    for side in range(min(kernel), 1, -1):
+        whole = (*kernel, *op.stride, *op.padding, *source[1:])
+        if op.dilation != (1, 1) or side * side > most or any(n % side for n in whole):
+            continue
+        blocks = op.weight.reshape(*op.weight.shape[:2], kernel[0] // side, side, kernel[1] // side, side)
+        if (blocks == blocks[:, :, :, :1, :, :1]).all():
+            stride, padding = ((pair[0] // side, pair[1] // side) for pair in (op.stride, op.padding))
+            return (side, side), Conv(np.ascontiguousarray(blocks[:, :, :, 0, :, 0]), stride, padding, groups=op.groups)
+    return None
+
+
 def output_shape(op: Operator, shape: Shape) -> Shape:
     """Shape that an operator makes of its source's shape (C, H, W). Raises GraphError when they do not fit."""
     if isinstance(op, Dense):

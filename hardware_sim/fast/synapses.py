@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from export.graph import SPIKE_SPAN, Conv, ConvT, Dense, Edge, Graph, Operator, Pair, Population, Shape, spans
 from export.limits import WEIGHT_MAX, WEIGHT_MIN
-from export.operators import output_shape
+from export.operators import output_shape, pooled
 from hardware_sim.fast import kernels
 from hardware_sim.fast.bytes import COUNT_MAX, bytes_are_fast, multiplies_bytes, pack_weight, reads
 from hardware_sim.lava_backend import kernels as event_kernels
@@ -99,7 +99,7 @@ def choose(op: Operator, source: Shape, samples: int, *, most: int = 1) -> tuple
 def _dense_way(op: Operator, source: Shape, samples: int, most: int) -> tuple[Apply, str]:
     halves = most <= COUNT_MAX and _are_bytes(op.weight) and bytes_are_fast()
     if isinstance(op, Conv) and halves and reads(op, source):
-        pool = _pooled(op, source, most)
+        pool = pooled(op, source, COUNT_MAX // most)
         if pool is None:
             return pack_weight(_half(op.weight), op, (samples, *source)), "bytes"
         sides, smaller = pool
@@ -174,20 +174,6 @@ def _are_bytes(weight: np.ndarray) -> bool:
 
 def _half(weight: np.ndarray) -> torch.Tensor:
     return torch.from_numpy((weight // 2).astype(np.int8))
-
-
-def _pooled(op: Conv, source: Shape, most: int) -> tuple[Pair, Conv] | None:
-    """Mean pooling that was folded into a convolution: sums of how many spikes it reads, and the kernel on these."""
-    kernel = op.weight.shape[2:]
-    for side in range(min(kernel), 1, -1):
-        whole = (*kernel, *op.stride, *op.padding, *source[1:])
-        if op.dilation != (1, 1) or side * side * most > COUNT_MAX or any(n % side for n in whole):
-            continue
-        blocks = op.weight.reshape(*op.weight.shape[:2], kernel[0] // side, side, kernel[1] // side, side)
-        if (blocks == blocks[:, :, :, :1, :, :1]).all():
-            stride, padding = ((pair[0] // side, pair[1] // side) for pair in (op.stride, op.padding))
-            return (side, side), Conv(np.ascontiguousarray(blocks[:, :, :, 0, :, 0]), stride, padding, groups=op.groups)
-    return None
 
 
 def _after_pool(sides: Pair, apply: Apply) -> Apply:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
-from export.graph import Population, SigmaDelta
-from hardware_sim.lava_backend import kernels, neuron_kernels
-from hardware_sim.lava_backend.layers import CubaNeurons, FusedLayer, Neurons, each
+from export.graph import Edge, Population, Shape, SigmaDelta
+from hardware_sim.lava_backend import neuron_kernels, value_kernels
+from hardware_sim.lava_backend.layers import CubaNeurons, FusedLayer, Neurons, Scatter, each
+from hardware_sim.lava_backend.tables import make_tables
 
 
 class SigmaDeltaNeurons:
@@ -66,7 +69,9 @@ class GradedLayer(FusedLayer):
 
     spike = np.int32
     sums = np.int32
-    scatter = staticmethod(kernels.scatter_values)
+
+    def _scatter(self, edge: Edge, source: Shape, most: int) -> Scatter:
+        return functools.partial(value_kernels.scatter_values, make_tables(edge.op, source, self.population.shape))
 
     def _neurons(self) -> Neurons:
         neuron = self.population.neuron

@@ -16,7 +16,7 @@ ensure_cache(__file__)  # before numba looks for a place
 import numba
 import numpy as np
 
-from hardware_sim.lava_backend.tables import Columns, Taps
+from hardware_sim.lava_backend.tables import Columns, Pooled, Taps
 
 _U8, _I16, _I32 = numba.uint8[::1], numba.int16[::1], numba.int32[::1]
 _COLUMNS, _ROWS, _WEIGHT = numba.int32[:, ::1], numba.int32[:, :, ::1], numba.int16[:, :, :, ::1]
@@ -179,7 +179,26 @@ def _scatter_columns(spikes, starts, places, weight, total):
                     total[places[k]] += weight[k]
 
 
-def scatter(spikes: np.ndarray, taps: Taps | Columns, total: np.ndarray) -> None:
+@numba.njit(numba.void(_U8, _INT, _INT, _INT, _INT, _INT, _INT, _U8, _U8), cache=True, nogil=True)
+def _sum_in_bits(spikes, height, channels, side_y, side_x, down, across, sums, bits):
+    """Sums of spikes over blocks of pixels, bit by bit, each of all channels: flat (across, down, bit, channel)."""
+    most = np.uint64(channels)
+    place = np.uint64(0)
+    for x in range(across):
+        for y in range(down):
+            sums[:] = 0
+            for i in range(side_x):
+                for j in range(side_y):
+                    start = np.uint64(((x * side_x + i) * height + y * side_y + j) * channels)
+                    for c in range(most):
+                        sums[c] += spikes[start + c]
+            for bit in range(bits.shape[0] // (across * down * channels)):
+                for c in range(most):
+                    bits[place + c] = sums[c] >> np.uint8(bit) & np.uint8(1)
+                place += most
+
+
+def scatter(taps: Taps | Columns, spikes: np.ndarray, total: np.ndarray) -> None:
     """Add the weights of every spike to the inputs it reaches.
 
     spikes: uint8, flat (W, H, C) of the source. total: int16, flat (W, H, C) of the target, changed in place.
@@ -198,54 +217,13 @@ def scatter(spikes: np.ndarray, taps: Taps | Columns, total: np.ndarray) -> None
         _scatter(spikes, taps.columns, taps.rows, taps.weight, taps.first_output, channels, height, total, active)
 
 
-@numba.njit(numba.void(_I32, _COLUMNS, _ROWS, _WEIGHT, _I32, _INT, _INT, _I32), cache=True, nogil=True)
-def _scatter_values(values, columns, rows, weight, first_output, channels, height, total):
-    cin, kw, kh, n = weight.shape
-    flat = weight.reshape(-1)
-    start = 0
-    for x in range(columns.shape[0]):
-        for y in range(rows.shape[0]):
-            for c in range(cin):
-                value = values[start + c]
-                if value == 0:
-                    continue
-                for kx in range(kw):
-                    column = columns[x, kx]
-                    if column < 0:
-                        continue
-                    for run in range(rows.shape[1]):
-                        count = rows[y, run, 1]
-                        if count == 0:
-                            break
-                        target = np.uint64((column * height + rows[y, run, 2]) * channels + first_output[c])
-                        source = np.uint64(((c * kw + kx) * kh + rows[y, run, 0]) * n)
-                        for o in range(np.uint64(count * n)):
-                            total[target + o] += value * np.int32(flat[source + o])
-            start += cin
-
-
-@numba.njit(numba.void(_I32, numba.int64[::1], _I32, _I16, _I32), cache=True, nogil=True)
-def _scatter_column_values(values, starts, places, weight, total):
-    for neuron in range(values.shape[0]):
-        if values[neuron] != 0:
-            for k in range(starts[neuron], starts[neuron + 1]):
-                total[places[k]] += values[neuron] * np.int32(weight[k])
-
-
-def scatter_values(spikes: np.ndarray, taps: Taps | Columns, total: np.ndarray) -> None:
-    """`scatter` of spikes that carry values: int32, as the total is."""
-    if isinstance(taps, Columns):
-        _scatter_column_values(spikes, taps.starts, taps.places, taps.weight, total)
-        return
-    channels, height, _ = taps.target
-    _scatter_values(spikes, taps.columns, taps.rows, taps.weight, taps.first_output, channels, height, total)
-
-
-def scatter_levels(spikes: np.ndarray, taps: Taps | Columns, total: np.ndarray) -> None:
-    """`scatter` of spikes uint8 that carry values, whose sums are known to fit int16."""
-    wide = np.zeros(total.shape, np.int32)
-    scatter_values(spikes.astype(np.int32), taps, wide)
-    total += wide.astype(np.int16)
+def scatter_sums(pool: Pooled, spikes: np.ndarray, total: np.ndarray) -> None:
+    """`scatter` of a convolution that holds mean pooling: there are fewer sums than spikes, and fewer pixels."""
+    channels, height, _ = pool.source
+    planes, down, across = pool.taps.source
+    bits = np.empty(planes * down * across, np.uint8)
+    _sum_in_bits(spikes, height, channels, *pool.sides, down, across, np.empty(channels, np.uint8), bits)
+    scatter(pool.taps, bits, total)
 
 
 @numba.njit(numba.void(_I32, _I32, _I32, numba.int64[::1], _I32), cache=True, nogil=True)

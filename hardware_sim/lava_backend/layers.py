@@ -6,18 +6,22 @@ buffered), then takes in its sources' spikes of this step. Knows no Lava.
 
 from __future__ import annotations
 
+import functools
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from export.graph import Population, Shape
+from export.graph import Edge, Population, Shape
 from export.limits import POTENTIAL_SHIFT, THRESHOLD_MAX
-from hardware_sim.lava_backend import kernels, neuron_kernels
+from hardware_sim.lava_backend import kernels, neuron_kernels, value_kernels
 from hardware_sim.lava_backend.layout import LayerFiles, Window, open_tape
-from hardware_sim.lava_backend.tables import make_tables
+from hardware_sim.lava_backend.tables import make_pooled, make_tables
+
+Scatter = Callable[[np.ndarray, np.ndarray], None]
+"""Adds to the inputs of a population, flat (W, H, C), what spikes of a source make, likewise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,16 +95,11 @@ class FusedLayer:
 
     spike: type[np.integer] = np.uint8
     sums: type[np.integer] = np.int16
-    scatter = staticmethod(kernels.scatter)
 
     def __init__(self, member: Member) -> None:
         self.population, self.window, files = member.population, member.window, member.files
         edges = self.population.edges
-        self.taps = [
-            make_tables(edge.op, source, self.population.shape)
-            for edge, source in zip(edges, member.sources, strict=True)
-        ]
-        self.scatters = [kernels.scatter_levels if most > 1 else self.scatter for most in member.levels]
+        self.scatters = [self._scatter(*each) for each in zip(edges, member.sources, member.levels, strict=True)]
         self.waiting = [deque[np.ndarray](maxlen=edge.delay + 1) for edge in edges]  # spikes on their way
         n = int(np.prod(self.population.shape))
         self.total, self.v, self.fired = np.zeros(n, self.sums), np.zeros(n, np.int32), np.zeros(n, self.spike)
@@ -116,6 +115,14 @@ class FusedLayer:
     @property
     def name(self) -> str:
         return self.population.name
+
+    def _scatter(self, edge: Edge, source: Shape, most: int) -> Scatter:
+        """What adds the inputs that an edge makes of spikes up to `most`."""
+        pool = make_pooled(edge.op, source, self.population.shape) if most == 1 else None
+        if pool is not None:
+            return functools.partial(kernels.scatter_sums, pool)
+        tables = make_tables(edge.op, source, self.population.shape)
+        return functools.partial(kernels.scatter if most == 1 else value_kernels.scatter_levels, tables)
 
     def _neurons(self) -> Neurons:
         return CubaNeurons(self.population)
@@ -145,12 +152,12 @@ class FusedLayer:
                     later.forget()
                 self.total += later.step(None if arrived is None else self._scattered(k, arrived))
             elif arrived is not None:
-                self.scatters[k](arrived, self.taps[k], self.total)
+                self.scatters[k](arrived, self.total)
         self.progress[self.slot] = time_step
 
     def _scattered(self, k: int, arrived: np.ndarray) -> np.ndarray:
         gathered = np.zeros_like(self.total)
-        self.scatters[k](arrived, self.taps[k], gathered)
+        self.scatters[k](arrived, gathered)
         return gathered
 
     def _arriving(self, k: int, sent: np.ndarray) -> np.ndarray | None:

@@ -5,14 +5,17 @@ Arrays are flat in Lava's (W, H, C) order, so that the output channels of a syna
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 
 import numpy as np
 
-from export.graph import Conv, ConvT, Dense, Operator, Shape, Sparse
+from export.graph import Conv, ConvT, Dense, Operator, Pair, Shape, Sparse
+from export.operators import pooled
 from hardware_sim.lava_backend.synapses import to_sparse
 
+SUM_MAX = 127  # pixels of a block: what its sum is multiplied by stays within 16 bits, and so do both
 LANDING = 0.6  # share of taps, from which on they are added up before
 
 
@@ -57,6 +60,31 @@ class Columns:
     starts: np.ndarray
     places: np.ndarray
     weight: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Pooled:
+    """A convolution of sums of spikes over blocks of pixels, `sides` rows and columns each.
+
+    taps: of what the sums are in bits, a channel a bit and source channel, the ones' channels first; a bit's weights
+    are twice those of the one below. source: (C, H, W) of the spikes.
+    """
+
+    sides: Pair
+    taps: Taps
+    source: Shape
+
+
+def make_pooled(op: Operator, source: Shape, target: Shape) -> Pooled | None:
+    """Tables for spikes of 1, summed before, where an operator holds mean pooling."""
+    pool = pooled(op, source, SUM_MAX) if isinstance(op, Conv) and op.groups == 1 else None
+    if pool is None:
+        return None
+    sides, conv = pool
+    bits = (sides[0] * sides[1]).bit_length()
+    planes = np.concatenate([conv.weight << bit for bit in range(bits)], axis=1)
+    sums = (bits * source[0], source[1] // sides[0], source[2] // sides[1])
+    return Pooled(sides, make_taps(dataclasses.replace(conv, weight=planes), sums, target), source)
 
 
 def make_tables(op: Operator, source: Shape, target: Shape) -> Taps | Columns:

@@ -52,7 +52,7 @@ class FastConv(PyConvModelFixed):
             self.total = np.zeros(self.a_buf.size, np.int16)
         self.a_out.send(self.a_buf)
         spikes = np.ascontiguousarray(self.s_in.recv().astype(bool)).view(np.uint8).ravel()
-        kernels.scatter(spikes, self.taps, self.total)
+        kernels.scatter(self.taps, spikes, self.total)
         self.a_buf = self.total.reshape(self.a_buf.shape).astype(np.int32)
         self.total[:] = 0
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from export.graph import Conv, ConvT, Dense, GraphError, output_shape
 from hardware_sim.lava_backend import kernels
-from hardware_sim.lava_backend.tables import make_tables
+from hardware_sim.lava_backend.tables import make_pooled, make_tables
 from hardware_sim.trace import pack
 from tests.examples import examples
 from tests.graphs import single
@@ -53,8 +53,38 @@ def test_scatter_reaches_what_a_loop_reaches(
     for place in np.argwhere(spikes):
         reach(op, expected, place, source)
     total = np.zeros(int(np.prod(target)), np.int16)
-    kernels.scatter(np.ascontiguousarray(spikes.T).ravel(), make_tables(op, source, target), total)
+    kernels.scatter(make_tables(op, source, target), np.ascontiguousarray(spikes.T).ravel(), total)
     np.testing.assert_array_equal(total.reshape(target[::-1]).T, expected.astype(np.int16))
+
+
+@given(
+    st.integers(2, 4),
+    st.sampled_from([1, 3, 8]),
+    PAIRS,
+    PAIRS,
+    st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    st.floats(0, 1),
+    st.integers(0, 10_000),
+)
+@examples(200)
+def test_sums_of_pixels_make_what_their_spikes_make(side, channels, kernel, stride, padding, rate, seed):
+    rng = np.random.default_rng(seed)
+    source = (channels, *(side * int(n) for n in rng.integers(1, 6, 2)))
+    weight = (rng.integers(-16, 17, (3, channels, *kernel)) * 2).repeat(side, 2).repeat(side, 3)
+    op = Conv(weight, tuple(side * n for n in stride), tuple(side * n for n in padding))
+    try:
+        target = output_shape(op, source)
+    except GraphError:  # the kernel is larger than its input
+        return
+    spikes = (rng.random(source) < rate).astype(np.uint8)
+    pool = make_pooled(op, source, target)
+    assert pool is not None and pool.sides[0] % side == 0
+    total = np.zeros(int(np.prod(target)), np.int16)
+    kernels.scatter_sums(pool, np.ascontiguousarray(spikes.T).ravel(), total)
+    expected = np.zeros(target, int)
+    for place in np.argwhere(spikes):
+        reach(op, expected, place, source)
+    np.testing.assert_array_equal(total.reshape(target[::-1]).T, expected)
 
 
 @given(

@@ -148,6 +148,7 @@ def test_a_short_write_is_finished():
     [
         "hardware_sim.lava_backend.kernels",
         "hardware_sim.lava_backend.neuron_kernels",
+        "hardware_sim.lava_backend.value_kernels",
         "hardware_sim.fast.kernels",
         "neuroseg.spiking.kernels",
     ],
