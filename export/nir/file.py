@@ -61,12 +61,22 @@ def _check(name: str, graph: dict[str, Any]) -> None:
 
 
 def _node(name: str, node: dict[str, Any]) -> Any:
-    kind = str(node.get("type"))[:40]
+    if "type" not in node:
+        raise GraphError(f"{name}: has no type; a node has one, and no '/' in its name, which HDF5 splits")
+    kind = str(node["type"])[:40]
+    if not hasattr(load_nir(), kind):
+        raise GraphError(f"{name}: type is {kind!r}; NIR has no such node")
     try:
         return load_nir().dict2NIRNode(node)
-    except AssertionError:
-        raise GraphError(f"{name}: type is {kind!r}; NIR has no such node") from None
-    except (RuntimeError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
+    except (
+        AssertionError,
+        RuntimeError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+    ) as error:
         raise GraphError(f"{name}: is no {kind} of NIR ({str(error)[:200]})") from None
 
 
@@ -82,13 +92,15 @@ def flat(network: Any, prefix: str) -> tuple[dict[str, Any], Links]:
     links: Links = []
     ends: dict[tuple[str, str], str] = {}  # a node's name as a source and as a target
     for name, node in network.nodes.items():
-        if type(node).__name__ != "NIRGraph":
-            nodes[prefix + name] = node
-            ends[name, "Output"] = ends[name, "Input"] = prefix + name
-            continue
-        inner, inner_links = flat(node, f"{prefix}{name}.")
+        nested = type(node).__name__ == "NIRGraph"
+        inner, inner_links = flat(node, f"{prefix}{name}.") if nested else ({prefix + name: node}, [])
+        if twice := nodes.keys() & inner.keys():
+            raise GraphError(f"{min(twice)}: a node's name, and that of another in a nested graph; one is allowed")
         nodes |= inner
         links += inner_links
+        if not nested:
+            ends[name, "Output"] = ends[name, "Input"] = prefix + name
+            continue
         for kind in ("Input", "Output"):
             found = [key for key, part in node.nodes.items() if type(part).__name__ == kind]
             if len(found) != 1:

@@ -46,6 +46,7 @@ from export.nir.nodes import (
 )
 from export.nir.signals import Signal
 
+POOLS = ("SumPool2d", "AvgPool2d")
 INTEGRATOR = Neuron(threshold=None, reset="zero")
 
 
@@ -59,6 +60,7 @@ class Options:
     encoder: str
     reset: str
     reset_delay: bool
+    own: bool  # whether the file is one of ours, whose metadata say more
     input_shape: Shape | None
 
 
@@ -99,13 +101,12 @@ class Reader:
         readers: dict[str, Callable[[str, Any, Signal], Signal]] = {
             "Input": lambda _name, _node, signal: signal,  # of a nested graph
             "Output": self._output,
-            "Flatten": lambda _name, _node, signal: signal,  # dense synapses flatten their source themselves
-            "Conv2d": lambda name, node, signal: self._weighted(name, conv(name, node, signal.shape), node, signal),
+            "Flatten": signals.flatten,
+            "Conv2d": self._conv2d,
             "Conv1d": self._conv1d,
             "Linear": lambda name, node, signal: self._weighted(name, dense(name, node), None, signal),
             "Affine": lambda name, node, signal: self._weighted(name, dense(name, node), node, signal),
-            "SumPool2d": self._pool,
-            "AvgPool2d": self._pool,
+            **dict.fromkeys(POOLS, self._pool),
             "Scale": signals.scale,
             "Delay": partial(signals.delay, dt=self.options.dt),
             "Threshold": self._threshold,
@@ -126,7 +127,8 @@ class Reader:
 
     def _input_shape(self, name: str, node: Any) -> Shape:
         found = np.asarray(self.input_shape or node.input_type["input"]).ravel()
-        if any(type(node).__name__ == "Conv1d" for node in self.nodes.values()):
+        kinds = {type(node).__name__ for node in self.nodes.values()}
+        if "Conv1d" in kinds and kinds.isdisjoint(("Conv2d", *POOLS)):
             found = found[1:] if len(found) == 3 and found[0] == 1 else found
             found = np.insert(found, 1, 1) if len(found) == 2 else found  # (C, L)
         elif len(found) in (2, 4) and found[0] == 1:  # a batch, or a step, of one
@@ -146,21 +148,34 @@ class Reader:
         bias = np.zeros(shape[0]) if biased is None else numbers(name, biased, "bias")
         if bias.shape != shape[:1]:
             raise GraphError(f"{name}: bias has shape {bias.shape}; {shape[:1]} is allowed")
-        made = (Edge(source, signals.reading(op, factor, signal.shape)) for source, factor in signal.spikes)
+        made = (Edge(source, signals.reading(name, op, factor, signal.shape)) for source, factor in signal.spikes)
         edges = tuple(signals.waiting(edge, signal.late, shape) for edge in made)
         return Signal(shape, edges=edges, bias=bias.reshape(-1, 1, 1))
 
+    def _conv2d(self, name: str, node: Any, signal: Signal) -> Signal:
+        _check_pixels(name, signal)
+        return self._weighted(name, conv(name, node, signal.shape), node, signal)
+
     def _conv1d(self, name: str, node: Any, signal: Signal) -> Signal:
         """Along the last of (C, 1, L)."""
+        _check_pixels(name, signal)
         return self._weighted(name, conv(name, line(name, node), signal.shape), node, signal)
 
     def _pool(self, name: str, node: Any, signal: Signal) -> Signal:
+        _check_pixels(name, signal)
         kernel, stride = pair(name, node, "kernel_size", 1), pair(name, node, "stride", 1)
         padding = pair(name, node, "padding")
         factor = float(np.prod(kernel)) if type(node).__name__ == "SumPool2d" else 1.0
         if padding != (0, 0) or (signal.spikes and stride != kernel):
             allowed = "stride = kernel" if signal.spikes else "any stride"
-            raise GraphError(f"{name}: kernel {kernel}, stride {stride}, padding {padding}; {allowed}, no padding is")
+            raise GraphError(
+                f"{name}: kernel {kernel}, stride {stride}, padding {padding}; {allowed} and no padding are allowed"
+            )
+        if signal.spikes and any(n % side for n, side in zip(signal.shape[1:], kernel, strict=True)):
+            raise GraphError(
+                f"{name}: pools spikes of {signal.shape[1]} x {signal.shape[2]} pixels by {kernel}; sides that divide "
+                "them are allowed, or weights before it"
+            )
         pools = []
         for source, gain in signal.spikes:
             if source not in self.made:
@@ -169,7 +184,7 @@ class Reader:
             pool_name = name if len(signal.spikes) == 1 else f"{name}.{source}"
             pool = Pool(pool_name, (c, h // kernel[0], w // kernel[1]), source, kernel)
             self._add(pool)
-            pools.append((pool.name, gain * factor))
+            pools.append((pool.name, signals.by_channel(name, gain, "the scale of what it pools differs") * factor))
         mean = Conv(np.ones((signal.shape[0], 1, *kernel)), stride, groups=signal.shape[0])
         edges = tuple(replace(e, op=scaled(pooled(name, e.op, mean), factor)) for e in signal.edges)
         shape = _output_shape(name, mean, signal.shape)
@@ -185,6 +200,7 @@ class Reader:
             name,
             node,
             signal.shape,
+            flattened=bool(signal.flattened),
             dt=options.dt,
             reset=options.reset,
             exponential=bool(options.framework and options.framework.exponential),
@@ -192,7 +208,7 @@ class Reader:
         )
         if options.reset_delay and neuron.reset == "zero" and neuron.gathers:
             raise GraphError(f"{name}: a reset to zero a step late loses an input; no reset_delay is allowed")
-        return self._population(name, signal, neuron, factor, scale=note(name, node, "scale"))
+        return self._population(name, signal, neuron, factor, scale=note(name, node, "scale") if options.own else None)
 
     def _threshold(self, name: str, node: Any, signal: Signal) -> Signal:
         """Fires where what arrives in a step exceeds its threshold; nothing is kept."""
@@ -200,7 +216,7 @@ class Reader:
         if (threshold <= 0).any():
             raise GraphError(f"{name}: threshold is {threshold.min():g}; a positive number is allowed")
         forgets = Neuron(1.0, reset="zero", voltage_decay=DECAY_MAX)
-        inverse = signals.laid_out(name, 1 / threshold, "threshold", signal.shape)
+        inverse = signals.laid_out(name, 1 / threshold, "threshold", signal)
         return self._population(name, signal, forgets, inverse, scale=None)
 
     def _output(self, name: str, node: Any, signal: Signal) -> Signal:
@@ -227,7 +243,8 @@ class Reader:
         elif np.any(signal.bias):
             own = 0.0 if neuron.bias is None else neuron.bias
             neuron = replace(neuron, bias=np.asarray(signal.bias * factor + own))
-        return self._add(Population(name, signal.shape, edges, neuron, scale=scale))
+        made = self._add(Population(name, signal.shape, edges, neuron, scale=scale))
+        return replace(made, flattened=signal.flattened)
 
     def _always(self, name: str, shape: Shape, bias: np.ndarray | float) -> Edge:
         """A bias of a current that decays, which no neuron has: an edge from neurons that fire at every step."""
@@ -245,6 +262,14 @@ class Reader:
             raise GraphError(f"{node.name}: the name is used twice; names must be unique")
         self.made[node.name] = node
         return Signal(node.shape, spikes=((node.name, 1.0),))
+
+
+def _check_pixels(name: str, signal: Signal) -> None:
+    if signal.flattened:
+        raise GraphError(
+            f"{name}: reads what {signal.flattened} flattened, of {signal.shape}; Linear, Affine, Scale, Delay and "
+            "neurons may, convolutions and pools only what keeps its axes"
+        )
 
 
 def _recurrent(name: str, edge: Edge) -> Edge:

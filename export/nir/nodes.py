@@ -38,11 +38,10 @@ from export.graph import (
     Neuron,
     Operator,
     Pair,
-    Population,
     Shape,
 )
 from export.hdf5 import GEOMETRY_MAX, MAX_ELEMENTS
-from export.limits import DECAY_MAX, POTENTIAL_SHIFT, RESETS
+from export.limits import DECAY_MAX, RESETS
 
 Each = float | np.ndarray  # one number for all neurons of a node, or one for each: (C, H, W)
 
@@ -72,18 +71,27 @@ def numbers(name: str, node: Any, field: str, *, endless: bool = False) -> np.nd
 
 
 def from_nir(
-    name: str, node: Any, shape: Shape, *, dt: float, reset: str, exponential: bool = False, reset_delay: bool = False
+    name: str,
+    node: Any,
+    shape: Shape,
+    *,
+    dt: float,
+    reset: str,
+    flattened: bool = False,
+    exponential: bool = False,
+    reset_delay: bool = False,
 ) -> tuple[Neuron, Each]:
     """The neurons of a NIR node that stand in `shape` (C, H, W), and the factor of what drives them.
 
     What differs between neurons comes as an array (C, H, W). dt in seconds; reset for nodes whose metadata say nothing;
-    exponential: whether states decay by exp(-dt / tau); reset_delay: whether the threshold is subtracted a step after
-    the spike, when the potential has decayed. Raises GraphError naming node, field, what was found and what is allowed.
+    flattened: whether the file has lost these axes; exponential: whether states decay by exp(-dt / tau); reset_delay:
+    whether the threshold is subtracted a step after the spike, when the potential has decayed. Raises GraphError naming
+    node, field, what was found and what is allowed.
     """
     kind = type(node).__name__
 
     def value(field: str, *, endless: bool = False) -> Each:
-        return _each(name, node, field, shape, endless=endless)
+        return _each(name, node, field, shape, endless=endless, flattened=flattened)
 
     def share(field: str) -> Each:
         """dt / tau: of a state, what decays in a step. An endless tau is none."""
@@ -152,65 +160,17 @@ def _decay(share: Each) -> Decay:
     return found if found.ndim and (found != found.flat[0]).any() else int(found.flat[0])
 
 
-def _each(name: str, node: Any, field: str, shape: Shape, *, endless: bool) -> Each:
+def _each(name: str, node: Any, field: str, shape: Shape, *, endless: bool, flattened: bool) -> Each:
     """One number for all neurons, or one for each: (C, H, W)."""
     found = numbers(name, node, field, endless=endless)
-    if found.size not in (1, np.prod(shape)):
+    sides, wanted = ([n for n in each if n > 1] for each in (found.shape, shape))
+    if found.size not in (1, np.prod(shape)) or (len(sides) > 1 and sides != wanted and not flattened):
         raise GraphError(f"{name}: {field} has shape {found.shape}; one number, or one for each of {shape}, is allowed")
     return found.reshape(shape) if (found != found.flat[0]).any() else float(found.flat[0])
 
 
 def _shown(value: Each) -> str:
     return f"{value:g}" if isinstance(value, float) else f"{np.min(value):g} to {np.max(value):g}"
-
-
-def to_nir(nir: ModuleType, population: Population, shape: Shape, *, dt: float, integer: bool) -> Any:
-    """The NIR node of a population's neurons, whose parameters get `shape`. Raises GraphError for what NIR has not."""
-    neuron = population.cuba
-
-    def tau(decay: Decay) -> Each:
-        if not np.all(decay):
-            raise GraphError(
-                f"{population.name}: current decay {neuron.current_decay}, voltage decay {neuron.voltage_decay}; "
-                f"above 0 are allowed in NIR, or {CURRENT_DECAY_NONE} and {VOLTAGE_DECAY_NONE} for no leak"
-            )
-        return dt * DECAY_MAX / decay
-
-    if neuron.drop is not None:
-        raise GraphError(f"{population.name}: a spike subtracts another number than the threshold; NIR cannot say that")
-    fields: dict[str, Each] = {"r": 1.0}
-    kind = "IF"
-    if neuron.gathers:
-        kind = "CubaLIF"
-        fields = {"tau_syn": tau(neuron.current_decay), "tau_mem": tau(neuron.voltage_decay), "v_leak": 0.0}
-        fields |= {"r": fields["tau_mem"] / dt, "w_in": fields["tau_syn"] / dt}
-    elif neuron.leaks:
-        kind = "LIF"
-        fields = {"tau": tau(neuron.voltage_decay), "v_leak": 0.0, "r": tau(neuron.voltage_decay) / dt}
-    if neuron.threshold is None:
-        kind = dict(zip(SPIKING, SILENT, strict=True))[kind]
-    else:
-        fields["v_reset"] = 0.0
-    said = {
-        "reset": neuron.reset,
-        "u0": neuron.u0 / (2**POTENTIAL_SHIFT if integer else 1) or None,  # in weight units
-        "scale": 1.0 if integer else population.scale,  # what comes back as integers is those integers
-    }
-    # 12 bits of a decay survive in float32.
-    arrays = {field: _filled(value, population.shape, shape) for field, value in fields.items()}
-    if neuron.threshold is not None:
-        arrays["v_threshold"] = compact(np.full(shape, float(neuron.threshold)))
-    return getattr(nir, kind)(metadata={key: value for key, value in said.items() if value is not None}, **arrays)
-
-
-def _filled(value: Each, neurons: Shape, shape: Shape) -> np.ndarray:
-    """A number for each of the neurons (C, H, W), laid out in `shape`."""
-    return np.broadcast_to(value, neurons).reshape(shape).astype(np.float32)
-
-
-def compact(values: np.ndarray) -> np.ndarray:
-    """As float32, which other frameworks expect, where that alters no number; else as float64."""
-    return values.astype(np.float32 if (values.astype(np.float32) == values).all() else np.float64)
 
 
 def note(name: str, node: Any, key: str) -> float | None:

@@ -106,11 +106,13 @@ def _open(path: Path, *, options: Options) -> tuple[Graph, bool]:
 
 def _graph(network: Any, options: Options) -> tuple[Graph, bool]:
     dt = options.dt
-    own = note("the graph", network, "dt")
-    if own is not None and not np.isclose(own, dt, rtol=NOISE):
-        raise GraphError(f"was written for steps of {own:g} s; dt {dt:g} is asked for")
+    written = note("the graph", network, "dt")
+    if written is not None and not np.isclose(written, dt, rtol=NOISE):
+        raise GraphError(f"was written for steps of {written:g} s; dt {dt:g} is asked for")
+    own = written if note("the graph", network, "logit_scale") is not None else None  # only ours have both
     if own is not None and options.framework:  # what a framework leaves unsaid, our files say
         options = replace(options, framework=None, reset="zero", reset_delay=False)
+    options = replace(options, own=own is not None)
     nodes, links = flat(network, "")
     reader = Reader(nodes, links, options)
     notes = {"read from": f"NIR, dt {dt:g}", **({} if own is None else {OWN: f"{own:g}"})}
@@ -141,11 +143,17 @@ def _options(
             f"{' or '.join(BINARY_ENCODERS)} and {' or '.join(RESETS)} are allowed"
         )
     late = bool(framework and framework.reset_delay) if reset_delay is None else reset_delay
-    return Options(timesteps, framework, dt, encoder, reset, late, input_shape)
+    return Options(timesteps, framework, dt, encoder, reset, late, False, input_shape)
 
 
 def _readout(network: Any) -> tuple[float, tuple[str, ...]]:
     """logit_scale and class_names of a file of ours."""
     scale = note("the graph", network, "logit_scale")
-    names = json.loads(str(network.metadata.get("class_names", "[]")))
+    found = str(network.metadata.get("class_names", "[]"))
+    try:
+        names = json.loads(found)
+    except ValueError:
+        names = None
+    if not isinstance(names, list):
+        raise GraphError(f"the graph: class_names in its metadata is {found[:80]!r}; a JSON list of names is allowed")
     return 1.0 if scale is None else scale, tuple(str(name) for name in names)

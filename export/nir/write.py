@@ -18,8 +18,11 @@ import numpy as np
 
 from export import files
 from export.graph import (
+    CURRENT_DECAY_NONE,
+    VOLTAGE_DECAY_NONE,
     Conv,
     ConvT,
+    Decay,
     Dense,
     Edge,
     Graph,
@@ -32,9 +35,9 @@ from export.graph import (
     ternary,
     without_recurrence,
 )
-from export.limits import POTENTIAL_SHIFT
+from export.limits import DECAY_MAX, POTENTIAL_SHIFT
 from export.nir.frameworks import DT
-from export.nir.nodes import compact, load_nir, to_nir
+from export.nir.nodes import SILENT, SPIKING, Each, load_nir
 from export.operators import to_dense
 from export.passes import align_delays, fold_pool, split_concat
 
@@ -141,7 +144,7 @@ def _network(nir: ModuleType, graph: Graph, dt: float) -> Any:
         if not isinstance(node, Population):
             add(node.name, nir.Input(np.array(shape)))
             continue
-        add(node.name, to_nir(nir, node, shape, dt=dt, integer=graph.integer))
+        add(node.name, _neurons(nir, node, shape, dt=dt, integer=graph.integer))
         for k, edge in enumerate(node.edges):
             name, source = edge.source, graph[edge.source].shape
             if node.name in flat and name not in flat:
@@ -179,19 +182,19 @@ def _synapse(nir: ModuleType, edge: Edge, source: Shape, bias: np.ndarray | None
     """Linear or Affine into flat neurons, else Conv2d; dense synapses as a kernel as large as their source."""
     op = edge.op
     if isinstance(op, Dense) and flat:
-        weight = compact(op.weight)
-        return nir.Linear(weight) if bias is None else nir.Affine(weight, compact(bias))
+        weight = _compact(op.weight)
+        return nir.Linear(weight) if bias is None else nir.Affine(weight, _compact(bias))
     if isinstance(op, Dense):
         op = Conv(op.weight.reshape(-1, *source))
     assert isinstance(op, Conv)
     return nir.Conv2d(
         input_shape=tuple(source[1:]),
-        weight=compact(op.weight),
+        weight=_compact(op.weight),
         stride=op.stride,
         padding=op.padding,
         dilation=op.dilation,
         groups=op.groups,
-        bias=compact(np.zeros(len(op.weight)) if bias is None else bias),
+        bias=_compact(np.zeros(len(op.weight)) if bias is None else bias),
     )
 
 
@@ -206,3 +209,52 @@ def _bias(population: Population, *, integer: bool) -> np.ndarray | None:
     if (bias != bias[:, :1]).any():
         raise GraphError(f"{population.name}: a bias for every neuron; one number a channel is allowed")
     return bias[:, 0] / (2**POTENTIAL_SHIFT if integer else 1)
+
+
+def _neurons(nir: ModuleType, population: Population, shape: Shape, *, dt: float, integer: bool) -> Any:
+    """The NIR node of a population's neurons, whose parameters get `shape`. Raises GraphError for what NIR has not."""
+    neuron = population.cuba
+
+    def tau(decay: Decay) -> Each:
+        if not np.all(decay):
+            raise GraphError(
+                f"{population.name}: current decay {neuron.current_decay}, voltage decay {neuron.voltage_decay}; "
+                f"above 0 are allowed in NIR, or {CURRENT_DECAY_NONE} and {VOLTAGE_DECAY_NONE} for no leak"
+            )
+        return dt * DECAY_MAX / decay
+
+    if neuron.drop is not None:
+        raise GraphError(f"{population.name}: a spike subtracts another number than the threshold; NIR cannot say that")
+    fields: dict[str, Each] = {"r": 1.0}
+    kind = "IF"
+    if neuron.gathers:
+        kind = "CubaLIF"
+        fields = {"tau_syn": tau(neuron.current_decay), "tau_mem": tau(neuron.voltage_decay), "v_leak": 0.0}
+        fields |= {"r": fields["tau_mem"] / dt, "w_in": fields["tau_syn"] / dt}
+    elif neuron.leaks:
+        kind = "LIF"
+        fields = {"tau": tau(neuron.voltage_decay), "v_leak": 0.0, "r": tau(neuron.voltage_decay) / dt}
+    if neuron.threshold is None:
+        kind = dict(zip(SPIKING, SILENT, strict=True))[kind]
+    else:
+        fields["v_reset"] = 0.0
+    said = {
+        "reset": neuron.reset,
+        "u0": neuron.u0 / (2**POTENTIAL_SHIFT if integer else 1) or None,  # in weight units
+        "scale": 1.0 if integer else population.scale,  # what comes back as integers is those integers
+    }
+    # 12 bits of a decay survive in float32.
+    arrays = {field: _laid_out(value, population.shape, shape) for field, value in fields.items()}
+    if neuron.threshold is not None:
+        arrays["v_threshold"] = _compact(np.full(shape, float(neuron.threshold)))
+    return getattr(nir, kind)(metadata={key: value for key, value in said.items() if value is not None}, **arrays)
+
+
+def _laid_out(value: Each, neurons: Shape, shape: Shape) -> np.ndarray:
+    """A number for each of the neurons (C, H, W), laid out in `shape`."""
+    return np.broadcast_to(value, neurons).reshape(shape).astype(np.float32)
+
+
+def _compact(values: np.ndarray) -> np.ndarray:
+    """As float32, which other frameworks expect, where that alters no number; else as float64."""
+    return values.astype(np.float32 if (values.astype(np.float32) == values).all() else np.float64)

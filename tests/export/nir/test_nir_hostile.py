@@ -142,6 +142,8 @@ def test_strings_that_share_their_text_are_refused_once_it_is_too_much(tmp_path)
         ("nodes/hidden:0/padding", [2**15, 2**15], r"hidden:0: shape is \(2, .*\); 67108864 neurons at most"),
         ("nodes/hidden:0/groups", 2**40, r"hidden:0: groups is \[1099511627776.0\]; 1 or 2 integers from 1 to 32768"),
         ("nodes/hidden/metadata/reset", "x" * 10_000, "hidden: reset in its metadata is 'x{80}'; subtract and zero"),
+        ("nodes/hidden/metadata/scale", -1.0, "hidden: scale in its metadata is -1; a positive number"),
+        ("metadata/class_names", "a,b", "the graph: class_names in its metadata is 'a,b'; a JSON list of names"),
         ("nodes/hidden/metadata/reset", [1, 2], r"hidden: reset in its metadata is '\[1 2\]'; subtract and zero"),
     ],
 )
