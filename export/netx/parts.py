@@ -23,8 +23,8 @@ from export.graph import (
     Sparse,
 )
 from export.hdf5 import GEOMETRY_MAX
-from export.limits import ONE_SIGN_MAX
 from export.netx.fields import Fields
+from export.netx.stock import keeps_both
 
 FORMAT_VERSION = 1
 TIMESTEPS_MAX = 2**20
@@ -56,30 +56,11 @@ def recurrent(fields: Fields, forward: Dense) -> Dense:
     weight = _weight(fields, 2, flat=(n, n), field="weight_rec")
     if weight.shape != (n, n):
         raise fields.error("weight_rec", f"of shape {weight.shape}", f"{(n, n)}")
-    if not netx_keeps(forward.weight, weight):
+    if not keeps_both(forward.weight, weight):
         raise fields.error("weight_rec", "odd, or out of reach, as `weight` may be", "what NetX keeps of both: even")
     if "delay" in fields:  # where NetX runs its weights at another scale: blocks/process.py, RecurrentDense
         raise fields.error("delay", "of a recurrent layer", "none")
     return Dense(weight)
-
-
-def netx_keeps(weight: np.ndarray, recurrent: np.ndarray) -> bool:
-    """Whether NetX runs both matrices of a dense_rec layer as they are: it scales them as one, and cuts each by itself.
-
-    netx/utils.py, optimize_weight_bits, and lava/utils/weightutils.py: -256 is what no synapse of one sign holds.
-    """
-    both = (weight, recurrent)
-    if any((one % 2).any() for one in both):
-        return False
-    low, high = min(one.min() for one in both), max(one.max() for one in both)
-    mixed = low < 0 <= high
-    if not mixed:
-        return low >= -ONE_SIGN_MAX and high <= ONE_SIGN_MAX
-    reach = min(127 / high if high else math.inf, -128 / low)
-    if reach < 0.5:
-        return False
-    scale = 2 ** (math.floor(math.log2(reach)) + 1)
-    return all(one.max() > 0 or one.min() * scale >= -ONE_SIGN_MAX for one in both)
 
 
 def sparse(fields: Fields, source: Shape) -> Sparse:

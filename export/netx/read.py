@@ -5,6 +5,7 @@ One exception type, GraphError, naming the file, the layer, the field, what was 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,9 +33,11 @@ from export.graph import (
 )
 from export.guard import guarded
 from export.limits import BIAS_MANTISSA_MAX, DELAY_MAX, INPUT_MAX, POTENTIAL_MAX, one_signed
-from export.netx import checksum, neurons, parts
+from export.netx import checksum, neurons, parts, stock
 from export.netx.fields import Fields
 from export.passes import slice_channels
+
+log = logging.getLogger(__name__)
 
 MAX_LAYERS = 1000
 MAX_EDGES = 2**14  # more come of layers that read each other over and over, not of a network
@@ -75,12 +78,18 @@ def read(path: Path | str, *, input_shape: Shape | None = None, trusted: bool = 
     if not path.is_file():
         raise GraphError(f"{path}: no such file")
     if trusted:
-        return _open(path, input_shape=input_shape, most=hdf5.MOST_BYTES)
-    return guarded(partial(_open, input_shape=input_shape, most=hdf5.budget(path)), path)
+        return _open(path, input_shape=input_shape, most=hdf5.MOST_BYTES)[0]
+    graph, cut = guarded(partial(_open, input_shape=input_shape, most=hdf5.budget(path)), path)
+    if cut:
+        log.warning(
+            "%s: %s: stock NetX alters weights to fit a synapse's bits; here all are as in the file, and so in SLAYER",
+            path, ", ".join(cut),
+        )  # fmt: skip
+    return graph
 
 
-def _open(path: Path, *, input_shape: Shape | None = None, most: int = hdf5.MAX_BYTES) -> Graph:
-    """most: bytes that may be read."""
+def _open(path: Path, *, input_shape: Shape | None = None, most: int = hdf5.MAX_BYTES) -> tuple[Graph, tuple[str, ...]]:
+    """The graph, and the layers that stock NetX would run otherwise. most: bytes that may be read."""
     try:
         with hdf5.opened(path) as file:
             return _read(file, input_shape, hdf5.Reading(most))
@@ -90,7 +99,7 @@ def _open(path: Path, *, input_shape: Shape | None = None, most: int = hdf5.MAX_
         raise GraphError(f"{path}: cannot be read as NetX HDF5 ({error})") from error
 
 
-def _read(file: h5py.File, input_shape: Shape | None, reading: hdf5.Reading) -> Graph:
+def _read(file: h5py.File, input_shape: Shape | None, reading: hdf5.Reading) -> tuple[Graph, tuple[str, ...]]:
     root = Fields(file, "", "the file", reading)
     if "layer" not in root:
         raise GraphError("no group 'layer'; a NetX file has one")
@@ -110,7 +119,7 @@ def _read(file: h5py.File, input_shape: Shape | None, reading: hdf5.Reading) -> 
     if not graph.populations:
         raise GraphError("no layer with neurons; at least one is needed")
     checksum.verify(root)  # last: what cannot be is named before what was changed
-    return graph
+    return graph, () if ours else tuple(reader.cut)
 
 
 def _source_of(op: Conv, target: Shape) -> Shape | None:
@@ -132,6 +141,7 @@ class _Reader:
         self.summed: set[int] = set()  # synapse layers that an add layer reads
         self.unread: set[int] = set()  # feedback layers that no synapse layer follows
         self.notes: dict[str, str] = {}
+        self.cut: list[str] = []  # dense layers whose weights stock NetX would not keep
 
     def layer(self, fields: Fields) -> None:
         kind = fields.text("type")
@@ -188,7 +198,10 @@ class _Reader:
         if "inputs" in fields:
             raise GraphError(f"{fields.where}: field 'inputs' is read on concat and add layers only")
         edges = []
-        by_delay = self._by_delay(fields, build(fields, source.shape))
+        op = build(fields, source.shape)
+        if fields.text("type") == "dense" and not stock.keeps(op.weight):
+            self.cut.append(fields.where)
+        by_delay = self._by_delay(fields, op)
         self._count(fields, [op for op, _ in by_delay] * len(source.parts))
         for op, target_delay in by_delay:
             start = 0

@@ -39,7 +39,8 @@ from export.graph import (
 )
 from export.netx import checksum
 from export.netx.neurons import stock_bias, write_neuron
-from export.netx.parts import FORMAT_VERSION, netx_keeps
+from export.netx.parts import FORMAT_VERSION
+from export.netx.stock import keeps, keeps_both
 
 
 def write(graph: Graph, path: Path | str, *, sealed: bool = True) -> Path:
@@ -95,10 +96,11 @@ class _Writer:
     def population(self, population: Population) -> h5py.Group:
         edges = population.edges
         # Stock NetX would run a convolution without its delays by target neuron, one of graded spikes as one of bits,
-        # and a network without layers of a type that it does not know: a concat keeps it from that.
-        plain = isinstance(edges[0].op, Dense) or (
-            edges[0].target_delay is None and not isinstance(edges[0].op, Sparse)
-        )
+        # a network without layers of a type that it does not know, and some dense layers with other weights: a concat
+        # keeps it from that.
+        first = edges[0].op
+        plain = keeps(first.weight) if isinstance(first, Dense) else not isinstance(first, Sparse)
+        plain = plain and (isinstance(first, Dense) or edges[0].target_delay is None)
         plain = plain and edges[0].source not in self.graded
         bias = stock_bias(population)
         plain = plain and (population.neuron.bias is None or bias is not None)
@@ -181,7 +183,7 @@ def _is_dense_recurrent(population: Population) -> bool:
     first, again = population.edges
     whole = isinstance(first.op, Dense) and isinstance(again.op, Dense) and first.target_delay is None
     plain = whole and not again.delay and isinstance(population.neuron, Neuron)
-    return plain and netx_keeps(first.op.weight, again.op.weight)
+    return plain and keeps_both(first.op.weight, again.op.weight)
 
 
 def _join(edges: Sequence[Edge], shapes: dict[str, tuple[int, ...]]) -> tuple[Operator, tuple[int, ...]] | None:

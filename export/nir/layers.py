@@ -91,8 +91,10 @@ class Reader:
                 arriving.append(Signal(alike[0].shape, spikes=((neuron, 1.0),)))
             known[name] = self._node(name, arriving)
         inputs = [node.name for node in self.made.values() if isinstance(node, Input)]
-        if len(inputs) != 1 or len(self.made) < 2:
-            raise GraphError(f"{len(inputs)} inputs, {len(self.made)} layers; 1 and at least 2 are allowed")
+        if len(inputs) != 1:
+            raise GraphError(f"its inputs are {', '.join(inputs) or 'none'}; one is allowed")
+        if len(self.made) < 2:
+            raise GraphError(f"nothing but the input {inputs[0]}; neurons or weights behind it are needed")
         return tuple(self.made.values())
 
     def _node(self, name: str, arriving: list[Signal]) -> Signal:

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.originals import loops, values
 from export import netx
 from export.graph import Dense, Edge, GraphError, SigmaDelta, same
-from export.netx.parts import netx_keeps
+from export.netx.stock import keeps_both
 
 
 def edited(graph, tmp_path, *changes):
@@ -111,7 +111,7 @@ def test_an_output_needs_no_threshold(tmp_path):
     ],
 )
 def test_what_netx_runs_at_another_scale_is_no_dense_rec(forward, back, kept, tmp_path):
-    assert netx_keeps(np.array(forward), np.array(back)) == kept
+    assert keeps_both(np.array(forward), np.array(back)) == kept
     graph = loops()
     first = graph["first"]
     edges = (
