@@ -70,6 +70,7 @@ def minimise(
     before_epoch: Callable[[], None] | None = None,
     teacher: Forward | None = None,
     distill: float = 1.0,
+    clip: float = math.inf,
     checkpoint: Path | None = None,
     on_step: OnStep | None = None,
     team: Team = ALONE,
@@ -80,8 +81,9 @@ def minimise(
     `forward` maps images (B, C, H, W) to logits; `validate` scores the network after an epoch, against `truths`.
     `before_epoch` runs before each epoch and before each validation. The first `warm_up` batches minimise balanced
     cross-entropy. `vary` changes images and targets of a batch. `teacher` maps images to logits, too; `distill` times
-    the cross-entropy with its probabilities is added to the objective. `identity` describes the run: a checkpoint of
-    another run is refused with ValueError.
+    the cross-entropy with its probabilities is added to the objective. `clip` is the largest norm of a batch's
+    gradient, which is scaled down to it. `identity` describes the run: a checkpoint of another run is refused with
+    ValueError.
     """
     keep_freed_memory()
     batches = -(-len(images) // batch)
@@ -116,6 +118,7 @@ def minimise(
                 value = value + distill * distillation_loss(logits, told.to(logits.device))
             value.backward()
             team.add_gradients(network.parameters(), len(x))
+            nn.utils.clip_grad_norm_(network.parameters(), clip)
             optimizer.step()
             schedule.step()
             total += float(value.detach())
@@ -131,9 +134,7 @@ def minimise(
         if score >= max(row.validation_dice for row in history):
             best = {name: tensor.clone() for name, tensor in network.state_dict().items()}
         if checkpoint and team.leads:
-            states = {name: part.state_dict() for name, part in saved.items()}
-            rows = [asdict(row) for row in history]
-            storage.save({"identity": identity, "history": rows, "best": best, **states}, checkpoint)
+            _save(checkpoint, identity, history, best, saved)
     network.load_state_dict(best)
     return history
 
@@ -143,6 +144,18 @@ def one_cycle(progress: float) -> float:
     if progress < WARM_SHARE:
         return START + (1 - START) * (1 - math.cos(math.pi * progress / WARM_SHARE)) / 2
     return (1 + math.cos(math.pi * min((progress - WARM_SHARE) / (1 - WARM_SHARE), 1))) / 2
+
+
+def _save(
+    checkpoint: Path,
+    identity: dict[str, Any],
+    history: Sequence[Epoch],
+    best: dict[str, torch.Tensor],
+    saved: dict[str, Any],
+) -> None:
+    states = {name: part.state_dict() for name, part in saved.items()}
+    rows = [asdict(row) for row in history]
+    storage.save({"identity": identity, "history": rows, "best": best, **states}, checkpoint)
 
 
 def _resume(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from neuroseg.training.team import ALONE, CPU, Team
 from neuroseg.training.unet import UNet, UNetConfig
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+CLIP = 0.5  # largest norm of a batch's gradient, of classes: one batch of 10.8 left a fold's network all background
 STAND_INS = 16  # training subjects that stand in for a validation set
 
 
@@ -95,6 +97,7 @@ def train(
         loss=config.loss,
         warm_up=config.warm_up,
         augmented=config.augment,
+        clip=CLIP if model.out_channels > 1 else math.inf,
         seed=config.seed,
         identity={"model": asdict(model), "config": asdict(config)},
         checkpoint=checkpoint,

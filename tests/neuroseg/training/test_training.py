@@ -14,6 +14,7 @@ from hypothesis.extra.numpy import arrays
 
 from neuroseg import metrics
 from neuroseg.data import Subject
+from neuroseg.training.loop import minimise, one_cycle
 from neuroseg.training.losses import balanced_bce_loss, bce_dice_loss, bce_loss, dice_loss, distillation_loss
 from neuroseg.training.train import TrainConfig, predict, split, train
 from neuroseg.training.unet import UNet, UNetConfig
@@ -199,6 +200,28 @@ def test_training_learns_classes():
     reached = metrics.mean_dice(masks, [s.mask for s in subjects[16:]], ("left", "right"))
     assert reached["3d mean"] == pytest.approx(max(row.validation_dice for row in history))
     assert min(reached["3d left"], reached["3d right"]) > 0.5, reached
+
+
+@pytest.mark.parametrize(("clip", "moved"), [(0.5, 0.5), (math.inf, 300.0)])
+def test_a_batch_of_a_large_gradient_moves_weights_no_further_than_clip(clip, moved):
+    network = torch.nn.Conv2d(1, 1, 1, bias=False)
+    before = float(network.weight)
+    minimise(
+        network,
+        forward=network,
+        images=torch.ones(1, 1, 1, 1),
+        targets=torch.ones(1, 1, 1, 1),
+        objective=lambda logits, _truth: 300 * logits.sum(),
+        validate=lambda: 1.0,
+        truths=[],
+        optimizer=torch.optim.SGD(network.parameters(), lr=1.0),
+        epochs=1,
+        batch=1,
+        seed=0,
+        identity={},
+        clip=clip,
+    )
+    assert before - float(network.weight) == pytest.approx(moved * one_cycle(0), rel=1e-4)
 
 
 def test_training_learns():
