@@ -24,7 +24,7 @@ from export.graph import (
 )
 from export.hdf5 import GEOMETRY_MAX
 from export.netx.fields import Fields
-from export.netx.stock import keeps_both
+from export.netx.stock import keeps
 
 FORMAT_VERSION = 1
 TIMESTEPS_MAX = 2**20
@@ -56,8 +56,8 @@ def recurrent(fields: Fields, forward: Dense) -> Dense:
     weight = _weight(fields, 2, flat=(n, n), field="weight_rec")
     if weight.shape != (n, n):
         raise fields.error("weight_rec", f"of shape {weight.shape}", f"{(n, n)}")
-    if not keeps_both(forward.weight, weight):
-        raise fields.error("weight_rec", "odd, or out of reach, as `weight` may be", "what NetX keeps of both: even")
+    if not keeps(forward.weight, weight):
+        raise fields.error("weight_rec", "not what NetX runs beside `weight`", "what it keeps of both")
     if "delay" in fields:  # where NetX runs its weights at another scale: blocks/process.py, RecurrentDense
         raise fields.error("delay", "of a recurrent layer", "none")
     return Dense(weight)

@@ -107,19 +107,19 @@ def _read(file: h5py.File, input_shape: Shape | None, reading: hdf5.Reading) -> 
     count = len(layers.group)
     if not 0 < count <= MAX_LAYERS:
         raise GraphError(f"{count} layers; 1 to {MAX_LAYERS} are allowed")
-    reader = _Reader(input_shape)
+    ours = "meta" in root
+    reader = _Reader(input_shape, ours=ours)
     for k in range(count):
         if str(k) not in layers:
             raise GraphError(f"layer {k} is missing; {count} layers must be numbered from 0")
         reader.layer(layers.sub(str(k), where=f"layer {k}"))
-    ours = "meta" in root
-    reader.finish(ours=ours)
+    reader.finish()
     meta = parts.meta(root) if ours else parts.foreign_meta(root, reader.notes)
     graph = Graph(tuple(reader.nodes), integer=True, meta=meta)
     if not graph.populations:
         raise GraphError("no layer with neurons; at least one is needed")
     checksum.verify(root)  # last: what cannot be is named before what was changed
-    return graph, () if ours else tuple(reader.cut)
+    return graph, tuple(reader.cut)
 
 
 def _source_of(op: Conv, target: Shape) -> Shape | None:
@@ -131,8 +131,8 @@ def _source_of(op: Conv, target: Shape) -> Shape | None:
 
 
 class _Reader:
-    def __init__(self, input_shape: Shape | None) -> None:
-        self.input_shape = input_shape
+    def __init__(self, input_shape: Shape | None, *, ours: bool) -> None:
+        self.input_shape, self.ours = input_shape, ours
         self.outside: _Stream | None = None  # what comes in, of a file without an input layer
         self.nodes: list[Node] = []
         self.shapes: dict[str, Shape] = {}
@@ -199,7 +199,7 @@ class _Reader:
             raise GraphError(f"{fields.where}: field 'inputs' is read on concat and add layers only")
         edges = []
         op = build(fields, source.shape)
-        if fields.text("type") == "dense" and not stock.keeps(op.weight):
+        if not self.ours and fields.text("type") == "dense" and not stock.keeps(op.weight):
             self.cut.append(fields.where)
         by_delay = self._by_delay(fields, op)
         self._count(fields, [op for op, _ in by_delay] * len(source.parts))
@@ -277,14 +277,14 @@ class _Reader:
         self.notes["average"] = str(int(np.prod(fields.shape())))
         return source
 
-    def finish(self, *, ours: bool) -> None:
+    def finish(self) -> None:
         """What comes last without a neuron integrates in a file of lava-dl, as in NetX; else something must sum it."""
         if self.unread:
             raise GraphError(f"layer {min(self.unread)}: a feedback that no synapse layer follows")
         for k, stream in enumerate(self.streams):
             if not stream.edges or k in self.summed:
                 continue
-            if ours or k < len(self.streams) - 1:
+            if self.ours or k < len(self.streams) - 1:
                 raise GraphError(f"layer {k}: has no neuron, and no add layer sums it")
             self.nodes.append(Population(f"layer_{k}", stream.shape, stream.edges, INTEGRATOR))
 

@@ -40,7 +40,7 @@ from export.graph import (
 from export.netx import checksum
 from export.netx.neurons import stock_bias, write_neuron
 from export.netx.parts import FORMAT_VERSION
-from export.netx.stock import keeps, keeps_both
+from export.netx.stock import keeps
 
 
 def write(graph: Graph, path: Path | str, *, sealed: bool = True) -> Path:
@@ -99,13 +99,13 @@ class _Writer:
         # a network without layers of a type that it does not know, and some dense layers with other weights: a concat
         # keeps it from that.
         first = edges[0].op
-        plain = keeps(first.weight) if isinstance(first, Dense) else not isinstance(first, Sparse)
-        plain = plain and (isinstance(first, Dense) or edges[0].target_delay is None)
+        dense = isinstance(first, Dense)
+        plain = dense or (edges[0].target_delay is None and not isinstance(first, Sparse))
         plain = plain and edges[0].source not in self.graded
         bias = stock_bias(population)
         plain = plain and (population.neuron.bias is None or bias is not None)
         plain = plain and not edges[0].delay and self.index.get(edges[0].source) == len(self.group) - 1
-        if plain and len(edges) == 1:
+        if plain and len(edges) == 1 and (not dense or keeps(first.weight)):
             layer = self.synapse(edges[0], population.shape, self.shapes[edges[0].source])
         elif plain and _is_dense_recurrent(population):
             layer = self.synapse(edges[0], population.shape, self.shapes[edges[0].source], recurrent=edges[1])
@@ -183,7 +183,7 @@ def _is_dense_recurrent(population: Population) -> bool:
     first, again = population.edges
     whole = isinstance(first.op, Dense) and isinstance(again.op, Dense) and first.target_delay is None
     plain = whole and not again.delay and isinstance(population.neuron, Neuron)
-    return plain and keeps_both(first.op.weight, again.op.weight)
+    return plain and keeps(first.op.weight, again.op.weight)
 
 
 def _join(edges: Sequence[Edge], shapes: dict[str, tuple[int, ...]]) -> tuple[Operator, tuple[int, ...]] | None:

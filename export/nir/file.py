@@ -64,10 +64,11 @@ def _node(name: str, node: dict[str, Any]) -> Any:
     if "type" not in node:
         raise GraphError(f"{name}: has no type; a node has one, and no '/' in its name, which HDF5 splits")
     kind = str(node["type"])[:40]
-    if not hasattr(load_nir(), kind):
+    nir = load_nir()
+    if not isinstance(known := getattr(nir, kind, None), type) or not issubclass(known, nir.NIRNode):
         raise GraphError(f"{name}: type is {kind!r}; NIR has no such node")
     try:
-        return load_nir().dict2NIRNode(node)
+        return nir.dict2NIRNode(node)
     except (
         AssertionError,
         RuntimeError,

@@ -60,7 +60,6 @@ class Options:
     encoder: str
     reset: str
     reset_delay: bool
-    own: bool  # whether the file is one of ours, whose metadata say more
     input_shape: Shape | None
 
 
@@ -88,7 +87,7 @@ class Reader:
                 alike = arriving if like is None else [known[like]]
                 if not alike:
                     raise GraphError(f"{neuron}: only feeds itself; a path from the input must feed it")
-                arriving.append(Signal(alike[0].shape, spikes=((neuron, 1.0),)))
+                arriving.append(Signal(alike[0].shape, spikes=((neuron, 1.0),), flattened=alike[0].flattened))
             known[name] = self._node(name, arriving)
         inputs = [node.name for node in self.made.values() if isinstance(node, Input)]
         if len(inputs) != 1:
@@ -130,8 +129,9 @@ class Reader:
     def _input_shape(self, name: str, node: Any) -> Shape:
         found = np.asarray(self.input_shape or node.input_type["input"]).ravel()
         kinds = {type(node).__name__ for node in self.nodes.values()}
-        if "Conv1d" in kinds and kinds.isdisjoint(("Conv2d", *POOLS)):
-            found = found[1:] if len(found) == 3 and found[0] == 1 else found
+        if "Conv1d" in kinds:
+            lines = kinds.isdisjoint(("Conv2d", *POOLS))
+            found = found[1:] if lines and len(found) == 3 and found[0] == 1 else found
             found = np.insert(found, 1, 1) if len(found) == 2 else found  # (C, L)
         elif len(found) in (2, 4) and found[0] == 1:  # a batch, or a step, of one
             found = found[1:]
@@ -210,7 +210,7 @@ class Reader:
         )
         if options.reset_delay and neuron.reset == "zero" and neuron.gathers:
             raise GraphError(f"{name}: a reset to zero a step late loses an input; no reset_delay is allowed")
-        return self._population(name, signal, neuron, factor, scale=note(name, node, "scale") if options.own else None)
+        return self._population(name, signal, neuron, factor, scale=note(name, node, "scale"))
 
     def _threshold(self, name: str, node: Any, signal: Signal) -> Signal:
         """Fires where what arrives in a step exceeds its threshold; nothing is kept."""

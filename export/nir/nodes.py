@@ -1,4 +1,4 @@
-"""Single nodes of NIR: its neurons and ours, in both directions, and its weights as synapses.
+"""Single nodes of NIR: its neurons as ours, and its weights as synapses.
 
 NIR's neurons are differential equations in continuous time (nir 1.0.8, nir/ir/neuron.py; Pedersen et al., Nature
 Communications 15, 8122, 2024). Here they take forward Euler steps of `dt`, as snnTorch, SpikingJelly and Norse's
@@ -39,6 +39,7 @@ from export.graph import (
     Operator,
     Pair,
     Shape,
+    Sparse,
 )
 from export.hdf5 import GEOMETRY_MAX, MAX_ELEMENTS
 from export.limits import DECAY_MAX, RESETS
@@ -271,6 +272,8 @@ def pooled(name: str, op: Operator, pool: Conv) -> Conv:
 
 def scaled(op: Operator, factor: Each) -> Operator:
     """factor: one number, or one for each output channel, (C, 1, 1)."""
+    if isinstance(factor, np.ndarray) and isinstance(op, Sparse):
+        return replace(op, weight=op.weight * np.broadcast_to(factor, op.shape).ravel()[op.target])
     if isinstance(factor, np.ndarray):
         return replace(op, weight=op.weight * factor.reshape(-1, *[1] * (op.weight.ndim - 1)))
     return op if factor == 1 else replace(op, weight=op.weight * factor)

@@ -1,9 +1,9 @@
 """Read NIR, the exchange format of snnTorch, Norse, SpikingJelly, Sinabs and others: `nodes` has the equations.
 
-What it can say and Loihi can run comes through: Conv1d, Conv2d, Linear, Affine, Scale (one factor, or one a channel),
-Delay (whole steps), SumPool2d, AvgPool2d, Flatten, neurons, Threshold, sums of in-edges, nested graphs; neurons that
-feed themselves, a step late, or by the steps of a Delay in the loop. Between two neurons there is one weight at most,
-with pools before it or after a convolution.
+What it can say and Loihi can run comes through: Conv1d, Conv2d, Linear, Affine, Scale (one factor, one a channel, or of
+spikes one a neuron), Delay (whole steps), SumPool2d, AvgPool2d, Flatten, neurons, Threshold, sums of in-edges, nested
+graphs; neurons that feed themselves, a step late, or by the steps of a Delay in the loop. Between two neurons there is
+one weight at most, with pools before it or after a convolution.
 
 Where a framework steps its own network otherwise than `nodes` says, spikes differ, and no file tells: `frameworks` has
 what is known of each. snnTorch 1.0.0 needs reset_delay=False for `Synaptic` that resets to zero, else it loses an input
@@ -112,8 +112,10 @@ def _graph(network: Any, options: Options) -> tuple[Graph, bool]:
     own = written if note("the graph", network, "logit_scale") is not None else None  # only ours have both
     if own is not None and options.framework:  # what a framework leaves unsaid, our files say
         options = replace(options, framework=None, reset="zero", reset_delay=False)
-    options = replace(options, own=own is not None)
     nodes, links = flat(network, "")
+    if own is None:
+        for node in (network, *nodes.values()):
+            node.metadata = {}  # what others note there has no meaning here
     reader = Reader(nodes, links, options)
     notes = {"read from": f"NIR, dt {dt:g}", **({} if own is None else {OWN: f"{own:g}"})}
     meta = Meta(options.timesteps, options.encoder, *_readout(network), notes=notes)
@@ -143,7 +145,7 @@ def _options(
             f"{' or '.join(BINARY_ENCODERS)} and {' or '.join(RESETS)} are allowed"
         )
     late = bool(framework and framework.reset_delay) if reset_delay is None else reset_delay
-    return Options(timesteps, framework, dt, encoder, reset, late, False, input_shape)
+    return Options(timesteps, framework, dt, encoder, reset, late, input_shape)
 
 
 def _readout(network: Any) -> tuple[float, tuple[str, ...]]:

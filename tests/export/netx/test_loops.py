@@ -11,7 +11,7 @@ import pytest
 from benchmarks.originals import loops, values
 from export import netx
 from export.graph import Dense, Edge, GraphError, SigmaDelta, same
-from export.netx.stock import keeps_both
+from export.netx.stock import keeps
 
 
 def edited(graph, tmp_path, *changes):
@@ -35,7 +35,7 @@ def test_what_is_written_is_read(graph, tmp_path):
 
 LOOPS = {
     "an empty name": ([("layer/0/name", b"")], "layer 0: name is empty; a name of at least one character"),
-    "odd": ([("layer/1/weight_rec", np.full((4, 4), 3))], "layer 1: weight_rec is odd, or out of reach"),
+    "cut": ([("layer/1/weight_rec", np.full((4, 4), -256))], "layer 1: weight_rec is not what NetX runs beside"),
     "too few": ([("layer/1/weight_rec", np.arange(6))], r"layer 1: weight_rec is of shape \(6,\); 2 axes"),
     "too many": ([("layer/1/weight_rec", np.ones((4, 8)) * 2)], r"layer 1: weight_rec is of shape \(4, 8\); \(4, 4\)"),
     "a delay": ([("layer/1/delay", np.ones(4))], "layer 1: delay is of a recurrent layer; none"),
@@ -106,12 +106,14 @@ def test_an_output_needs_no_threshold(tmp_path):
         ([[4, -86]], [[-128]], False),  # -256 when both are scaled
         ([[200, -6]], [[-8]], True),
         ([[201, 3]], [[-2]], False),
-        ([[3, 5]], [[7]], False),
+        ([[3, 5]], [[7]], True),
+        ([[-128, -128]], [[-128]], False),  # none above 0: cut as one sign
+        ([[-128, -128]], [[254]], True),  # scaled together, though alone it would be cut
         ([[254, 2]], [[6]], True),
     ],
 )
 def test_what_netx_runs_at_another_scale_is_no_dense_rec(forward, back, kept, tmp_path):
-    assert keeps_both(np.array(forward), np.array(back)) == kept
+    assert keeps(np.array(forward), np.array(back)) == kept
     graph = loops()
     first = graph["first"]
     edges = (

@@ -6,7 +6,7 @@ import nir
 import numpy as np
 import pytest
 
-from export.graph import GraphError
+from export.graph import GraphError, same
 from export.nir import read as read_nir
 from export.quantize import quantize
 from hardware_sim.reference import run_reference
@@ -36,6 +36,15 @@ def test_what_was_flattened_is_not_convolved_along_its_old_axes(reader, between,
     nodes, links = row(f=flatten((2, 2, 4), 1), **neurons, c=READERS[reader], n=spiking(2))
     nodes["in"] = nir.Input(np.array([2, 2, 4]))
     with pytest.raises(GraphError, match=r"c: reads what f flattened, of \(2, 2, 4\); Linear, Affine"):
+        written(nodes, links, tmp_path / "n.nir")
+
+
+def test_neurons_behind_a_flatten_do_not_feed_themselves_through_a_convolution(tmp_path):
+    again = nir.Conv1d(input_shape=8, weight=np.ones((2, 2, 3)), **LINE)
+    nodes = {"in": nir.Input(np.array([2, 2, 4])), "f": flatten((2, 2, 4), 1), "n": fires(2, 8), "c": again}
+    nodes["out"] = nir.Output(np.array([2, 8]))
+    links = [("in", "f"), ("f", "n"), ("n", "c"), ("c", "n"), ("n", "out")]
+    with pytest.raises(GraphError, match="c: reads what f flattened"):
         written(nodes, links, tmp_path / "n.nir")
 
 
@@ -72,6 +81,27 @@ def test_a_scale_of_single_neurons_is_allowed_where_no_weights_lie_before_it(fla
     np.testing.assert_array_equal(found.reshape(drive.shape), integrated(drive))
 
 
+def test_thresholds_of_channels_stand_behind_a_scale_of_neurons(tmp_path):
+    factor, threshold = np.arange(1, 13).reshape(2, 2, 3) / 4, np.array([1.0, 2.0]).reshape(2, 1, 1) * ONES
+    neurons = nir.IF(r=ONES, v_threshold=threshold)
+    nodes, links = row(s=nir.Scale(factor), n=neurons)
+    nodes["in"] = nir.Input(np.array([2, 2, 3]))
+    given = spikes(2, 2, 3)
+    drive = (given * (factor / threshold)).reshape(*given.shape[:2], -1)
+    found = run_reference(written(nodes, links, tmp_path / "n.nir"), given).spikes["n"]
+    np.testing.assert_array_equal(found.reshape(drive.shape), integrated(drive))
+
+
+@pytest.mark.parametrize("sides", [(2, 8), (1, 8)])
+def test_lines_may_be_pooled(sides, tmp_path):
+    conv = nir.Conv1d(input_shape=8, weight=np.ones((2, sides[0], 3)), **LINE)
+    pool = nir.AvgPool2d(np.array([1, 2]), np.array([1, 2]), np.array([0, 0]))
+    nodes, links = row(c=conv, n=fires(2, 8), p=pool, m=fires(2, 4))
+    nodes["in"] = nir.Input(np.array(sides))
+    graph = written(nodes, links, tmp_path / "n.nir")
+    assert graph.input.shape == (sides[0], 1, 8) and graph["m"].shape == (2, 1, 4)
+
+
 def test_a_convolution_reads_one_scale_a_channel(tmp_path):
     nodes, links = row(s=nir.Scale(np.arange(12.0).reshape(2, 2, 3)), c=conv2d(np.ones((1, 2, 1, 1))), n=fires(1, 2, 3))
     nodes["in"] = nir.Input(np.array([2, 2, 3]))
@@ -91,12 +121,15 @@ def test_dt_alone_does_not_make_a_file_ours(tmp_path):
         read_nir(saved(tmp_path / "n.nir", nodes, metadata={"dt": 1e-2}), timesteps=4)
 
 
-def test_a_scale_in_metadata_is_ours_alone(tmp_path):
-    """Weights would be rounded by it."""
-    neurons = nir.IF(r=np.ones(4), v_threshold=np.ones(4), metadata={"scale": 1.0})
-    nodes = {**PLAIN_NODES, "w": nir.Linear(np.full((4, 4), 0.3)), "n": neurons}
-    graph = quantize(read_nir(saved(tmp_path / "n.nir", nodes), timesteps=STEPS))
-    assert graph["n"].edges[0].op.weight.all()
+def test_metadata_are_ours_alone(tmp_path):
+    """Weights would be rounded by a scale, neurons start elsewhere."""
+    found = []
+    for said in ({}, {"scale": 1.0, "reset": "hard", "u0": 0.5}):
+        neurons = nir.IF(r=np.ones(4), v_threshold=np.ones(4), metadata=said)
+        nodes = {**PLAIN_NODES, "w": nir.Linear(np.full((4, 4), 0.3)), "n": neurons}
+        about = {"class_names": "cat,dog", "logit_scale": 7.0} if said else {}
+        found.append(quantize(read_nir(saved(tmp_path / "n.nir", nodes, metadata=about), timesteps=STEPS)))
+    assert same(*found) and found[0]["n"].edges[0].op.weight.all()
 
 
 def test_a_name_that_a_nested_graph_gives_again_is_refused(tmp_path):

@@ -276,7 +276,6 @@ BROKEN = {
     "short tau": ({"n": lif(4, beta=0.5, tau=np.full(4, 1e-5))}, "n: tau is 1e-05; at least dt = 0.0001"),
     "endless r": ({"n": lif(4, beta=0.5, r=np.full(4, np.inf))}, "n: r is infinite and tau is not"),
     "no tau": ({"n": lif(4, beta=0.5, tau=np.zeros(4))}, "n: tau is 0; at least dt = 0.0001"),
-    "reset": ({"n": nir.IF(np.ones(4), np.ones(4), metadata={"reset": "soft"})}, "n: reset in its metadata is 'soft'"),
     "a silent layer": ({"w": nir.I(np.ones(4))}, "n: reads w, which never fires; only an output may"),
     "a pool of a vector": ({"w": nir.AvgPool2d(SQUARE, SQUARE, SQUARE * 0)}, "w: "),
     "groups": ({**IMAGE_NODES, "w": conv2d(np.ones((3, 1, 3, 3)), groups=2)}, r"w: weight has shape \(3, 1, 3, 3\)"),

@@ -13,7 +13,7 @@ import pytest
 
 from export import netx
 from export.graph import Dense, Edge, Graph, Input, Meta, Neuron, Population
-from export.netx.stock import keeps, run_weight
+from export.netx.stock import keeps, run_weights
 from hardware_sim.engines import run
 from tests.hardware_sim.lava_backend.test_lava import run_stock
 
@@ -41,11 +41,20 @@ def test_weights_are_those_that_netx_and_lava_make(tmp_path):
     np.savez(tmp_path / "in.npz", **matrices)
     script = Path(__file__).with_name("netx_weights.py")
     subprocess.run([sys.executable, script, tmp_path / "in.npz", tmp_path / "out.npz"], check=True, timeout=120)
-    found = np.load(tmp_path / "out.npz")
+    found, kept = np.load(tmp_path / "out.npz"), {"one": 0, "two": 0}
     for name, weight in matrices.items():
-        np.testing.assert_array_equal(run_weight(weight), found[name], err_msg=str(weight))
-    kept = [keeps(weight) for weight in matrices.values()]
-    assert 200 < sum(kept) < 1000
+        for number, parts in (("one", [weight]), ("two", np.hsplit(weight, 2))):
+            stock = found[f"{number} {name}"]
+            np.testing.assert_array_equal(np.hstack(run_weights(parts)), stock, err_msg=f"{number} {weight}")
+            legal = weight.max() <= 0 or weight.min() >= 0 or not (weight % 2).any()
+            if legal:
+                assert keeps(*parts) == (stock == weight).all(), (number, weight)
+            kept[number] += keeps(*parts)
+    assert 200 < kept["two"] < kept["one"] < 1100
+
+
+def test_weights_that_no_synapse_holds_are_not_kept():
+    assert not keeps(np.array([[300, -2]]), np.array([[4]])) and not keeps(np.array([[-300, -2]]))
 
 
 def inhibited(weight: np.ndarray) -> Graph:
@@ -60,7 +69,10 @@ def test_a_file_of_ours_that_netx_would_alter_is_refused_there(name, tmp_path):
     graph = inhibited(LEAST[name])
     spikes = (np.random.default_rng(0).random((1, 12, 4, 1, 1)) < 0.5).astype(np.uint8)
     path = netx.write(graph, tmp_path / "n.net")
-    assert run_stock(path, spikes, tmp_path).returncode
+    plain = netx.write(inhibited(np.full((3, 4), -34)), tmp_path / "plain.net")  # which NetX keeps
+    assert run_stock(plain, spikes, tmp_path).returncode == 0
+    refused = run_stock(path, spikes, tmp_path)
+    assert refused.returncode and "concat" in refused.stderr
     again = netx.read(path)
     assert (again["a"].edges[0].op.weight == LEAST[name]).all() and run(again, spikes).total("a")
 
