@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import h5py
 import numpy as np
 import pytest
@@ -11,6 +9,7 @@ from hypothesis import given
 
 from export import netx
 from export.graph import Edge, Graph, GraphError, Input, Neuron, Population, Sparse, same
+from export.netx import layers
 from tests.examples import examples
 from tests.export.netx.test_netx import corrupt
 from tests.graphs import graphs
@@ -70,7 +69,7 @@ def test_none_of_them_is_allowed_and_too_many_are_not(tmp_path, monkeypatch):
         corrupt(path, f"layer/2/{field}", np.zeros(0, int))
     assert netx.read(path)["a"].edges[0].op.weight.size == 0
     path = netx.write(single(), tmp_path / "n.net")
-    monkeypatch.setattr(sys.modules["export.netx.read"], "MAX_SYNAPSES", 2)
+    monkeypatch.setattr(layers, "MAX_SYNAPSES", 2)
     with pytest.raises(GraphError, match="layer 2: the layers so far make more than 2 single synapses"):
         netx.read(path)
 
