@@ -63,6 +63,21 @@ def test_few_steps():
         assert f"T = {steps}, {spikes['total']:,} spikes, {spikes['mismatched']} mismatched" in FOLDS.replace("\n", " ")
 
 
+def test_eight_steps():
+    now = {(row["method"], row["weights"]): f"{row['dice_3d']:.2f}" for row in summary(load_folds(RESULTS / "eight"))}
+    (before,) = (
+        f"{row['dice_3d']:.2f}"
+        for row in summary([fold for fold in load_folds(RESULTS / "crossval") if fold["fold"] == 1])
+        if (row["loss"], row["method"], row["weights"]) == ("dice", "finetuned-T8", "int8")
+    )
+    ann, rate, graded = now["ann", "float"], now["finetuned-T8", "int8"], now["graded-T8", "int8"]
+    said = FOLDS.replace("\n", " ")
+    assert (
+        f"its ANN at {ann}, in 8-bit integers: {rate} with the rate code, where 0.3.1 had {before}, and {graded}"
+        in said
+    )
+
+
 def test_two_classes():
     found = summary(load_folds(RESULTS / "classes"))
     assert markdown(found) in FOLDS
