@@ -83,8 +83,14 @@ def test_two_classes():
     assert markdown(found) in FOLDS
     dice = {(row["method"], row["weights"]): row["dice_3d mean"] for row in found}
     ann, page = dice["ann", "float"], FOLDS.replace("\n", " ")
-    assert f"loses {ann - dice['sigma-delta-T1', 'int8']:.2f} points in one step" in page
-    assert f"network of T = 4 with graded input loses {ann - dice['graded-T4', 'int8']:.2f} points to its ANN" in page
+    few, told = dice["graded-T4", "int8"] - ann, dice["sigma-delta-T1", "int8"] - ann
+    assert f"with graded input differs by {few:+.2f} points from its ANN" in page
+    assert f"in one step by {told:+.2f}, converted and no more" in page
+    report = json.loads((RESULTS / "classes" / "fold1-lava-T4.json").read_text())
+    spikes, hardware = report["spikes"], report["dice"]["hardware"]
+    assert len(report["subjects"]) == 40 and hardware == report["dice"]["quantized"]
+    parts = " and ".join(f"{100 * hardware[f'3d {part}']:.2f}" for part in ("anterior", "posterior"))
+    assert f"{spikes['total']:,} spikes, {spikes['mismatched']} mismatched, 3D Dice of the classes {parts}" in page
 
 
 def test_the_sigma_delta_network():
