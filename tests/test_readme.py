@@ -235,9 +235,11 @@ def test_the_engines():
     assert f"lie {found['lava']['seconds_beyond_steps']:.1f} s" in page
     commands = found["seconds_of_commands"]
     assert f"takes {commands['--help']:.2f} s, `inspect` {commands['inspect FILE.net']:.2f} s" in page
-    vnni = _result("engines-vnni")
-    ratios = f"{vnni['reference_over_fast']:.1f} times less, and {vnni['fast_over_ann']:.1f} times as long"
-    assert f"(VNNI, an earlier commit) {ratios}" in page
+    avx2 = _result("engines-avx2")
+    ratios = f"{avx2['reference_over_fast']:.1f} times less, and {avx2['fast_over_ann']:.1f} times as long"
+    assert f"(AVX2 alone, an earlier commit) {ratios}" in page
+    assert f"A fused step takes {found['lava']['shared_over_floor']:.2f} of a floor" in page
+    assert f"({avx2['lava']['shared_over_floor']:.2f} before the input was read" in page
 
 
 def test_a_fold_in_lava():
