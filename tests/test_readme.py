@@ -195,7 +195,7 @@ def test_what_the_benchmarks_measured():
     lava, reference, finetune = _result("lava"), _result("reference"), _result("finetune")
     scaling, third_party = _result("scaling"), _result("third_party")
     assert {found.pop("machine") for found in (lava, reference, finetune, scaling, third_party)} == {
-        re.search(r"one machine \((.*?)\)", BENCHMARKS.replace("\n", " "))[1]
+        re.search(r"one machine \((.*?)\), whose", BENCHMARKS.replace("\n", " "))[1]
     }
     fits = ", ".join(f"{scaling['fits'][x]['straight_line_r2']:.3f}" for x in ("timesteps", "slices", "spikes"))
     assert _ratios() == [
