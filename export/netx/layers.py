@@ -108,6 +108,8 @@ class Reader:
         if most > 1:
             raise fields.error("levels", str(most), "1 with neurons")
         gain, offset = fields.number("weight", INPUT_GAIN, INPUT_MAX), fields.number("bias", 0.0, INPUT_MAX)
+        if not self.ours:  # netx/hdf5.py, create_input: int()
+            gain, offset = float(int(gain)), float(int(offset))
         return self._node(
             Input(name, shape, neurons.read_neuron(fields.sub("neuron"), shape, of_input=True), gain, offset)
         )

@@ -298,6 +298,17 @@ def test_a_large_file_is_read_as_far_as_it_is_large(tmp_path, monkeypatch):
         netx.read(path)
 
 
+def test_an_input_of_others_has_no_fractions(tmp_path):
+    """NetX cuts them off; ours are what they are."""
+    graph = chain()
+    driven = Input("input", (1, 4, 4), Neuron(25), gain=63.5, offset=-1.5)
+    path = netx.write(dataclasses.replace(graph, nodes=(driven, *graph.nodes[1:])), tmp_path / "n.net", sealed=False)
+    assert (netx.read(path).input.gain, netx.read(path).input.offset) == (63.5, -1.5)
+    with h5py.File(path, "r+") as file:
+        del file["meta"]
+    assert (netx.read(path).input.gain, netx.read(path).input.offset) == (63.0, -1.0)
+
+
 def test_a_file_that_does_not_say_its_steps_asks_for_them(tmp_path):
     path = netx.write(chain(), tmp_path / "n.net")
     with h5py.File(path, "r+") as file:
