@@ -239,7 +239,7 @@ def test_the_engines():
     ratios = f"{avx2['reference_over_fast']:.1f} times less, and {avx2['fast_over_ann']:.1f} times as long"
     assert f"(AVX2 alone, an earlier commit) {ratios}" in page
     assert f"A fused step takes {found['lava']['shared_over_floor']:.2f} of a floor" in page
-    assert f"({avx2['lava']['shared_over_floor']:.2f} before the input was read" in page
+    assert f"({avx2['lava']['shared_over_floor']:.2f} on the other processor, before" in page
 
 
 def test_a_fold_in_lava():
