@@ -189,6 +189,12 @@ def test_how_broken_files_are_borne():
     read = found["read"] + found["read_but_not_for_loihi"]
     assert f"{read:,} read, {found['refused']:,} refused, {len(found['failed'])} failed" in BENCHMARKS
     assert f"| {found['files']:,} network files" in BENCHMARKS
+    again = _result("fuzz-again")
+    read = again["read"] + again["read_but_not_for_loihi"]
+    (paused,) = again["failed"]
+    said = f"another {again['files']:,} were read (`--first 500000 --jobs 2`, `fuzz-again.json`): {read:,} read, "
+    said += f"{again['refused']:,} refused, 0 failed, but for seed {paused['seed']}, which ran out"
+    assert said in BENCHMARKS.replace("\n", " ")
 
 
 def test_what_the_benchmarks_measured():
