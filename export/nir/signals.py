@@ -41,10 +41,15 @@ class Signal:
 def _alone(gain: Each, shape: Shape) -> Operator:
     """Each neuron to its own like, (C, H, W), with a factor."""
     if isinstance(gain, np.ndarray) and (gain != gain[:, :1, :1]).any():
-        place = np.arange(math.prod(shape))
-        return Sparse(np.broadcast_to(gain, shape).ravel(), place, place, shape)
+        return _in_order(gain, shape, shape)
     by_channel = gain[:, :1, :1] if isinstance(gain, np.ndarray) else gain
     return scaled(Conv(np.ones((shape[0], 1, 1, 1)), groups=shape[0]), by_channel)
+
+
+def _in_order(gain: Each, source: Shape, target: Shape) -> Sparse:
+    """Each neuron of a source to that of its number in a target of as many, with a factor."""
+    place = np.arange(math.prod(source))
+    return Sparse(np.broadcast_to(gain, source).ravel(), place, place, target)
 
 
 def waiting(edge: Edge, steps: np.ndarray | int, shape: Shape) -> Edge:
@@ -83,12 +88,8 @@ def _in_a_row(signal: Signal) -> Signal:
     """Spikes that were flattened, as edges to (N, 1, 1); anything else as it is."""
     if not signal.flattened or signal.edges:
         return signal
-    place = np.arange(math.prod(signal.shape))
-    row = (len(place), 1, 1)
-    edges = tuple(
-        Edge(source, Sparse(np.broadcast_to(gain, signal.shape).ravel(), place, place, row))
-        for source, gain in signal.spikes
-    )
+    row = (math.prod(signal.shape), 1, 1)
+    edges = (Edge(source, _in_order(gain, signal.shape, row)) for source, gain in signal.spikes)
     return Signal(row, edges=tuple(waiting(edge, signal.late, row) for edge in edges))
 
 

@@ -22,7 +22,7 @@ from neuroseg.training.team import ALONE, CPU, Team
 from neuroseg.training.unet import UNet, UNetConfig
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-CLIP = 0.5  # largest norm of a batch's gradient, of classes: one batch of 10.8 left a fold's network all background
+CLIP = 0.5  # largest norm of a batch's gradient, of classes: without, a fold's network became all background
 STAND_INS = 16  # training subjects that stand in for a validation set
 
 

@@ -205,7 +205,7 @@ def test_training_learns_classes():
 @pytest.mark.parametrize(("clip", "moved"), [(0.5, 0.5), (math.inf, 300.0)])
 def test_a_batch_of_a_large_gradient_moves_weights_no_further_than_clip(clip, moved):
     network = torch.nn.Conv2d(1, 1, 1, bias=False)
-    before = float(network.weight)
+    before = network.weight.item()
     minimise(
         network,
         forward=network,
@@ -221,7 +221,7 @@ def test_a_batch_of_a_large_gradient_moves_weights_no_further_than_clip(clip, mo
         identity={},
         clip=clip,
     )
-    assert before - float(network.weight) == pytest.approx(moved * one_cycle(0), rel=1e-4)
+    assert before - network.weight.item() == pytest.approx(moved * one_cycle(0), rel=1e-4)
 
 
 def test_training_learns():
