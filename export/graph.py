@@ -5,12 +5,14 @@ synapse. The graph is float (thresholds 1, any weights) until `quantize` makes i
 
 Time: an edge delivers at step t + 1 + delay what its source emitted at t, as a synapse in Lava does; so a
 population at depth d emits at t + d what it emits at t in PyTorch. `depths` checks that this holds for all edges.
-An edge from a population to itself is recurrent: what it emits at t arrives with the input of t + 1 + delay.
+An edge from a population to itself, or with `feedback` from a later one, is recurrent: what is emitted at t arrives
+with the input of t + 1 + delay. Since Lava runs a later population as many steps later as it is deeper, such a delay is
+that many at least.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -84,13 +86,15 @@ class Graph:
         for node in self.nodes:
             if node.name in seen:
                 raise GraphError(f"{node.name}: the name is used twice; names must be unique")
-            for source in sources(node):
-                if source not in seen and not (source == node.name and isinstance(node, Population)):
+            for source in sources(node) if not isinstance(node, Population) else [e.source for e in node.forward]:
+                if source not in seen:
                     raise GraphError(f"{node.name}: reads {source!r}, which is no earlier node")
             if isinstance(node, Population) and not node.forward:
                 raise GraphError(f"{node.name}: no edge feeds it from outside; at least one is needed")
             seen[node.name] = node
         for node in self.nodes:
+            if isinstance(node, Population):
+                _check_feedback(node, seen)
             check_shape(node, seen)
             if isinstance(node, Input):
                 check_input(node, self.meta.encoder)
@@ -118,6 +122,13 @@ class Graph:
     def output(self) -> Population:
         """The first population that only integrates, or the last of all."""
         return self.outputs[0] if self.outputs else self.populations[-1]
+
+
+def _check_feedback(population: Population, nodes: Mapping[str, Node]) -> None:
+    later = list(nodes)[list(nodes).index(population.name) + 1 :]
+    for edge in population.edges:
+        if edge.feedback and (edge.source not in later or not isinstance(nodes[edge.source], Population)):
+            raise GraphError(f"{population.name}: is fed back by {edge.source!r}, which is no later population")
 
 
 def graded(graph: Graph) -> frozenset[str]:
@@ -157,11 +168,26 @@ def has_sigma_delta(graph: Graph) -> bool:
 
 
 def without_recurrence(graph: Graph, where: str) -> Graph:
-    """The graph, for what knows none. Raises GraphError for a population that feeds itself."""
+    """The graph, for what knows none. Raises GraphError for a population that feeds itself or an earlier one."""
     for population in graph.populations:
-        if population.recurrent:
-            raise GraphError(f"{population.name}: feeds itself; networks without recurrence are what {where} takes")
+        for edge in population.recurrent:
+            what = "feeds itself" if edge.source == population.name else f"is fed back by {edge.source}"
+            raise GraphError(f"{population.name}: {what}; networks without recurrence are what {where} takes")
     return graph
+
+
+def stretches(graph: Graph) -> tuple[tuple[Node, ...], ...]:
+    """The nodes in their order, those between which something comes back together; any other by itself."""
+    place = {node.name: k for k, node in enumerate(graph.nodes)}
+    found: list[list[Node]] = []
+    end = -1
+    for k, node in enumerate(graph.nodes):
+        if k > end:
+            found.append([])
+        found[-1].append(node)
+        back = node.recurrent if isinstance(node, Population) else ()
+        end = max(k, end, *(place[edge.source] for edge in back))
+    return tuple(tuple(nodes) for nodes in found)
 
 
 def with_timesteps(graph: Graph, timesteps: int) -> Graph:
@@ -197,10 +223,23 @@ def with_neurons(graph: Graph, *, reset: str, u0: float) -> Graph:
 
 
 def depths(graph: Graph) -> dict[str, int]:
-    """Depth of every node in steps. Raises GraphError where edges into a population are not aligned.
+    """Depth of every node in steps. Raises GraphError where edges into a population are not aligned, or come too soon.
 
     Only for graphs without pools and concatenations.
     """
+    depth = _forward_depths(graph)
+    for population in graph.populations:
+        for edge in population.recurrent:
+            layers = 1 + depth[edge.source] - depth[population.name]
+            if edge.delay + 1 < layers:
+                raise GraphError(
+                    f"{population.name}: is fed back by {edge.source} {edge.delay + 1} "
+                    f"step{'s' if edge.delay else ''} late; {layers} or more are allowed, as a layer takes a step"
+                )
+    return depth
+
+
+def _forward_depths(graph: Graph) -> dict[str, int]:
     depth: dict[str, int] = {}
     for node in graph.nodes:
         match node:
@@ -214,6 +253,32 @@ def depths(graph: Graph) -> dict[str, int]:
             case _:
                 raise GraphError(f"{node.name}: a {type(node).__name__} is left; run the passes first")
     return depth
+
+
+def pipelined(graph: Graph) -> Graph:
+    """The network whose layers take a step each: what would come back too soon for that comes as soon as it can."""
+    depth = _forward_depths(graph)
+    return _with_recurrent_delays(graph, lambda edge, to: max(edge.delay, depth[edge.source] - depth[to.name]))
+
+
+def in_lava_steps(graph: Graph) -> Graph:
+    """The graph with delays of what comes back as they are where a population runs as many steps later as it is deep.
+
+    Two populations of other depths are not at the same step of a sample, of which all other delays are.
+    """
+    depth = depths(graph)
+    return _with_recurrent_delays(graph, lambda edge, to: edge.delay - depth[edge.source] + depth[to.name])
+
+
+def _with_recurrent_delays(graph: Graph, delay: Callable[[Edge, Population], int]) -> Graph:
+    def changed(node: Node) -> Node:
+        if not isinstance(node, Population):
+            return node
+        back = node.recurrent
+        edges = tuple(replace(edge, delay=delay(edge, node)) if edge in back else edge for edge in node.edges)
+        return replace(node, edges=edges)
+
+    return replace(graph, nodes=tuple(changed(node) for node in graph.nodes))
 
 
 def same(a: Graph, b: Graph) -> bool:

@@ -59,6 +59,8 @@ def check(graph: Graph, *, stock: bool = True, bounds: bool = True) -> Graph:
     inputs = [node for node in graph.nodes if isinstance(node, Input)]
     if len(inputs) != 1:
         raise GraphError(f"the graph has {len(inputs)} inputs; 1 is supported")
+    if any(edge.feedback for population in graph.populations for edge in population.edges):
+        depths(graph)
     values, bounded = graded(graph), spans(graph)
     if isinstance(inputs[0].neuron, SigmaDelta):
         _check_sigma_delta(inputs[0].name, inputs[0].neuron)

@@ -17,7 +17,7 @@ LEVELS_MAX = 255  # of a graded spike that comes in: a byte
 class Edge:
     """A synapse from a named node into the population that holds it; delay in steps beyond the usual one.
 
-    source: an earlier node, or the population itself.
+    source: an earlier node, or the population itself; with `feedback` a later population.
 
     target_delay: further steps for each target neuron, int (C, H, W), or None: what lava-dl exports as axonal delay.
     They are no part of a population's depth.
@@ -27,6 +27,7 @@ class Edge:
     op: Operator
     delay: int = 0
     target_delay: np.ndarray | None = None
+    feedback: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,12 +70,15 @@ class Population:
     @property
     def forward(self) -> tuple[Edge, ...]:
         """The edges from earlier nodes."""
-        return tuple(edge for edge in self.edges if edge.source != self.name)
+        return tuple(edge for edge in self.edges if not self._comes_back(edge))
 
     @property
     def recurrent(self) -> tuple[Edge, ...]:
-        """The edges from the population itself."""
-        return tuple(edge for edge in self.edges if edge.source == self.name)
+        """The edges from the population itself, and from later ones."""
+        return tuple(edge for edge in self.edges if self._comes_back(edge))
+
+    def _comes_back(self, edge: Edge) -> bool:
+        return edge.feedback or edge.source == self.name
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,8 @@ def _check_edges(population: Population, nodes: Mapping[str, Node]) -> None:
             raise GraphError(f"{name}: edge from {edge.source}: {error}") from None
         if made != shape:
             raise GraphError(f"{name}: edge from {edge.source} makes {made}; shape is {shape}")
-        if edge.source == name and edge.target_delay is not None:
-            raise GraphError(f"{name}: feeds itself with delays by target neuron; one delay for all is allowed")
+        if edge in population.recurrent and edge.target_delay is not None:
+            what = "feeds itself" if edge.source == name else f"is fed back by {edge.source}"
+            raise GraphError(f"{name}: {what} with delays by target neuron; one delay for all is allowed")
         if edge.target_delay is not None and edge.target_delay.shape != shape:
             raise GraphError(f"{name}: target delays have shape {edge.target_delay.shape}; {shape} is needed")

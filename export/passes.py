@@ -45,7 +45,7 @@ def remove_dropout(graph: Graph) -> Graph:
             case Concat():
                 node = replace(node, sources=tuple(names[name] for name in node.sources))
             case Population():
-                edges = tuple(replace(edge, source=names[edge.source]) for edge in node.edges)
+                edges = tuple(replace(e, source=names.get(e.source, e.source)) for e in node.edges)  # later ones stay
                 node = replace(node, edges=edges)
         nodes.append(node)
     return replace(graph, nodes=tuple(nodes))

@@ -91,19 +91,8 @@ def _check_late(graph: Graph, samples: int) -> None:
 
     Delays of target neurons, and what a population sends itself, outlast the last step of a sample.
     """
-    early: set[str] = set()  # neurons that may fire without input, and so before a sample begins: they, or a source
+    early = _early(graph)
     for population in graph.populations:
-        neuron = population.neuron
-        signed = isinstance(neuron, Neuron) and neuron.ternary  # these fire below, too
-        bias = np.zeros(1) if neuron.bias is None else neuron.bias
-        driven = (np.abs(bias) if signed else bias).max() > 0
-        over = (
-            isinstance(neuron, Neuron)
-            and neuron.threshold is not None
-            and (abs(neuron.u0) if signed else neuron.u0) > int(neuron.threshold) << POTENTIAL_SHIFT
-        )
-        if driven or over or any(edge.source in early for edge in population.edges):
-            early.add(population.name)
         late = [(edge, "delays by target neuron") for edge in population.edges if edge.target_delay is not None]
         late += [(edge, "recurrent synapses") for edge in population.recurrent]
         for edge, what in late:
@@ -117,6 +106,24 @@ def _check_late(graph: Graph, samples: int) -> None:
                     f"{population.name} has {what} from {edge.source}, which fires before a sample begins, by a bias "
                     "or its start potential: in stock processes that reaches it; use fidelity fused"
                 )
+
+
+def _early(graph: Graph) -> set[str]:
+    """Neurons that may fire without input, and so before a sample begins: they, or a source of theirs."""
+    early: set[str] = set()
+    for population in (*graph.populations, *graph.populations):  # again, for what comes back
+        neuron = population.neuron
+        signed = isinstance(neuron, Neuron) and neuron.ternary  # these fire below, too
+        bias = np.zeros(1) if neuron.bias is None else neuron.bias
+        driven = (np.abs(bias) if signed else bias).max() > 0
+        over = (
+            isinstance(neuron, Neuron)
+            and neuron.threshold is not None
+            and (abs(neuron.u0) if signed else neuron.u0) > int(neuron.threshold) << POTENTIAL_SHIFT
+        )
+        if driven or over or any(edge.source in early for edge in population.edges):
+            early.add(population.name)
+    return early
 
 
 def check_spikes(graph: Graph, spikes: np.ndarray) -> np.ndarray:

@@ -1,12 +1,11 @@
 """Neurons a step at a time, plainly: Loihi's CUBA and sigma-delta neurons in integers, CUBA in floats.
 
 A population's state is advanced by `step`, from what arrives to what it emits and its potential after that; `scan`
-runs all steps, and lets what a population emits come back to it.
+runs all steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
@@ -17,8 +16,6 @@ from export.graph import SPIKE_SHIFT, AnyNeuron, Decay, Neuron, SigmaDelta
 from export.limits import DECAY_MAX, POTENTIAL_MAX, POTENTIAL_SHIFT
 from hardware_sim.record import SimulationError
 
-Feedback = Callable[[int, torch.Tensor], torch.Tensor | None]  # step t, what was emitted (T, ...): input at t
-
 
 class State(Protocol):
     """Neurons of one population in some samples."""
@@ -27,26 +24,22 @@ class State(Protocol):
         """Weighted input (...) of one step, in weight units, to what is emitted and the potential after it."""
 
 
-def scan(
-    currents: torch.Tensor, neuron: AnyNeuron, *, integer: bool = True, feedback: Feedback | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
+def scan(currents: torch.Tensor, neuron: AnyNeuron, *, integer: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
     """All steps of a population that starts from rest.
 
-    currents: weighted input (T, ...), in weight units; what comes back is added to it, in place. Returns what is
-    emitted, of the same dtype, and the potentials after reset; of sigma-delta neurons the activations.
+    currents: weighted input (T, ...), in weight units. Returns what is emitted, of the same dtype, and the potentials
+    after reset; of sigma-delta neurons the activations.
     """
-    state = _state(neuron, currents[0], integer=integer)
+    state = state_of(neuron, currents[0], integer=integer)
     emitted = torch.zeros_like(currents)
     after = torch.empty_like(currents, dtype=torch.int32 if integer else currents.dtype)
     for t in range(len(currents)):
-        back = feedback(t, emitted) if feedback else None
-        if back is not None:
-            currents[t] += back
         emitted[t], after[t] = state.step(currents[t])
     return emitted, after
 
 
-def _state(neuron: AnyNeuron, like: torch.Tensor, *, integer: bool) -> State:
+def state_of(neuron: AnyNeuron, like: torch.Tensor, *, integer: bool) -> State:
+    """Neurons at rest, one for each number of `like`."""
     if isinstance(neuron, SigmaDelta):
         return SigmaDeltaState(neuron, like)
     return CubaState(neuron, like) if integer else _FloatState(neuron, like)

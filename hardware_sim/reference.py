@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -25,16 +26,19 @@ from export.graph import (
     GraphError,
     Input,
     Neuron,
+    Node,
     Operator,
     Pool,
     Population,
     SigmaDelta,
     Sparse,
     graded,
+    in_lava_steps,
     spans,
+    stretches,
 )
 from export.limits import INPUT_MAX, INPUT_MIN, POTENTIAL_MAX, POTENTIAL_SHIFT, THRESHOLD_MAX, beyond
-from hardware_sim.neurons import Feedback, delta_messages, neuron_spikes, scan
+from hardware_sim.neurons import State, delta_messages, neuron_spikes, scan, state_of
 from hardware_sim.record import Progress, Record, SimulationError
 from hardware_sim.trace import Trace, pack
 
@@ -105,43 +109,90 @@ def simulate(
     """
     exact = graph.integer and not watched
     dtype = torch.float32 if exact and graded(graph) == spans(graph).keys() else torch.float64
+    graph = in_lava_steps(graph) if stream else graph
     values: dict[str, torch.Tensor] = {}
     membrane: dict[str, torch.Tensor] = {}
-    for node in graph.nodes:
-        match node:
-            case Input():
-                values[node.name] = spikes.to(dtype)
-            case Population():
-                currents = sum_inputs(node, values, stream=stream)
-                feedback = _feedback(node) if node.recurrent else None
-                emitted, after = scan(currents, node.neuron, integer=graph.integer, feedback=feedback)
-                values[node.name] = emitted
-                if node.name in watched:
-                    _watch(node, values, currents, after, first)
-                if node.name in keep:
-                    membrane[node.name] = after
-            case Pool():
-                source = values[node.source]
-                values[node.name] = F.avg_pool2d(source.flatten(0, 1), node.kernel).unflatten(0, source.shape[:2])
-            case Concat():
-                values[node.name] = torch.cat([values[name] for name in node.sources], dim=2)
-            case Dropout():  # of training alone
-                values[node.name] = values[node.source]
+    for nodes in stretches(graph):
+        populations = [node for node in nodes if isinstance(node, Population)]
+        if any(population.recurrent for population in populations):
+            currents, after = _together(nodes, values, spikes.to(dtype), integer=graph.integer, stream=stream)
+        else:
+            currents, after = _apart(nodes[0], values, spikes.to(dtype), integer=graph.integer, stream=stream)
+        for population in populations:
+            name = population.name
+            if name in watched:
+                _watch(population, values, currents[name], after[name], first)
+        membrane |= {name: of for name, of in after.items() if name in keep}
     return values, membrane
 
 
-def _feedback(population: Population) -> Feedback:
-    """What a population's own spikes bring it, each 1 + delay steps after it was emitted."""
+Course = dict[str, torch.Tensor]  # of populations, at all steps: (T, B, C, H, W)
 
-    def arriving(t: int, emitted: torch.Tensor) -> torch.Tensor | None:
-        total = None
-        for edge in population.recurrent:
-            if t > edge.delay:
-                y = apply_operator(edge.op, emitted[t - 1 - edge.delay])
-                total = y if total is None else total + y
-        return total
 
-    return arriving
+def _apart(node: Node, values: Course, spikes: torch.Tensor, *, integer: bool, stream: bool) -> tuple[Course, Course]:
+    """A node after all that it reads, whose `values` it gets, too; the inputs and potentials of a population."""
+    match node:
+        case Input():
+            values[node.name] = spikes
+        case Population():
+            currents = sum_inputs(node, values, stream=stream)
+            values[node.name], after = scan(currents, node.neuron, integer=integer)
+            return {node.name: currents}, {node.name: after}
+        case Pool():
+            source = values[node.source]
+            values[node.name] = F.avg_pool2d(source.flatten(0, 1), node.kernel).unflatten(0, source.shape[:2])
+        case Concat():
+            values[node.name] = torch.cat([values[name] for name in node.sources], dim=2)
+        case Dropout():  # of training alone
+            values[node.name] = values[node.source]
+    return {}, {}
+
+
+def _together(
+    nodes: Sequence[Node], values: Course, spikes: torch.Tensor, *, integer: bool, stream: bool
+) -> tuple[Course, Course]:
+    """`_apart` of nodes between which something comes back: all do a step before any does the next."""
+    currents, after = {}, {}
+    states: dict[str, State] = {}
+    ways: dict[str, list[_Way]] = {}
+    inside = {node.name for node in nodes if isinstance(node, Population)}
+    for node in nodes:
+        if not isinstance(node, Population):
+            values[node.name] = spikes
+            continue
+        name, whole = node.name, (*spikes.shape[:2], *node.shape)
+        apart = tuple(edge for edge in node.edges if edge.source not in inside)
+        zeros = spikes.new_zeros(whole)
+        currents[name] = sum_inputs(replace(node, edges=apart), values, stream=stream) if apart else zeros
+        values[name] = torch.zeros_like(zeros)
+        after[name] = torch.empty_like(zeros, dtype=torch.int32 if integer else zeros.dtype)
+        states[name] = state_of(node.neuron, zeros[0], integer=integer)
+        ways[name] = [_Way(node, edge, stream=stream) for edge in node.edges if edge.source in inside]
+    for t in range(len(spikes)):
+        for name, state in states.items():
+            for way in ways[name]:
+                currents[name][t] += way.arriving(t, values[way.edge.source])
+            values[name][t], after[name][t] = state.step(currents[name][t])
+    return currents, after
+
+
+class _Way:
+    """An edge a step at a time, between populations of which none can be run before the other."""
+
+    def __init__(self, population: Population, edge: Edge, *, stream: bool) -> None:
+        self.edge = edge
+        self.late = 1 + edge.delay if stream or edge in population.recurrent else 0
+        self.brought: list[torch.Tensor] = []  # what the steps so far make of it, before delays by target neuron
+
+    def arriving(self, t: int, emitted: torch.Tensor) -> torch.Tensor | float:
+        """The input (B, C, H, W) that spikes (T, B, C, H, W) up to now bring at step t."""
+        if t < self.late:
+            return 0.0
+        self.brought.append(apply_operator(self.edge.op, emitted[t - self.late]))
+        if self.edge.target_delay is None:
+            return self.brought.pop()
+        steps = torch.from_numpy(self.edge.target_delay.astype(np.int64))
+        return delayed(torch.stack(self.brought), steps)[-1]
 
 
 def _watch(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
@@ -25,6 +26,7 @@ from export.graph import (
     Shape,
     SigmaDelta,
     Sparse,
+    depths,
     with_encoder,
 )
 from export.limits import beyond
@@ -100,6 +102,20 @@ def _feedback(draw, rng: np.random.Generator, name: str, shape: Shape) -> Edge:
     return Edge(name, op, draw(st.integers(0, 3)))
 
 
+def _looped(draw, rng: np.random.Generator, graph: Graph) -> Graph:
+    """The graph with edges from later populations to earlier ones, as soon as layers of a step each allow, or later."""
+    depth = depths(graph)
+    fire = [p for p in graph.populations if p.neuron.threshold is not None]
+    nodes = {node.name: node for node in graph.nodes}
+    pairs = [(p, q) for k, p in enumerate(fire) for q in fire[k + 1 :]]
+    for p, q in draw(st.lists(st.sampled_from(pairs), max_size=2)) if pairs else []:
+        op = _operator(rng, draw(st.sampled_from(["sparse", "conv", "convT", "dense"])), q.shape, p.shape)
+        soonest = depth[q.name] - depth[p.name]
+        back = Edge(q.name, op, max(0, soonest) + draw(st.integers(0, 2)), feedback=True)
+        nodes[p.name] = replace(nodes[p.name], edges=(*nodes[p.name].edges, back))
+    return replace(graph, nodes=tuple(nodes.values()))
+
+
 @st.composite
 def graded_graphs(draw, recurrent: bool = False, late: bool = False) -> tuple[Graph, np.ndarray]:
     """Sigma-delta neurons, and values int32 (samples, T, C, H, W). late: delays by channel, too."""
@@ -120,6 +136,7 @@ def graded_graphs(draw, recurrent: bool = False, late: bool = False) -> tuple[Gr
             edges.append(_feedback(draw, rng, f"p{k}", shape))
         nodes.append(Population(f"p{k}", shape, tuple(edges), _sigma_delta(draw, rng, shape, last=k == count - 1)))
     graph = align_delays(Graph(tuple(nodes), integer=True, meta=Meta(timesteps=draw(st.integers(1, 6)))))
+    graph = _looped(draw, rng, graph) if recurrent else graph
     samples = 1 if recurrent else draw(st.integers(1, 3))
     values = rng.integers(-40, 41, (samples, graph.meta.timesteps, *graph.input.shape), np.int32)
     return graph, values * (rng.random(values.shape) < 0.7)
@@ -173,6 +190,7 @@ def graphs(
         nodes.append(Population(f"p{k}", shape, tuple(edges), neuron))
     meta = Meta(timesteps=draw(st.integers(1, 8)))
     graph = align_delays(Graph(tuple(nodes), integer=True, meta=meta))
+    graph = _looped(draw, rng, graph) if recurrent else graph
     samples = 1 if late and stock else draw(st.integers(1, 3))
     there = rng.random((samples, meta.timesteps, *graph.input.shape)) < draw(st.floats(0.1, 1))
     spikes = there.astype(np.uint8)

@@ -32,6 +32,7 @@ MAX_EDGES = 2**14  # more come of layers that read each other over and over, not
 MAX_SYNAPSES = 2**24  # single ones, counted in each edge that they are looked through for
 SCALE_MAX = 1e30
 SELF = ""  # the population that is being read, as a source; a name in a file may not be empty
+LATER = "\0"  # what the names begin with that stand for layers to come, which those in a file may not
 INPUT_GAIN = 64.0  # of an input block that has none: lava/lib/dl/netx/hdf5.py, create_input
 SYNAPSES: dict[str, Callable[[Fields, Shape], Operator]] = {
     "conv": parts.conv,
@@ -75,6 +76,8 @@ class Reader:
         self.streams: list[Stream] = []
         self.summed: set[int] = set()  # synapse layers that an add layer reads
         self.unread: set[int] = set()  # feedback layers that no synapse layer follows
+        self.later: dict[str, int] = {}  # what stands for the neurons of a layer to come, and its index
+        self.holders: dict[int, str] = {}  # layers with neurons, and their names
         self.notes: dict[str, str] = {}
         self.cut: list[str] = []  # dense layers whose weights stock NetX would not keep
 
@@ -83,7 +86,7 @@ class Reader:
         readers: dict[str, Callable[[Fields], Stream]] = {
             "input": self._input,
             "concat": self._concat,
-            "flatten": self._previous,
+            "flatten": self._flatten,
             "add": self._add,
             "average": self._average,
             "feedback": self._feedback,
@@ -149,7 +152,7 @@ class Reader:
                 except (GraphError, ValueError) as error:
                     raise GraphError(f"{fields.where}: weight does not fit its inputs: {error}") from None
                 if part.weight.size or not isinstance(part, Sparse) or len(by_delay) == 1:
-                    edges.append(Edge(name, part, delay, target_delay))
+                    edges.append(Edge(name, part, delay, target_delay, feedback=name in self.later))
                 start += shape[0]
         if fields.text("type") == "dense_rec":
             edges.append(self._recurrent(fields, edges[0].op))
@@ -167,11 +170,28 @@ class Reader:
             raise GraphError(f"{fields.where}: a dense_rec layer without CUBA neurons of its own; these are needed")
         return Edge(SELF, parts.recurrent(fields, forward))
 
+    def _flatten(self, fields: Fields) -> Stream:
+        place = len(self.streams)
+        if place - 1 in self.unread:  # what follows reads it through this
+            self.unread.remove(place - 1)
+            self.unread.add(place)
+        return self._previous(fields)
+
     def _feedback(self, fields: Fields) -> Stream:
-        """The spikes of the population that an add layer makes, some steps late; a synapse layer follows."""
-        self.shapes[SELF] = fields.shape()
-        self.unread.add(len(self.streams))
-        return Stream(((SELF, fields.integer("delay", 0, DELAY_MAX, default=0)),), fields.shape())
+        """The spikes of neurons to come, some steps late: those of `inputs`, or that the add layer behind it makes.
+
+        A synapse layer follows.
+        """
+        name, place = SELF, len(self.streams)
+        if "inputs" in fields:
+            (index,) = fields.integers("inputs", place + 1, MAX_LAYERS - 1, counts=(1,))
+            name = f"{LATER}{index}"
+            if self.shapes.get(name, fields.shape()) != fields.shape():
+                raise fields.error("shape", str(fields.shape()), f"{self.shapes[name]}, as another of layer {index},")
+            self.later[name] = index
+        self.shapes[name] = fields.shape()
+        self.unread.add(place)
+        return Stream(((name, fields.integer("delay", 0, DELAY_MAX, default=0)),), fields.shape())
 
     @staticmethod
     def _by_delay(fields: Fields, op: Operator) -> list[tuple[Operator, np.ndarray | None]]:
@@ -224,12 +244,32 @@ class Reader:
             if self.ours or k < len(self.streams) - 1:
                 raise GraphError(f"layer {k}: has no neuron, and no add layer sums it")
             self.nodes.append(Population(f"layer_{k}", stream.shape, stream.edges, INTEGRATOR))
+        self._close_loops()
+
+    def _close_loops(self) -> None:
+        """Put the names of neurons in place of what stands for them."""
+        names = {}
+        for stands, index in self.later.items():
+            if index not in self.holders:
+                raise GraphError(f"layer {index}: has no neurons, and a feedback of it; a layer with neurons is needed")
+            names[stands] = self.holders[index]
+            found, shape = self.shapes[stands], self.shapes[names[stands]]
+            if found != shape:
+                raise GraphError(f"layer {index}: has shape {shape}, and a feedback of it {found}; the same is needed")
+
+        def closed(node: Node) -> Node:
+            if not isinstance(node, Population):
+                return node
+            edges = tuple(replace(edge, source=names.get(edge.source, edge.source)) for edge in node.edges)
+            return replace(node, edges=edges)
+
+        self.nodes = [closed(node) for node in self.nodes]
 
     def _concat(self, fields: Fields) -> Stream:
         inputs = fields.integers("inputs", 0, len(self.streams) - 1, counts=tuple(range(1, MAX_LAYERS)))
         streams = [self.streams[k] for k in inputs]
         delays = fields.integers("delay", 0, 2**16, counts=(len(inputs),)) if "delay" in fields else (0,) * len(inputs)
-        if any(len(stream.parts) != 1 or stream.parts[0][0] == SELF for stream in streams):
+        if any(len(stream.parts) != 1 or stream.parts[0][0] in (SELF, *self.later) for stream in streams):
             raise GraphError(f"{fields.where}: inputs {inputs} are not all layers with neurons")
         joined = tuple((s.parts[0][0], s.parts[0][1] + d) for s, d in zip(streams, delays, strict=True))
         shape = (sum(s.shape[0] for s in streams), *streams[0].shape[1:])
@@ -274,6 +314,7 @@ class Reader:
 
     def _node(self, node: Node) -> Stream:
         self.nodes.append(node)
+        self.holders[len(self.streams)] = node.name
         self.shapes[node.name] = node.shape
         return Stream(((node.name, 0),), node.shape)
 
@@ -287,6 +328,6 @@ class Reader:
     @staticmethod
     def _name(fields: Fields, default: str) -> str:
         name = fields.text("name") if "name" in fields else default
-        if not name:
-            raise fields.error("name", "empty", "a name of at least one character")
+        if not name or name.startswith(LATER):
+            raise fields.error("name", repr(name[:40]) if name else "empty", "a name of at least one character")
         return name

@@ -2,8 +2,8 @@
 
 `layer/0`, `layer/1`, ... in topological order with the fields of lava/lib/dl/slayer/block/base.py (export_hdf5).
 Beyond lava-dl: `inputs` and `delay` of a concat layer, the layer types `add` (a neuron that sums synapse layers),
-`sparse` (single synapses) and `feedback` (what a population sends itself), `neuron/reset`, `neuron/u0`, `name`,
-`scale`, and the group `meta` with its checksum.
+`sparse` (single synapses) and `feedback` (what a population sends itself or an earlier one), `neuron/reset`,
+`neuron/u0`, `name`, `scale`, and the group `meta` with its checksum.
 
 A chain with reset zero is what stock NetX runs, and one of sigma-delta neurons at its scale. What it would run wrongly,
 it must not load: skips pass through `concat`, which it refuses, as do single synapses, and neurons that it has not got
@@ -67,11 +67,12 @@ class _Writer:
         self.index: dict[str, int] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.graded: frozenset[str] = frozenset()  # whose spikes carry values of an encoder
+        self.open: list[tuple[h5py.Group, str]] = []  # feedback layers, and whose spikes, of what has no layer yet
 
     def graph(self, graph: Graph) -> None:
         self.graded = frozenset(levels(graph))
+        self.shapes = {node.name: node.shape for node in graph.nodes}
         for node in graph.nodes:
-            self.shapes[node.name] = node.shape
             match node:
                 case Input():
                     layer = self.layer("input", node.shape)
@@ -86,6 +87,8 @@ class _Writer:
                 case _:
                     raise GraphError(f"{node.name}: a {type(node).__name__} is left; run the passes before writing")
             self.index[node.name] = len(self.group) - 1
+        for layer, source in self.open:
+            layer["inputs"] = np.array([self.index[source]], np.int64)
 
     def layer(self, kind: str, shape: Sequence[int]) -> h5py.Group:
         layer = self.group.create_group(str(len(self.group)))
@@ -127,8 +130,11 @@ class _Writer:
         """An add layer, of a synapse layer for every edge; the first of them stands behind a concat."""
         parts = []
         for edge in (*population.forward, *population.recurrent):
-            if edge.source == population.name:
-                self.layer("feedback", population.shape)["delay"] = edge.delay
+            if edge in population.recurrent:
+                layer = self.layer("feedback", self.shapes[edge.source])
+                layer["delay"] = edge.delay
+                if edge.feedback:
+                    self.open.append((layer, edge.source))
             else:
                 self.concat([edge], self.shapes[edge.source])
             self.synapse(edge, population.shape, self.shapes[edge.source])

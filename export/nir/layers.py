@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -28,7 +28,7 @@ from export.limits import DECAY_MAX
 from export.nir import loops, signals
 from export.nir.file import Links
 from export.nir.frameworks import Framework
-from export.nir.loops import PASSING
+from export.nir.loops import PASSING, Unrolled
 from export.nir.nodes import (
     SILENT,
     SPIKING,
@@ -61,6 +61,7 @@ class Options:
     reset: str
     reset_delay: bool
     input_shape: Shape | None
+    loops: str
 
 
 class Reader:
@@ -78,23 +79,33 @@ class Reader:
         self.made: dict[str, Node] = {}
 
     def graph(self) -> tuple[Node, ...]:
-        known: dict[str, Signal] = {}
         unrolled = loops.unroll(self.nodes, self.feeds)
-        for name in unrolled.order:
-            arriving = [known[source] for source in unrolled.feeds[name]]
-            for neuron in unrolled.late.get(name, ()):
-                like = next(loops.feeding(neuron, self.nodes, unrolled.feeds, known.__contains__), None)
-                alike = arriving if like is None else [known[like]]
-                if not alike:
+        if unrolled.late:  # first without what comes back, of whose neurons this tells the shapes
+            known = self._walk(unrolled, {})
+            for neuron in (name for found in unrolled.late.values() for name in found):
+                if neuron not in known:
                     raise GraphError(f"{neuron}: only feeds itself; a path from the input must feed it")
-                arriving.append(Signal(alike[0].shape, spikes=((neuron, 1.0),), flattened=alike[0].flattened))
-            known[name] = self._node(name, arriving)
+            self.made = {}
+            self._walk(unrolled, known)
+        else:
+            self._walk(unrolled, {})
         inputs = [node.name for node in self.made.values() if isinstance(node, Input)]
         if len(inputs) != 1:
             raise GraphError(f"its inputs are {', '.join(inputs) or 'none'}; one is allowed")
         if len(self.made) < 2:
             raise GraphError(f"nothing but the input {inputs[0]}; neurons or weights behind it are needed")
         return tuple(self.made.values())
+
+    def _walk(self, unrolled: Unrolled, late: Mapping[str, Signal]) -> dict[str, Signal]:
+        """What nodes hand on, those that anything reaches. late: what neurons do of which something comes back."""
+        known: dict[str, Signal] = {}
+        for name in unrolled.order:
+            arriving = [known[source] for source in unrolled.feeds[name] if source in known]
+            back = unrolled.late.get(name, [])
+            arriving += [late[neuron] for neuron in back if neuron in late]
+            if arriving or not (back or unrolled.feeds[name]):
+                known[name] = self._node(name, arriving)
+        return known
 
     def _node(self, name: str, arriving: list[Signal]) -> Signal:
         node = self.nodes[name]
@@ -239,7 +250,7 @@ class Reader:
             raise GraphError(f"{name}: scale in its metadata is {scale:g}; a positive number is allowed")
         factor = signals.by_channel(name, factor, "r, time constants or thresholds differ")
         edges = tuple(replace(edge, op=scaled(edge.op, factor)) for edge in signal.weighted)
-        edges = tuple(_recurrent(name, edge) if edge.source == name else edge for edge in edges)
+        edges = tuple(edge if edge.source in self.made else _recurrent(name, edge) for edge in edges)
         if np.any(signal.bias) and neuron.gathers:
             edges += (self._always(name, signal.shape, signal.bias * factor),)
         elif np.any(signal.bias):
@@ -275,15 +286,17 @@ def _check_pixels(name: str, signal: Signal) -> None:
 
 
 def _recurrent(name: str, edge: Edge) -> Edge:
-    """An edge of a population to itself, which has one delay for all its neurons.
+    """An edge of a population to itself or an earlier one, which has one delay for all its neurons.
 
     A loop without a Delay takes a step, since it takes some; one with Delays takes these.
     """
     late = edge.target_delay
+    edge = replace(edge, feedback=edge.source != name)
     if late is None:
         return edge
     if late.min() != late.max():
-        raise GraphError(f"{name}: feeds itself with delays by neuron; one delay for all is allowed")
+        what = f"is fed back by {edge.source}" if edge.feedback else "feeds itself"
+        raise GraphError(f"{name}: {what} with delays by neuron; one delay for all is allowed")
     return replace(edge, delay=edge.delay + max(int(late.max()) - 1, 0), target_delay=None)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
@@ -27,39 +27,20 @@ class Unrolled:
 
 
 def unroll(nodes: Mapping[str, Any], feeds: Feeds) -> Unrolled:
-    """Cut every loop behind its neurons. Raises GraphError for a loop of several layers of neurons, or of none."""
+    """Cut every loop behind its last neurons. Raises GraphError for one without any, or with several ways in."""
     feeds = {name: list(found) for name, found in feeds.items()}
     late: Feeds = {}
-    first = {name: list(found) for name, found in feeds.items()}  # what has to be known before a node
     for _ in range(MAX_LOOPS):
         try:
-            order = tuple(TopologicalSorter(first).static_order())
+            order = tuple(TopologicalSorter(feeds).static_order())
         except CycleError as error:
             last, reader, neuron = _cut(nodes, feeds, list(error.args[1]))
-            for read in (first, feeds):
-                read[reader] = [name for name in read[reader] if name != last]
+            feeds[reader] = [name for name in feeds[reader] if name != last]
             late.setdefault(reader, []).append(neuron)
-            # What tells the shape of the neurons, unless the reader itself leads to it.
-            behind = set(first) - _leading_to(reader, first)
-            first[reader] += list(feeding(neuron, nodes, first, behind.__contains__))
         else:
             _check(nodes, feeds, late)
             return Unrolled(order, feeds, late)
     raise GraphError(f"more than {MAX_LOOPS} recurrent loops")
-
-
-def feeding(neuron: str, nodes: Mapping[str, Any], feeds: Feeds, wanted: Callable[[str], bool]) -> Iterator[str]:
-    """What feeds a neuron and is wanted; of nodes that only pass on and are not, what feeds these."""
-    open_ends, seen = list(feeds[neuron]), set()
-    while open_ends:
-        name = open_ends.pop(0)
-        if name in seen:
-            continue
-        seen.add(name)
-        if wanted(name):
-            yield name
-        elif type(nodes[name]).__name__ in PASSING:
-            open_ends += feeds[name]
 
 
 def _cut(nodes: Mapping[str, Any], feeds: Feeds, loop: list[str]) -> tuple[str, str, str]:
@@ -68,12 +49,9 @@ def _cut(nodes: Mapping[str, Any], feeds: Feeds, loop: list[str]) -> tuple[str, 
     loop: each node feeds the next, the last is the first.
     """
     neurons = {name for name in loop if type(nodes[name]).__name__ in NEURONS}
-    if len(neurons) != 1:
-        raise GraphError(
-            f"{' -> '.join(loop)}: a recurrent loop of {len(neurons)} layers of neurons; one that feeds itself is "
-            "allowed: a later layer's spikes would come as many steps late as layers lie between"
-        )
-    neuron = neurons.pop()
+    if not neurons:
+        raise GraphError(f"{' -> '.join(loop)}: a recurrent loop without neurons; with some it is allowed")
+    neuron = neurons.pop() if len(neurons) == 1 else _last(neurons, feeds, loop)
     start = loop.index(neuron)
     for last, reader in pairwise([*loop[start:-1], *loop[:start], neuron]):
         if type(nodes[reader]).__name__ not in PASSING or len(feeds[reader]) > 1:
@@ -81,33 +59,53 @@ def _cut(nodes: Mapping[str, Any], feeds: Feeds, loop: list[str]) -> tuple[str, 
     raise AssertionError(loop)  # it ends in neurons, which pass nothing on
 
 
-def _leading_to(reader: str, feeds: Feeds) -> set[str]:
-    """All nodes that read a node, or what comes of it, and itself."""
+def _last(neurons: set[str], feeds: Feeds, loop: list[str]) -> str:
+    """The neurons of a loop over several layers behind which it begins anew: where the input leads into it."""
+    from_input = _reached([name for name, found in feeds.items() if not found], feeds, but=set(loop))
+    found = set()
+    for place, name in enumerate(loop[:-1]):
+        if not from_input.isdisjoint(feeds[name]):
+            before = (*reversed(loop[:place]), *reversed(loop[place:-1]))
+            found.add(next(node for node in before if node in neurons))
+    if len(found) != 1:
+        ends = f"behind any of {', '.join(sorted(found))}" if found else "nowhere"
+        raise GraphError(
+            f"{' -> '.join(loop)}: a recurrent loop of {len(neurons)} layers of neurons, into which the input leads "
+            f"{ends}; one way in is allowed, by which it is known which of them comes first"
+        )
+    return found.pop()
+
+
+def _reached(begin: Iterable[str], feeds: Feeds, *, but: Collection[str] = ()) -> set[str]:
+    """Nodes, those that read them, and what comes of these; but for some."""
     readers = _readers(feeds)
-    found, open_ends = set(), [reader]
+    found: set[str] = set()
+    open_ends = list(begin)
     while open_ends:
         name = open_ends.pop()
-        if name not in found:
+        if name not in found and name not in but:
             found.add(name)
             open_ends += readers[name]
     return found
 
 
 def _check(nodes: Mapping[str, Any], feeds: Feeds, late: Feeds) -> None:
-    """Raise GraphError where what neurons send themselves is read by others, too: to these it is not late."""
+    """Raise GraphError where what comes back is read by what does not lead there, too: to that it is not late."""
     readers = _readers(feeds)
     for reader, neurons in late.items():
-        reached, open_ends = set(), [reader]
+        seen: set[str] = set()
+        open_ends = [reader]
         while open_ends:
             name = open_ends.pop()
-            if name in neurons or name in reached:
+            if name in seen:
                 continue
-            reached.add(name)
-            if type(nodes[name]).__name__ in NEURONS or not readers[name]:
+            seen.add(name)
+            ends = type(nodes[name]).__name__ in NEURONS
+            if (ends and not _reached([name], feeds).issuperset(neurons)) or not readers[name]:
                 raise GraphError(
-                    f"{name}: reads what {neurons[0]} sends itself, too; weights of its own are needed there"
+                    f"{name}: reads what {neurons[0]} sends back, too; weights of its own are needed there"
                 )
-            open_ends += readers[name]
+            open_ends += [] if ends else readers[name]
 
 
 def _readers(feeds: Feeds) -> Feeds:

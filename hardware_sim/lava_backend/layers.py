@@ -28,12 +28,14 @@ Scatter = Callable[[np.ndarray, np.ndarray], None]
 class Member:
     """A population of a group. sources: shapes of what its edges read. files: what it records.
 
-    levels: of what its edges read, the largest value of a spike, where that is known.
+    levels: of what its edges read, the largest value of a spike, where that is known. late: steps of a sample by which
+    what an edge brings back is late, 0 of other edges; it does not reach the next sample.
     """
 
     population: Population
     sources: tuple[Shape, ...]
     levels: tuple[int, ...]
+    late: tuple[int, ...]
     window: Window
     files: LayerFiles
 
@@ -98,6 +100,7 @@ class FusedLayer:
 
     def __init__(self, member: Member) -> None:
         self.population, self.window, files = member.population, member.window, member.files
+        self.late = member.late
         edges = self.population.edges
         self.scatters = [self._scatter(*each) for each in zip(edges, member.sources, member.levels, strict=True)]
         self.waiting = [deque[np.ndarray](maxlen=edge.delay + 1) for edge in edges]  # spikes on their way
@@ -142,13 +145,13 @@ class FusedLayer:
     def gather(self, sent: Mapping[str, np.ndarray], time_step: int) -> None:
         """Take in the spikes that sources sent at a step. What is late of a sample does not reach the next."""
         following = self.window.place(time_step + 1)
-        begins = following is not None and following[1] == 0
+        step = 0 if following is None else following[1]
         for k, edge in enumerate(self.population.edges):
             arrived, later = self._arriving(k, sent[edge.source]), self.later[k]
-            if edge.source == self.name and begins:
-                self.waiting[k].clear()
-            elif later is not None:
-                if begins:
+            if step < self.late[k]:
+                continue
+            if later is not None:
+                if step == 0:
                     later.forget()
                 self.total += later.step(None if arrived is None else self._scattered(k, arrived))
             elif arrived is not None:

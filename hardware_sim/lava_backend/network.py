@@ -10,7 +10,17 @@ from lava.magma.core.process.ports.ports import OutPort
 from lava.magma.core.process.process import AbstractProcess
 from lava.proc.io.source import RingBuffer
 
-from export.graph import Graph, SigmaDelta, depths, graded, has_sigma_delta, levels, ternary
+from export.graph import (
+    Graph,
+    Population,
+    SigmaDelta,
+    depths,
+    graded,
+    has_sigma_delta,
+    in_lava_steps,
+    levels,
+    ternary,
+)
 from export.limits import beyond
 from hardware_sim.lava_backend.grouping import groups
 from hardware_sim.lava_backend.layers import Member
@@ -46,6 +56,7 @@ def windows_of(graph: Graph, *, samples: int, timesteps: int, stream: bool) -> d
 
 def build(graph: Graph, source: AbstractProcess, windows: Mapping[str, Window]) -> LavaNetwork:
     """Connect the graph's layers, as stock parts, to a source of spikes."""
+    graph = in_lava_steps(graph)
     values = graded(graph)
     outputs = {graph.input.name: source.s_out}
     layers: dict[str, Layer] = {}
@@ -55,9 +66,10 @@ def build(graph: Graph, source: AbstractProcess, windows: Mapping[str, Window]) 
         carries = isinstance(population.neuron, SigmaDelta) or not values.isdisjoint(ends)
         layer = make_layer(population, shapes, windows[population.name], graded=carries)
         outputs[population.name] = layer.s_out
-        for k, edge in enumerate(population.edges):
-            outputs[edge.source].connect(layer.in_port(k))
         layers[population.name] = layer
+    for population in graph.populations:
+        for k, edge in enumerate(population.edges):
+            outputs[edge.source].connect(layers[population.name].in_port(k))
     return LavaNetwork(source, layers, dict(windows))
 
 
@@ -74,6 +86,7 @@ def build_fused(
     path: of the input, see `layout.Frames`; the first group reads it. files: what each layer records, by population.
     processes: see `grouping.groups`.
     """
+    graph = in_lava_steps(graph)
     wide, most = _are_wide(graph), levels(graph)
     kinds = GRADED_GROUPS if wide else GROUPS
     populations = {population.name: population for population in graph.populations}
@@ -86,6 +99,7 @@ def build_fused(
                 population=populations[name],
                 sources=tuple(graph[edge.source].shape for edge in populations[name].edges),
                 levels=tuple(1 if wide else most.get(edge.source, 1) for edge in populations[name].edges),
+                late=_late(populations[name], windows),
                 window=windows[name],
                 files=files[name],
             )
@@ -101,6 +115,13 @@ def build_fused(
         for k, name in enumerate(group.sources):
             outputs[name].connect(process.in_port(k))
     return LavaNetwork(made[0][1], {}, dict(windows))
+
+
+def _late(population: Population, windows: Mapping[str, Window]) -> tuple[int, ...]:
+    """Of what comes back to a population by each edge, how many steps of a sample late; 0 of all others."""
+    own = windows[population.name].depth
+    back = population.recurrent
+    return tuple(1 + e.delay + windows[e.source].depth - own if e in back else 0 for e in population.edges)
 
 
 def ring_buffer(graph: Graph, bits: np.ndarray) -> RingBuffer:

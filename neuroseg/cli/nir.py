@@ -20,6 +20,10 @@ commands = typer.Typer(
 )
 
 
+class Loops(StrEnum):
+    exact, pipelined = "exact", "pipelined"
+
+
 class Framework(StrEnum):
     snntorch, spikingjelly, norse = "snntorch", "spikingjelly", "norse"
     sinabs, rockpool = "sinabs", "rockpool"
@@ -52,6 +56,13 @@ def import_nir(
         str | None,
         typer.Option(help="N, C,H,W or (Conv1d) C,L of a sample, where the file's has axes for batch or time."),
     ] = None,
+    loops: Annotated[
+        Loops,
+        typer.Option(
+            help="Of loops over several layers: exact, as the file says, whose Delays must leave each layer a step; "
+            "pipelined, as soon as layers of a step each can, which is another network than the framework's."
+        ),
+    ] = Loops.exact,
 ) -> None:
     """Bring a NIR network to Loihi's integers and write it as NetX HDF5, checked against Loihi's limits.
 
@@ -67,6 +78,7 @@ def import_nir(
             reset=reset.value if reset else None,
             reset_delay=reset_delay,
             input_shape=_shape(input_shape),
+            loops=loops.value,
         )
     )
     check(graph)

@@ -142,7 +142,7 @@ def test_a_loop_through_a_threshold_is_one_of_two_layers(tmp_path):
         "out": nir.Output(np.array([2])),
     }
     links = [("in", "n"), ("n", "a"), ("a", "t"), ("t", "b"), ("b", "n"), ("n", "out")]
-    with pytest.raises(GraphError, match="a recurrent loop of 2 layers of neurons"):
+    with pytest.raises(GraphError, match="n: is fed back by t 1 step late; 2 or more are allowed"):
         written(nodes, links, tmp_path / "n.nir")
 
 
