@@ -41,7 +41,7 @@ def originals(folder: Path) -> list[Original]:
     """Sound files: our own of every shape that there is, and the smallest that lava-dl ships."""
     files = [
         netx.write(graph, folder / f"{graph.populations[0].name}.net")
-        for graph in (_chain(), _skips(), _delays(), _single(), loops(), values())
+        for graph in (_chain(), _skips(), _delays(), _single(), loops(), far_loops(), values())
     ]
     spec = importlib.util.find_spec("lava.lib.dl.netx")
     if spec is None or not spec.submodule_search_locations:
@@ -147,6 +147,23 @@ def loops() -> Graph:
             Neuron(30, reset="zero", voltage_decay=128),
         ),
         Population("image", (2, 3, 3), (Edge("first", up), later), Neuron(20)),
+    )
+    return Graph(nodes, integer=True)
+
+
+def far_loops() -> Graph:
+    """Later populations that feed earlier ones: one through a convolution, one through a dense synapse, later still."""
+    rng = np.random.default_rng(7)
+    conv = [Conv(2 * rng.integers(-9, 14, (2, 2, 3, 3)), padding=(1, 1)) for _ in range(3)]
+    dense = Dense(2 * rng.integers(-9, 14, (3, 32)))
+    flat = Sparse(2 * rng.integers(-9, 14, 32), np.arange(32), np.arange(32) % 3, (2, 4, 4))
+    again = Edge("b", conv[2], 1, feedback=True), Edge("c", flat, 4, feedback=True)
+    nodes = (
+        Input("input", (2, 4, 4)),
+        Population("a", (2, 4, 4), (Edge("input", conv[0]), *again), Neuron(20)),
+        Population("b", (2, 4, 4), (Edge("a", conv[1]),), Neuron(24, reset="zero", voltage_decay=128)),
+        Population("c", (3, 1, 1), (Edge("b", dense), Edge("c", Dense(2 * rng.integers(-9, 9, (3, 3))))), Neuron(40)),
+        Population("head", (2, 1, 1), (Edge("c", Dense(2 * rng.integers(-9, 14, (2, 3)))),), Neuron(None)),
     )
     return Graph(nodes, integer=True)
 

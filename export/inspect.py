@@ -49,6 +49,7 @@ class Row:
 
 
 BEND = 0.25  # of a skip's arc
+BACK, FIRST_BACK, NEXT_BACK = "#7A3E9D", 32, 14  # of arcs of what comes back: colour, and points that they reach down
 KINDS: dict[type, str] = {Conv: "conv", ConvT: "convT", Dense: "dense", Sparse: "sparse"}
 
 
@@ -146,15 +147,20 @@ def draw(graph: Graph, path: Path) -> None:
                 again = f"and itself, {1 + edge.delay} steps later" if edge.delay else "and itself, a step later"
                 axis.annotate(again, (x0, y0), (0, 20), textcoords="offset points", ha="center", fontsize=7)
                 continue
-            skip = x1 - x0 > 1
-            style = {"arrowstyle": "-|>", "color": "#D55E00" if skip else "#555555", "shrinkA": 28, "shrinkB": 28}
-            bend = f"arc3,rad={-BEND if skip else 0}"
+            skip = edge.feedback or x1 - x0 > 1  # an arc; below, of what comes back
+            arrow = BACK if edge.feedback else "#D55E00" if skip else "#555555"
+            style = {"arrowstyle": "-|>", "color": arrow, "shrinkA": 28, "shrinkB": 28}
+            below = FIRST_BACK + NEXT_BACK * abs(x1 - x0)  # points, of what comes back
+            bent = 2 * below / (max(abs(x1 - x0), 1) * one_step) if edge.feedback else BEND if skip else 0
+            bend = f"arc3,rad={-bent}"
             axis.annotate("", (x1, y1), (x0, y0), arrowprops={**style, "connectionstyle": bend}, zorder=1)
             synapses = synapse_count(edge.op, graph[edge.source].shape, population.shape)
-            text = f"{_short(synapses)} s" + (f", {edge.delay} steps later" if edge.delay else "")
+            later = edge.delay + edge.feedback
+            text = f"{_short(synapses)} s" + (f", {later} steps later" if later else "")
             above = BEND / 2 * (x1 - x0) * one_step + 6 if skip else -30  # points; the top of the arc
-            colour = "#B04A00" if skip else "#333333"
-            middle = ((x0 + x1) / 2, max(y0, y1) if skip else (y0 + y1) / 2)
+            above = -below - 6 if edge.feedback else above
+            colour = BACK if edge.feedback else "#B04A00" if skip else "#333333"
+            middle = ((x0 + x1) / 2, max(y0, y1) if skip and not edge.feedback else (y0 + y1) / 2)
             axis.annotate(
                 text, middle, (0, above), textcoords="offset points", ha="center", va="center", fontsize=7, color=colour
             )

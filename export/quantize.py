@@ -248,7 +248,7 @@ def _sigma_delta(
         raise GraphError(f"{population.name}: ternary; sigma-delta neurons are made of networks without such")
     neuron = population.cuba
     if neuron.leaks or neuron.drop is not None or population.recurrent:
-        raise GraphError(f"{population.name}: leaks, or feeds itself; sigma-delta neurons do neither")
+        raise GraphError(f"{population.name}: leaks, or hears what comes back; sigma-delta neurons do neither")
     finest = math.inf if neuron.threshold is None else _finest(graph, population.name, peaks, margin)
     scale = min(POTENTIAL_MAX / max(margin * peaks[population.name].sum, TINY), finest * 2**SHIFT_MAX)
     for edge in population.edges:

@@ -129,7 +129,7 @@ def _untried(case: Case, peak: float) -> str:
 def _check(graph: Graph, *traces: Trace) -> None:
     for population in graph.populations:
         if population.recurrent or isinstance(population.neuron, SigmaDelta):
-            what = "feeds itself" if population.recurrent else "has sigma-delta neurons"
+            what = "is fed back what it sent" if population.recurrent else "has sigma-delta neurons"
             raise TraceError(f"{population.name} {what}: causes are told of integrate-and-fire neurons in layers alone")
     known = {population.name: population.shape for population in graph.populations}
     for trace in traces:

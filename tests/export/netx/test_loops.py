@@ -8,9 +8,10 @@ import h5py
 import numpy as np
 import pytest
 
-from benchmarks.originals import loops, values
+from benchmarks.originals import far_loops, loops, values
 from export import netx
 from export.graph import Dense, Edge, GraphError, SigmaDelta, same
+from export.limits import check
 from export.netx.stock import keeps
 
 
@@ -26,7 +27,7 @@ def edited(graph, tmp_path, *changes):
     return path
 
 
-@pytest.mark.parametrize("graph", [loops(), values()], ids=["loops", "values"])
+@pytest.mark.parametrize("graph", [loops(), far_loops(), values()], ids=["loops", "far", "values"])
 def test_what_is_written_is_read(graph, tmp_path):
     again = netx.read(netx.write(graph, tmp_path / "n.net"))
     assert [node.name for node in again.nodes] == [node.name for node in graph.nodes]
@@ -65,6 +66,33 @@ def test_a_feedback_is_read_once_and_by_a_synapse(tmp_path):
         file["layer/7/name"][()] = b"other"
     with pytest.raises(GraphError, match="layer 7: sums layer 5, a feedback of another; one add may sum it"):
         netx.read(path)
+
+
+FAR = {
+    "no neurons": ([("layer/3/inputs", np.array([9]))], "layer 9: has no neurons, and a feedback of it; a layer with"),
+    "beyond": ([("layer/3/inputs", np.array([99]))], "layer 99: has no neurons, and a feedback of it"),
+    "earlier": ([("layer/3/inputs", np.array([1]))], "layer 3: inputs is .*1.*4 to 999"),
+    "two": ([("layer/3/inputs", np.array([8, 10]))], "layer 3: inputs"),
+    "a shape": ([("layer/5/shape", np.array([4, 1, 1]))], r"layer 10: has shape \(3, 1, 1\), and a feedback of it \(4"),
+    "two shapes": (
+        [("layer/5/inputs", np.array([8]))],
+        r"layer 5: shape is \(3, 1, 1\); \(2, 4, 4\), as another of layer 8",
+    ),
+    "itself": ([("layer/3/inputs", np.array([7]))], "a: is fed back by 'a', which is no later population"),
+    "a name": ([("layer/8/name", np.array(b"\0x", "S2"))], "layer 8: name is"),
+    "too soon": ([("layer/5/delay", 0)], "a: is fed back by c 1 step late; 3 or more are allowed, as a layer takes"),
+    "delays": (
+        [("layer/4/delay", np.arange(2))],
+        "a: is fed back by b with delays by target neuron; one delay for all",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAR)
+def test_what_later_layers_send_back_is_named(name, tmp_path):
+    changes, message = FAR[name]
+    with pytest.raises(GraphError, match=message):
+        check(netx.read(edited(far_loops(), tmp_path, *changes)))
 
 
 VALUES = {

@@ -11,7 +11,19 @@ from hypothesis import strategies as st
 
 import hardware_sim
 from export import netx
-from export.graph import Dense, Edge, Graph, GraphError, Input, Meta, Neuron, Population, SigmaDelta
+from export.graph import (
+    Dense,
+    Edge,
+    Graph,
+    GraphError,
+    Input,
+    Meta,
+    Neuron,
+    Population,
+    SigmaDelta,
+    pipelined,
+    same,
+)
 from hardware_sim import Record, SimulationError, Trace
 from hardware_sim.comparison.compare import compare
 from hardware_sim.comparison.diagnose import diagnose
@@ -103,6 +115,49 @@ def test_a_spike_comes_back_a_step_late_and_by_its_delay_later(delay, fires):
     assert trace.spikes["a"].squeeze().tolist() == [fires, fires]  # nothing reaches the next sample
 
 
+def ring(*, late: int) -> Graph:
+    """A neuron that fires at each step it is driven, unless the third one behind it held it back `late` steps ago."""
+    one = (1, 1, 1)
+    back = Edge("c", Dense(np.array([[-8]])), late - 1, feedback=True)
+    nodes = [
+        Input("input", one),
+        Population("a", one, (Edge("input", Dense(np.array([[8]]))), back), Neuron(6, reset="zero")),
+    ]
+    for name, source in (("b", "a"), ("c", "b")):
+        nodes.append(Population(name, one, (Edge(source, Dense(np.array([[8]]))),), Neuron(6, reset="zero")))
+    head = Population("head", one, (Edge("c", Dense(np.array([[2]]))),), Neuron(None))
+    return Graph((*nodes, head), integer=True, meta=Meta(timesteps=8))
+
+
+@pytest.mark.parametrize(
+    ("late", "fires"), [(3, [1, 1, 1, 0, 0, 0, 1, 1]), (4, [1, 1, 1, 1, 0, 0, 0, 0])], ids=["at once", "later"]
+)
+def test_what_a_later_layer_sends_comes_back_when_it_can(late, fires, worker):
+    graph = ring(late=late)
+    spikes = np.ones((3, 8, 1, 1, 1), np.uint8)
+    for engine in ({"backend": "reference"}, {"backend": "fast"}, {"backend": "lava", "worker": worker}):
+        trace = hardware_sim.run(graph, spikes, **engine)
+        assert trace.spikes["a"].squeeze().tolist() == [fires] * 3  # nothing reaches the next sample
+    trace = hardware_sim.run(graph, spikes[:1], backend="lava", fidelity="stock", worker=worker)
+    assert trace.spikes["a"].squeeze().tolist() == fires
+
+
+def test_layers_take_a_step_each():
+    message = "a: is fed back by c 2 steps late; 3 or more are allowed, as a layer takes a step"
+    with pytest.raises(GraphError, match=message):
+        hardware_sim.run(ring(late=2), np.ones((1, 8, 1, 1, 1), np.uint8))
+    assert same(pipelined(ring(late=1)), ring(late=3)) and same(pipelined(ring(late=4)), ring(late=4))
+
+
+def test_what_comes_back_comes_from_later_neurons():
+    graph = ring(late=3)
+    first, back = graph["a"].edges
+    for source in ("input", "a", "nobody"):
+        wrong = replace(graph["a"], edges=(first, replace(back, source=source)))
+        with pytest.raises(GraphError, match=f"a: is fed back by '{source}', which is no later population"):
+            replace(graph, nodes=(graph.input, wrong, *graph.nodes[2:]))
+
+
 def test_samples_after_another_are_refused_in_stock_processes():
     with pytest.raises(SimulationError, match=r"2 samples of a network with recurrent synapses \(a\)"):
         hardware_sim.run(loop(), np.ones((2, 6, 1, 1, 1), np.uint8), backend="lava", fidelity="stock")
@@ -116,7 +171,7 @@ def test_a_stream_is_one_sample():
 def test_what_knows_no_recurrence_says_so():
     graph = loop()
     trace = hardware_sim.run(graph, np.ones((1, 6, 1, 1, 1), np.uint8))
-    with pytest.raises(TraceError, match="a feeds itself: causes are told of"):
+    with pytest.raises(TraceError, match="a is fed back what it sent: causes are told of"):
         diagnose(graph, trace, trace)
     alone = replace(graph["a"], edges=graph["a"].edges[1:])
     with pytest.raises(GraphError, match="a: no edge feeds it from outside"):
