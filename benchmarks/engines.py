@@ -25,7 +25,7 @@ from export import netx
 from export.graph import Graph
 from hardware_sim.comparison.compare import compare
 from hardware_sim.fast.bytes import bytes_are_fast
-from hardware_sim.lava_backend.grouping import cores, groups
+from hardware_sim.lava_backend.grouping import copies, cores, groups
 from hardware_sim.lava_backend.job import FLOOR
 from hardware_sim.lava_backend.launch import time_lava
 from hardware_sim.record import Record
@@ -93,22 +93,32 @@ def _validation() -> float:
 
 
 def _lava(graph: Graph, spikes: np.ndarray) -> dict[str, float]:
-    """A step in layers that share processes, in a process each, and of messages alone; all that is not steps."""
+    """A step of a sample in layers that share processes, in a process each, and of messages alone; all that is no step.
+
+    Copies of the network side by side do a step of a sample each in one of Lava's.
+    """
     record, layers = Record(), len(graph.populations)
-    runs = {"shared": ("fused", None), "process_a_layer": ("fused", layers), "floor": (FLOOR, layers)}
+    runs = {
+        "shared": ("fused", None, None),
+        "one_copy": ("fused", None, 1),
+        "process_a_layer": ("fused", layers, 1),
+        "floor": (FLOOR, layers, 1),
+    }
     steps: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(ROUNDS):
-        for name, (fidelity, processes) in runs.items():
-            took = time_lava(graph, spikes, fidelity=fidelity, record=record, processes=processes)
-            steps[name].append(1e3 * took["run"] / took["steps"])
+        for name, (fidelity, processes, number) in runs.items():
+            took = time_lava(graph, spikes, fidelity=fidelity, record=record, processes=processes, copies=number)
+            steps[name].append(1e3 * took["run"] / spikes[:, :, 0, 0, 0].size)
     middle = {name: statistics.median(found) for name, found in steps.items()}
     start = time.perf_counter()
     trace = hardware_sim.run(graph, spikes, backend="lava")
     whole = time.perf_counter() - start
     return {
         "processes": len(groups(graph, cores())),
+        "copies": copies(graph, len(spikes)),
         **{f"{name}_ms_per_step": round(value, 3) for name, value in middle.items()},
         "shared_over_floor": round(middle["shared"] / middle["floor"], 2),
+        "one_copy_over_floor": round(middle["one_copy"] / middle["floor"], 2),
         "process_a_layer_over_shared": round(middle["process_a_layer"] / middle["shared"], 2),
         "seconds_beyond_steps": round(whole - trace.seconds["run"], 2),
     }

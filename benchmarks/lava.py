@@ -1,9 +1,10 @@
 """A fused Lava run against stock Lava, and against its own messaging floor.
 
 Same exported file, same spikes, one run after the other: Lava's own processes (`stock`), those with our models of Conv,
-Sparse and LIF (`fast`), event-driven layers in a process a core (`fused`), the same with a process a layer, and such
-processes passing the same messages and computing nothing (`floor`). Then what tutorials teach, a RingBuffer sink read
-with Var.get, whose cost for one element is measured and multiplied.
+Sparse and LIF (`fast`), event-driven layers in a process a core, of several copies of the network (`fused`), of one
+copy, of one with a process a layer, and such processes passing the same messages and computing nothing (`floor`). A
+step is one of a sample: where copies do one each, Lava's step is as many. Then what tutorials teach, a RingBuffer sink
+read with Var.get, whose cost for one element is measured and multiplied.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import hardware_sim
 from benchmarks.common import graph_and_spikes, machine
 from export.graph import Graph, depths
 from hardware_sim.comparison.compare import compare
-from hardware_sim.lava_backend.grouping import cores, groups
+from hardware_sim.lava_backend.grouping import copies, cores, groups
 from hardware_sim.lava_backend.job import FAST, FLOOR
 from hardware_sim.lava_backend.launch import run_lava, time_lava
 from hardware_sim.trace import Trace
@@ -44,25 +45,38 @@ def run() -> dict[str, Any]:
     part = hardware_sim.run(graph, spikes[:STOCK_SLICES])
     equal = all(compare(a, b).equal for a, b in ((fused, reference), (stock, part), (fast, part)))
     layers = len(graph.populations)
-    runs = (("fused", cores()), ("fused", layers), (FLOOR, cores()), (FLOOR, layers))
+    number, steps = copies(graph, SLICES), SLICES * graph.meta.timesteps
+    runs = (
+        ("fused", cores(), number),
+        ("fused", cores(), 1),
+        ("fused", layers, 1),
+        (FLOOR, cores(), 1),
+        (FLOOR, layers, 1),
+    )
     rounds = [
-        [_per_step(time_lava(graph, spikes, fidelity=what, record=everything, processes=n)) for what, n in runs]
+        [
+            time_lava(graph, spikes, fidelity=f, record=everything, processes=n, copies=c)["run"] / steps
+            for f, n, c in runs
+        ]
         for _ in range(ROUNDS)
     ]
-    fused_step, alone_step, least_step, floor_step = (statistics.median(values) for values in zip(*rounds, strict=True))
+    fused_step, single_step, alone_step, least_step, floor_step = (
+        statistics.median(values) for values in zip(*rounds, strict=True)
+    )
     depth = max(depths(graph).values())
     stock_step, fast_step = (
         trace.seconds["run"] / (STOCK_SLICES * graph.meta.timesteps + depth) for trace in (stock, fast)
     )
-    steps = SLICES * graph.meta.timesteps + depth
     element = var_get_seconds_per_element()
-    tutorial = stock.seconds["build"] + steps * (stock_step + neurons(graph) * element)
+    tutorial = stock.seconds["build"] + (steps + depth) * (stock_step + neurons(graph) * element)
     return {
         "equal": equal,
         "stock_ms_per_step": 1e3 * stock_step,
         "fused_ms_per_step": 1e3 * fused_step,
         "processes": len(groups(graph, cores())),
+        "copies": number,
         "layers": layers,
+        "fused_one_copy_ms_per_step": 1e3 * single_step,
         "fused_process_a_layer_ms_per_step": 1e3 * alone_step,
         "floor_ms_per_step": 1e3 * floor_step,
         "floor_of_fewer_processes_ms_per_step": 1e3 * least_step,
@@ -70,6 +84,7 @@ def run() -> dict[str, Any]:
         "stock_over_fast": stock_step / fast_step,
         "stock_over_fused": stock_step / fused_step,
         "fused_over_floor": fused_step / floor_step,
+        "fused_one_copy_over_floor": single_step / floor_step,
         "process_a_layer_over_fused": alone_step / fused_step,
         "subject_seconds_fused": subject_seconds,
         "subject_seconds_beyond_steps": subject_seconds - fused.seconds["run"],
@@ -78,10 +93,6 @@ def run() -> dict[str, Any]:
         "read_back_share": read_back_share(fused),
         "machine": machine(),
     }
-
-
-def _per_step(seconds: dict[str, float]) -> float:
-    return seconds["run"] / seconds["steps"]
 
 
 def neurons(graph: Graph) -> int:

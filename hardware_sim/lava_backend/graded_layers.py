@@ -81,7 +81,8 @@ class GradedLayer(FusedLayer):
         self.carries = neuron.ternary
         return (_TernaryNeurons if neuron.ternary else _NarrowNeurons)(self.population)
 
-    def _record_spikes(self, t: int) -> None:
+    def _record_spikes(self, sample: int, t: int) -> None:
         if self.spikes is not None:
             fired = self._channels_first(self.fired)
-            self.spikes.append(fired if self.carries else np.packbits(fired.astype(bool)))
+            place = sample * self.window.timesteps + t
+            self.spikes.write(place, fired if self.carries else np.packbits(fired.astype(bool)))

@@ -1,7 +1,8 @@
 """Which populations share a Lava process: at most as many processes as there are cores. Knows no Lava.
 
 Every Lava process is one of the operating system's and is told of every step; spikes between two of them are messages.
-So populations that would share a core anyway share a process.
+So populations that would share a core anyway share a process, and copies of the network that do a sample each share
+its steps and messages.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from export.graph import Graph, Population
 from export.inspect import synapse_count
 
 MAX_PORTS = 32  # of a group, for spikes in and for spikes out
+MOST_COPIES, NEURONS = 4, 2**22  # beyond, messages are little beside the work; of all copies
 A_PIXEL, A_NEURON = 5000.0, 100.0  # synapses in whose time a source's pixel is looked at, and a neuron fires
 
 
@@ -38,6 +40,12 @@ class Group:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def copies(graph: Graph, samples: int) -> int:
+    """How many copies of a network run side by side, each with its share of the samples."""
+    neurons = sum(math.prod(node.shape) for node in graph.nodes)
+    return max(1, min(samples, MOST_COPIES, NEURONS // neurons))
 
 
 def groups(graph: Graph, most: int) -> tuple[Group, ...]:

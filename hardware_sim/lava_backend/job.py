@@ -15,7 +15,7 @@ class Job:
     """One Lava run.
 
     spikes, counts, potentials: populations to record. fidelity: stock, fused, FLOOR or FAST. processes: how many fused
-    layers share, see `grouping`.
+    layers share, and copies: of the network, side by side in these; see `grouping`.
     """
 
     backend: str
@@ -27,6 +27,7 @@ class Job:
     potentials: tuple[str, ...]
     stream: bool = False
     processes: int = 1
+    copies: int = 1
 
     def save(self, folder: Path) -> None:
         (folder / "job.json").write_text(json.dumps(asdict(self)))

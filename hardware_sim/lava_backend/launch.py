@@ -14,7 +14,7 @@ import numpy as np
 
 from export import netx
 from export.graph import Graph, graded
-from hardware_sim.lava_backend.grouping import cores
+from hardware_sim.lava_backend.grouping import copies, cores
 from hardware_sim.lava_backend.job import Files, Job
 from hardware_sim.lava_backend.limits import check_room
 from hardware_sim.lava_backend.process import LavaWorker
@@ -47,14 +47,20 @@ def run_lava(
 
 
 def time_lava(
-    graph: Graph, spikes: np.ndarray, *, fidelity: str, record: Record, processes: int | None = None
+    graph: Graph,
+    spikes: np.ndarray,
+    *,
+    fidelity: str,
+    record: Record,
+    processes: int | None = None,
+    copies: int | None = None,
 ) -> dict[str, float]:
     """Run and return the seconds and steps only; also for job.FLOOR, which computes no results. For benchmarks.
 
-    processes: that fused layers share; as many as there are cores by default.
+    processes: that fused layers share; as many as there are cores by default. copies: of the network in these.
     """
     job = _job(graph, spikes, backend="lava", fidelity=fidelity, record=record)
-    job = replace(job, processes=processes or job.processes)
+    job = replace(job, processes=processes or job.processes, copies=copies or job.copies)
     with _files(None) as (worker, files):
         _prepare(files, job, graph, spikes)
         _watch(worker, files, job, graph, 600.0, None)
@@ -83,6 +89,7 @@ def _job(graph: Graph, spikes: np.ndarray, *, backend: str, fidelity: str, recor
         potentials=record.names(graph, "potentials"),
         stream=stream,
         processes=cores(),
+        copies=copies(graph, len(spikes)) if fidelity == "fused" else 1,
     )
 
 
@@ -111,7 +118,7 @@ def _watch(
             if (progress != seen).any():
                 seen, since = progress.copy(), time.monotonic()
                 if on_step:
-                    on_step(min(int(seen[seen >= 0].min()), total), total)
+                    on_step(min(int(seen[seen >= 0].min()) * job.copies, total), total)
             elif time.monotonic() - since > patience:
                 raise SimulationError(_stalled(graph, seen, patience))
     if on_step:

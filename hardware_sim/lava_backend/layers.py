@@ -6,6 +6,7 @@ buffered), then takes in its sources' spikes of this step. Knows no Lava.
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -98,11 +99,28 @@ class FusedLayer:
     spike: type[np.integer] = np.uint8
     sums: type[np.integer] = np.int16
 
+    @classmethod
+    def copies(cls, member: Member) -> tuple[FusedLayer, ...]:
+        """The layers of a population in all copies of the network; they share synapses and files."""
+        first = cls(member)
+        further = [copy.copy(first) for _ in range(1, member.window.copies)]
+        for number, layer in enumerate(further, start=1):
+            layer.begin(number)
+        return (first, *further)
+
     def __init__(self, member: Member) -> None:
         self.population, self.window, files = member.population, member.window, member.files
         self.late = member.late
         edges = self.population.edges
         self.scatters = [self._scatter(*each) for each in zip(edges, member.sources, member.levels, strict=True)]
+        self.spikes, self.counts = open_tape(files.spikes), open_tape(files.counts)
+        self.potentials, self.output = open_tape(files.potentials), open_tape(files.output)
+        self.progress, self.slot = np.load(files.progress, mmap_mode="r+"), files.slot
+        self.begin()
+
+    def begin(self, copy: int = 0) -> None:
+        """Own state, of a copy of the network."""
+        self.copy, edges = copy, self.population.edges
         self.waiting = [deque[np.ndarray](maxlen=edge.delay + 1) for edge in edges]  # spikes on their way
         n = int(np.prod(self.population.shape))
         self.total, self.v, self.fired = np.zeros(n, self.sums), np.zeros(n, np.int32), np.zeros(n, self.spike)
@@ -110,9 +128,6 @@ class FusedLayer:
         self.neurons = self._neurons()
         self.rows = np.zeros((self.window.timesteps, -(-n // 8)), np.uint8)  # bits of the sample under way
         self.tally = np.zeros(self.population.shape, np.int32)
-        self.spikes, self.counts = open_tape(files.spikes), open_tape(files.counts)
-        self.potentials, self.output = open_tape(files.potentials), open_tape(files.output)
-        self.progress, self.slot = np.load(files.progress, mmap_mode="r+"), files.slot
         self.neurons.rest(self.v)
 
     @property
@@ -132,7 +147,7 @@ class FusedLayer:
 
     def fire(self, time_step: int) -> None:
         """What the neurons send at a step (from 1), and its record."""
-        place = self.window.place(time_step)
+        place = self.window.place(time_step, self.copy)
         if place is None or place[1] == 0:
             self.neurons.rest(self.v)
         if place is None:  # neurons that need no input wait for their sample, too
@@ -140,14 +155,14 @@ class FusedLayer:
             self.fired[:] = 0
             return
         self.neurons.fire(self.total, self.v, self.fired)
-        self._record(place[1])
+        self._record(*place)
 
     def gather(self, sent: Mapping[str, np.ndarray], time_step: int) -> None:
-        """Take in the spikes that sources sent at a step. What is late of a sample does not reach the next."""
-        following = self.window.place(time_step + 1)
+        """Take in the spikes (copies, ...) that sources sent at a step. What is late of a sample ends with it."""
+        following = self.window.place(time_step + 1, self.copy)
         step = 0 if following is None else following[1]
         for k, edge in enumerate(self.population.edges):
-            arrived, later = self._arriving(k, sent[edge.source]), self.later[k]
+            arrived, later = self._arriving(k, sent[edge.source][self.copy]), self.later[k]
             if step < self.late[k]:
                 continue
             if later is not None:
@@ -171,25 +186,25 @@ class FusedLayer:
         waiting.append(sent.copy())  # who sent them will write there
         return waiting[0] if len(waiting) == waiting.maxlen else None
 
-    def _record(self, t: int) -> None:
+    def _record(self, sample: int, t: int) -> None:
         last = t == self.window.timesteps - 1
-        self._record_spikes(t)
+        self._record_spikes(sample, t)
         if self.counts is not None:
             self.tally += self._channels_first(self.fired) != 0
             if last:
-                self.counts.append(self.tally)
+                self.counts.write(sample, self.tally)
                 self.tally[:] = 0
         if self.potentials is not None:
-            self.potentials.append(self._channels_first(self.v))
+            self.potentials.write(sample * self.window.timesteps + t, self._channels_first(self.v))
         if self.output is not None and last:
-            self.output.append(self._channels_first(self.v))
+            self.output.write(sample, self._channels_first(self.v))
 
-    def _record_spikes(self, t: int) -> None:
+    def _record_spikes(self, sample: int, t: int) -> None:
         if self.spikes is not None:
             channels, height, width = self.population.shape
             kernels.pack_spikes(self.fired, channels, height, width, self.rows[t])
             if t == self.window.timesteps - 1:
-                self.spikes.append(self.rows)
+                self.spikes.write(sample, self.rows)
                 self.rows[:] = 0
 
     def _channels_first(self, flat: np.ndarray) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,21 +17,31 @@ def whc(shape: Shape) -> Shape:
 
 @dataclass(frozen=True)
 class Window:
-    """Which steps of a run belong to which sample: the population lags the input by `depth` steps."""
+    """Which steps of a run belong to which sample: the population lags the input by `depth` steps.
+
+    copies: of the network, side by side: the first does samples 0, copies, 2 copies, ..., the next 1, copies + 1, ...
+    """
 
     depth: int
     samples: int
     timesteps: int
+    copies: int = 1
 
-    def place(self, time_step: int) -> tuple[int, int] | None:
-        """Sample and step (from 0) at Lava's time step (from 1), or None outside the run."""
-        sample, t = divmod(time_step - 1 - self.depth, self.timesteps)
-        return (sample, t) if 0 <= sample < self.samples else None
+    @property
+    def steps(self) -> int:
+        """Lava's steps until all samples are done."""
+        return -(-self.samples // self.copies) * self.timesteps + self.depth
+
+    def place(self, time_step: int, copy: int = 0) -> tuple[int, int] | None:
+        """Sample and step (from 0) of a copy at Lava's time step (from 1), or None outside the run."""
+        turn, t = divmod(time_step - 1 - self.depth, self.timesteps)
+        sample = turn * self.copies + copy
+        return (sample, t) if turn >= 0 and sample < self.samples else None
 
 
 @dataclass(frozen=True)
 class LayerFiles:
-    """Files in which a layer records; empty for what is not recorded. Each is written from front to end, C order.
+    """Files in which a layer records; empty for what is not recorded. C order.
 
     spikes: uint8 (samples, T, bytes), bits in (C, H, W) order. counts: int32 (samples, C, H, W). potentials: int32
     (samples, T, C, H, W). output: int32 (samples, C, H, W). progress: npy of int64, entry `slot` is the last step done.
@@ -51,30 +60,33 @@ class Frames:
     """The input of a run, a file of spikes, step by step, and nothing after its end.
 
     name: the graph's input. path: uint8 array file (samples, T, bytes), bits in (C, H, W) order; or of values, int32
-    (samples, T, C, H, W). shape: (C, H, W).
+    (samples, T, C, H, W). shape: (C, H, W). copies: of the network, see Window.
     """
 
     name: str
     path: str
     shape: Shape
+    copies: int
 
     def at(self, file: np.ndarray, time_step: int, dtype: type[np.integer]) -> np.ndarray:
-        """Flat (W, H, C) of a step (from 1) of the mapped file."""
-        sample, t = divmod(time_step - 1, file.shape[1])
-        if sample >= len(file):
-            return np.zeros(math.prod(self.shape), dtype)
-        frame = unpack(file[sample : sample + 1, t : t + 1], self.shape)[0, 0]
-        return np.array(frame.T, dtype, order="C").reshape(-1)
+        """What comes into all copies, (copies, W * H * C), at a step (from 1) of the mapped file."""
+        turn, t = divmod(time_step - 1, file.shape[1])
+        found = np.zeros((self.copies, *whc(self.shape)), dtype)
+        packed = file[turn * self.copies : (turn + 1) * self.copies, t : t + 1]
+        if len(packed):
+            found[: len(packed)] = unpack(packed, self.shape)[:, 0].transpose(0, 3, 2, 1)
+        return found.reshape(self.copies, -1)
 
 
 class Tape:
-    """A file that grows at its end. Writing costs less than touching new pages of a mapped file."""
+    """A file of equal arrays, each written at its place. That costs less than touching new pages of a mapped file."""
 
     def __init__(self, path: str) -> None:
         self.file = open(path, "wb", buffering=0)  # noqa: SIM115 - open for as long as its process lives
 
-    def append(self, array: np.ndarray) -> None:
+    def write(self, place: int, array: np.ndarray) -> None:
         left = np.ascontiguousarray(array).data.cast("B")
+        self.file.seek(place * len(left))
         while left:  # a disk that fills up takes a part, and fails at the next
             left = left[self.file.write(left) :]
 

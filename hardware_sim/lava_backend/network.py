@@ -23,6 +23,7 @@ from export.graph import (
 )
 from export.limits import beyond
 from hardware_sim.lava_backend.grouping import groups
+from hardware_sim.lava_backend.job import Job
 from hardware_sim.lava_backend.layers import Member
 from hardware_sim.lava_backend.layout import Frames, LayerFiles, Window
 from hardware_sim.lava_backend.parts.processes import (
@@ -45,13 +46,13 @@ class LavaNetwork:
     @property
     def steps(self) -> int:
         """Steps until the last population has done the last sample."""
-        return max(w.samples * w.timesteps + w.depth for w in self.windows.values())
+        return max(window.steps for window in self.windows.values())
 
 
-def windows_of(graph: Graph, *, samples: int, timesteps: int, stream: bool) -> dict[str, Window]:
-    """When each population runs. stream: every layer begins at the first step, and steps are Lava's."""
-    depth = dict.fromkeys(depths(graph), 0) if stream else depths(graph)
-    return {p.name: Window(depth=depth[p.name], samples=samples, timesteps=timesteps) for p in graph.populations}
+def windows_of(graph: Graph, job: Job) -> dict[str, Window]:
+    """When each population runs. In a stream every layer begins at the first step, and steps are Lava's."""
+    depth = dict.fromkeys(depths(graph), 0) if job.stream else depths(graph)
+    return {p.name: Window(depth[p.name], job.samples, job.timesteps, job.copies) for p in graph.populations}
 
 
 def build(graph: Graph, source: AbstractProcess, windows: Mapping[str, Window]) -> LavaNetwork:
@@ -90,7 +91,7 @@ def build_fused(
     wide, most = _are_wide(graph), levels(graph)
     kinds = GRADED_GROUPS if wide else GROUPS
     populations = {population.name: population for population in graph.populations}
-    frames = Frames(graph.input.name, path, graph.input.shape)
+    frames = Frames(graph.input.name, path, graph.input.shape, next(iter(windows.values())).copies)
     outputs: dict[str, OutPort] = {}
     made = []
     for group in groups(graph, processes):

@@ -63,7 +63,7 @@ def run(folder: Path, memory: str) -> None:
     start = time.perf_counter()
     config = _run_config(job)
     graph = netx.read(files.network, trusted=True)
-    windows = windows_of(graph, samples=job.samples, timesteps=job.timesteps, stream=job.stream)
+    windows = windows_of(graph, job)
     if job.fidelity in ("stock", FAST):
         network = build(graph, ring_buffer(graph, np.load(files.input, mmap_mode="r")), windows)
         _attach_recorders(network, job, files, graph)

@@ -14,8 +14,7 @@ from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
 from hardware_sim.lava_backend.graded_layers import GradedLayer
-from hardware_sim.lava_backend.layers import FusedLayer
-from hardware_sim.lava_backend.layout import whc
+from hardware_sim.lava_backend.layers import FusedLayer, Member
 from hardware_sim.lava_backend.parts.processes import GRADED_GROUPS, GROUPS, Group
 
 
@@ -26,12 +25,21 @@ class FusedGroup(PyLoihiProcessModel):
 
     def __init__(self, proc_params: dict[str, Any]) -> None:
         super().__init__(proc_params)
-        self.layers = [self.layer(member) for member in proc_params["members"]]
+        members = proc_params["members"]
+        self.layers = [layer for member in members for layer in self.layer.copies(member)]
         self.sources, self.sends, self.frames = (proc_params[key] for key in ("sources", "sends", "frames"))
-        self.shapes = {layer.name: whc(layer.population.shape) for layer in self.layers}
+        self.copies = members[0].window.copies
+        self.sent = {member.population.name: self._sent(member) for member in members}
         if self.frames is not None:
-            self.shapes[self.frames.name] = whc(self.frames.shape)
             self.file = np.load(self.frames.path, mmap_mode="r")
+
+    def _sent(self, member: Member) -> np.ndarray:
+        """Where the layers of a population put what they fire, (copies, W * H * C)."""
+        layers = [layer for layer in self.layers if layer.population is member.population]
+        sent = np.stack([layer.fired for layer in layers])
+        for layer, own in zip(layers, sent, strict=True):
+            layer.fired = own
+        return sent
 
     def run_spk(self) -> None:
         for layer in self.layers:
@@ -41,14 +49,15 @@ class FusedGroup(PyLoihiProcessModel):
             layer.gather(sent, self.time_step)
 
     def _exchange(self) -> dict[str, np.ndarray]:
-        """What all nodes sent that are here or read here, flat (W, H, C): tells the other processes, and hears them."""
-        sent = {layer.name: layer.fired for layer in self.layers}
+        """What all nodes sent that are here or read here, (copies, ...): tells the other processes, and hears them."""
+        sent = dict(self.sent)
         if self.frames is not None:
             sent[self.frames.name] = self.frames.at(self.file, self.time_step, self.layer.spike)
         for k, name in enumerate(self.sends):
-            getattr(self, f"s_out{k}").send(sent[name].reshape(self.shapes[name]))
+            port = getattr(self, f"s_out{k}")
+            port.send(sent[name].reshape(port.shape))
         for k, name in enumerate(self.sources):
-            sent[name] = getattr(self, f"s_in{k}").csp_ports[0].recv().reshape(-1)
+            sent[name] = getattr(self, f"s_in{k}").csp_ports[0].recv().reshape(self.copies, -1)
         return sent
 
 

@@ -109,11 +109,12 @@ class _Recorder(PyLoihiProcessModel):
         sent = self.s_in.recv().transpose(2, 1, 0)  # C, H, W
         place = self.window.place(self.time_step)
         if place is not None and self.spikes is not None:
-            self.spikes.append(np.packbits(sent != 0) if self.bits else sent.astype(np.int32))
+            number = place[0] * self.window.timesteps + place[1]
+            self.spikes.write(number, np.packbits(sent != 0) if self.bits else sent.astype(np.int32))
         if place is not None and self.counts is not None:
             self.tally += sent != 0
             if place[1] == self.window.timesteps - 1:
-                self.counts.append(self.tally)
+                self.counts.write(place[0], self.tally)
                 self.tally[:] = 0
         self.progress[self.files.slot] = self.time_step
 
@@ -157,4 +158,6 @@ class PyPotentialRecorderModel(PyLoihiProcessModel):
         return place is not None and (self.each_step or place[1] == self.window.timesteps - 1)
 
     def run_post_mgmt(self) -> None:
-        self.tape.append(self.potential.read().astype(np.int32).transpose(2, 1, 0))  # C, H, W
+        sample, t = self.window.place(self.time_step)
+        number = sample * self.window.timesteps + t if self.each_step else sample
+        self.tape.write(number, self.potential.read().astype(np.int32).transpose(2, 1, 0))  # C, H, W

@@ -21,9 +21,9 @@ from hardware_sim.lava_backend.limits import MAX_INPUTS
 class Group(AbstractProcess):
     """Populations with their synapses that one process runs; see `grouping`. Fused only.
 
-    Ports s_in0, s_in1, ... in the order of `sources`, spikes (W, H, C) of nodes outside the group; s_out0, ... in the
-    order of `sends`, what nodes of the group send. Of both there may be more, which nothing is connected to. frames:
-    the graph's input, where this group has it.
+    Ports s_in0, s_in1, ... in the order of `sources`, spikes (copies, W, H, C) of nodes outside the group; s_out0, ...
+    in the order of `sends`, what nodes of the group send. Of both there may be more, which nothing is connected to.
+    frames: the graph's input, where this group has it.
     """
 
     ports = 0
@@ -42,9 +42,10 @@ class Group(AbstractProcess):
         if frames is not None:
             shapes[frames.name] = frames.shape
         ins, outs = list(sources.values()), [shapes[name] for name in sends]
+        copies = members[0].window.copies
         for k in range(self.ports):
-            setattr(self, f"s_in{k}", InPort(shape=whc(ins[k]) if k < len(ins) else (1,)))
-            setattr(self, f"s_out{k}", OutPort(shape=whc(outs[k]) if k < len(outs) else (1,)))
+            setattr(self, f"s_in{k}", InPort(shape=(copies, *whc(ins[k])) if k < len(ins) else (1,)))
+            setattr(self, f"s_out{k}", OutPort(shape=(copies, *whc(outs[k])) if k < len(outs) else (1,)))
 
     def in_port(self, k: int) -> InPort:
         return getattr(self, f"s_in{k}")

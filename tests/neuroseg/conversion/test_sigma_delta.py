@@ -135,7 +135,7 @@ def test_what_does_not_fit_is_named():
     graph = two_layers((1.0, 1.0))
     leaky = replace(graph["a"], neuron=Neuron(1.0, voltage_decay=100))
     reach = peaks(graph, np.ones((1, 1, 1, 1)))
-    with pytest.raises(GraphError, match="a: leaks, or feeds itself; sigma-delta neurons do neither"):
+    with pytest.raises(GraphError, match="a: leaks, or hears what comes back; sigma-delta neurons do neither"):
         quantize_sigma_delta(replace(graph, nodes=(graph.input, leaky, graph["head"])), reach)
     with pytest.raises(GraphError, match="integer already"):
         quantize_sigma_delta(replace(graph, integer=True), {})
