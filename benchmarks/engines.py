@@ -97,25 +97,25 @@ def _lava(graph: Graph, spikes: np.ndarray) -> dict[str, float]:
 
     Copies of the network side by side do a step of a sample each in one of Lava's.
     """
-    record, layers = Record(), len(graph.populations)
+    record, layers, number = Record(), len(graph.populations), copies(graph, len(spikes), cores())
     runs = {
         "shared": ("fused", None, None),
-        "one_copy": ("fused", None, 1),
-        "process_a_layer": ("fused", layers, 1),
-        "floor": (FLOOR, layers, 1),
+        "one_copy": ("fused", None, 0),
+        "process_a_layer": ("fused", layers, 0),
+        "floor": (FLOOR, layers, 0),
     }
     steps: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(ROUNDS):
-        for name, (fidelity, processes, number) in runs.items():
-            took = time_lava(graph, spikes, fidelity=fidelity, record=record, processes=processes, copies=number)
+        for name, (fidelity, processes, each) in runs.items():
+            took = time_lava(graph, spikes, fidelity=fidelity, record=record, processes=processes, copies=each)
             steps[name].append(1e3 * took["run"] / spikes[:, :, 0, 0, 0].size)
     middle = {name: statistics.median(found) for name, found in steps.items()}
     start = time.perf_counter()
     trace = hardware_sim.run(graph, spikes, backend="lava")
     whole = time.perf_counter() - start
     return {
-        "processes": len(groups(graph, cores())),
-        "copies": copies(graph, len(spikes)),
+        "processes": len(groups(graph, cores(), number)),
+        "copies_in_a_process": number,
         **{f"{name}_ms_per_step": round(value, 3) for name, value in middle.items()},
         "shared_over_floor": round(middle["shared"] / middle["floor"], 2),
         "one_copy_over_floor": round(middle["one_copy"] / middle["floor"], 2),

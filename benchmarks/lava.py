@@ -1,10 +1,10 @@
 """A fused Lava run against stock Lava, and against its own messaging floor.
 
 Same exported file, same spikes, one run after the other: Lava's own processes (`stock`), those with our models of Conv,
-Sparse and LIF (`fast`), event-driven layers in a process a core, of several copies of the network (`fused`), of one
-copy, of one with a process a layer, and such processes passing the same messages and computing nothing (`floor`). A
-step is one of a sample: where copies do one each, Lava's step is as many. Then what tutorials teach, a RingBuffer sink
-read with Var.get, whose cost for one element is measured and multiplied.
+Sparse and LIF (`fast`), event-driven layers, of copies of the network in a process a core (`fused`), of one copy that
+these share, of one with a process a layer, and such processes passing the same messages and computing nothing
+(`floor`). A step is one of a sample: where copies do one each, Lava's step is as many. Then what tutorials teach, a
+RingBuffer sink read with Var.get, whose cost for one element is measured and multiplied.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ def run() -> dict[str, Any]:
     part = hardware_sim.run(graph, spikes[:STOCK_SLICES])
     equal = all(compare(a, b).equal for a, b in ((fused, reference), (stock, part), (fast, part)))
     layers = len(graph.populations)
-    number, steps = copies(graph, SLICES), SLICES * graph.meta.timesteps
+    number, steps = copies(graph, SLICES, cores()), SLICES * graph.meta.timesteps
     runs = (
         ("fused", cores(), number),
-        ("fused", cores(), 1),
-        ("fused", layers, 1),
-        (FLOOR, cores(), 1),
-        (FLOOR, layers, 1),
+        ("fused", cores(), 0),
+        ("fused", layers, 0),
+        (FLOOR, cores(), 0),
+        (FLOOR, layers, 0),
     )
     rounds = [
         [
@@ -73,8 +73,8 @@ def run() -> dict[str, Any]:
         "equal": equal,
         "stock_ms_per_step": 1e3 * stock_step,
         "fused_ms_per_step": 1e3 * fused_step,
-        "processes": len(groups(graph, cores())),
-        "copies": number,
+        "processes": len(groups(graph, cores(), number)),
+        "copies_in_a_process": number,
         "layers": layers,
         "fused_one_copy_ms_per_step": 1e3 * single_step,
         "fused_process_a_layer_ms_per_step": 1e3 * alone_step,

@@ -1,8 +1,8 @@
 """Which populations share a Lava process: at most as many processes as there are cores. Knows no Lava.
 
 Every Lava process is one of the operating system's and is told of every step; spikes between two of them are messages.
-So populations that would share a core anyway share a process, and copies of the network that do a sample each share
-its steps and messages.
+So each runs the whole network, in copies that do a sample each, which share its steps and send no messages. A single
+sample, or a network that is too large for that, is shared out by its layers: those that would share a core anyway.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from export.graph import Graph, Population
 from export.inspect import synapse_count
 
 MAX_PORTS = 32  # of a group, for spikes in and for spikes out
-MOST_COPIES, NEURONS = 4, 2**22  # beyond, messages are little beside the work; of all copies
+MOST_COPIES = 4  # in a process; what a step costs beside the layers' work is little then
+NEURONS = 2**22  # of all copies
 A_PIXEL, A_NEURON = 5000.0, 100.0  # synapses in whose time a source's pixel is looked at, and a neuron fires
 
 
@@ -25,12 +26,14 @@ class Group:
     """Populations by name, in the graph's order. sources: nodes outside that they read; sends: theirs read outside.
 
     input: the graph's, which the first group has and so is one of its nodes; empty in others.
+    copies: of the network's, those that the group does its populations of.
     """
 
     populations: tuple[str, ...]
     sources: tuple[str, ...]
     sends: tuple[str, ...]
     input: str
+    copies: range = range(1)
 
     @property
     def ports(self) -> int:
@@ -42,19 +45,24 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def copies(graph: Graph, samples: int) -> int:
-    """How many copies of a network run side by side, each with its share of the samples."""
+def copies(graph: Graph, samples: int, processes: int) -> int:
+    """How many copies of a network each of some processes runs, or 0 where they had better share one."""
     neurons = sum(math.prod(node.shape) for node in graph.nodes)
-    return max(1, min(samples, MOST_COPIES, NEURONS // neurons))
+    return min(-(-samples // processes), MOST_COPIES, NEURONS // (neurons * processes)) if samples > 1 else 0
 
 
-def groups(graph: Graph, most: int) -> tuple[Group, ...]:
-    """Neighbouring populations in up to `most` groups of about the same work; more groups where ports do not suffice.
+def groups(graph: Graph, processes: int, copies: int = 0) -> tuple[Group, ...]:
+    """What each of some processes does: copies of the whole network, or a part of the one that they share.
 
-    Where even a single population reads more than MAX_PORTS others, its group has more.
+    Parts are neighbouring populations of about the same work; there are more where ports do not suffice. Where even a
+    single population reads more than MAX_PORTS others, its group has more.
     """
+    if copies:
+        names = tuple(population.name for population in graph.populations)
+        each = (range(k * copies, (k + 1) * copies) for k in range(processes))
+        return tuple(Group(names, (), (), graph.input.name, done) for done in each)
     work = [_work(graph, population) for population in graph.populations]
-    for number in range(min(most, len(work)), len(work) + 1):
+    for number in range(min(processes, len(work)), len(work) + 1):
         parts = _parts(graph.populations, work, number)
         made = tuple(_group(graph, part, graph.input.name if part is parts[0] else "") for part in parts)
         if all(group.ports <= MAX_PORTS for group in made):

@@ -15,7 +15,7 @@ class Job:
     """One Lava run.
 
     spikes, counts, potentials: populations to record. fidelity: stock, fused, FLOOR or FAST. processes: how many fused
-    layers share, and copies: of the network, side by side in these; see `grouping`.
+    layers share; copies: of the network in each of these, 0 where they share one; see `grouping`.
     """
 
     backend: str
@@ -27,7 +27,12 @@ class Job:
     potentials: tuple[str, ...]
     stream: bool = False
     processes: int = 1
-    copies: int = 1
+    copies: int = 0
+
+    @property
+    def side_by_side(self) -> int:
+        """Copies of the network in all processes."""
+        return self.copies * self.processes or 1
 
     def save(self, folder: Path) -> None:
         (folder / "job.json").write_text(json.dumps(asdict(self)))

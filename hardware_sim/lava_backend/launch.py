@@ -57,10 +57,12 @@ def time_lava(
 ) -> dict[str, float]:
     """Run and return the seconds and steps only; also for job.FLOOR, which computes no results. For benchmarks.
 
-    processes: that fused layers share; as many as there are cores by default. copies: of the network in these.
+    processes: that fused layers share; as many as there are cores by default. copies: of the network in each of these,
+    or 0: they share one.
     """
     job = _job(graph, spikes, backend="lava", fidelity=fidelity, record=record)
-    job = replace(job, processes=processes or job.processes, copies=copies or job.copies)
+    job = replace(job, processes=job.processes if processes is None else processes)
+    job = replace(job, copies=job.copies if copies is None else copies)
     with _files(None) as (worker, files):
         _prepare(files, job, graph, spikes)
         _watch(worker, files, job, graph, 600.0, None)
@@ -79,6 +81,8 @@ def _files(worker: LavaWorker | None) -> Iterator[tuple[LavaWorker, Files]]:
 
 
 def _job(graph: Graph, spikes: np.ndarray, *, backend: str, fidelity: str, record: Record, stream: bool = False) -> Job:
+    most = min(cores(), len(spikes))
+    number = copies(graph, len(spikes), most) if fidelity == "fused" else 0
     return Job(
         backend=backend,
         fidelity=fidelity,
@@ -88,8 +92,8 @@ def _job(graph: Graph, spikes: np.ndarray, *, backend: str, fidelity: str, recor
         counts=record.names(graph, "counts"),
         potentials=record.names(graph, "potentials"),
         stream=stream,
-        processes=cores(),
-        copies=copies(graph, len(spikes)) if fidelity == "fused" else 1,
+        processes=most if number else cores(),
+        copies=number,
     )
 
 
@@ -118,7 +122,7 @@ def _watch(
             if (progress != seen).any():
                 seen, since = progress.copy(), time.monotonic()
                 if on_step:
-                    on_step(min(int(seen[seen >= 0].min()) * job.copies, total), total)
+                    on_step(min(int(seen[seen >= 0].min()) * job.side_by_side, total), total)
             elif time.monotonic() - since > patience:
                 raise SimulationError(_stalled(graph, seen, patience))
     if on_step:

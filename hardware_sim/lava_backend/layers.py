@@ -30,7 +30,8 @@ class Member:
     """A population of a group. sources: shapes of what its edges read. files: what it records.
 
     levels: of what its edges read, the largest value of a spike, where that is known. late: steps of a sample by which
-    what an edge brings back is late, 0 of other edges; it does not reach the next sample.
+    what an edge brings back is late, 0 of other edges; it does not reach the next sample. copies: of the network, those
+    that a layer is made for.
     """
 
     population: Population
@@ -39,6 +40,7 @@ class Member:
     late: tuple[int, ...]
     window: Window
     files: LayerFiles
+    copies: range
 
 
 class Neurons(Protocol):
@@ -101,12 +103,12 @@ class FusedLayer:
 
     @classmethod
     def copies(cls, member: Member) -> tuple[FusedLayer, ...]:
-        """The layers of a population in all copies of the network; they share synapses and files."""
+        """The layers of a population in copies of the network; they share synapses and files."""
         first = cls(member)
-        further = [copy.copy(first) for _ in range(1, member.window.copies)]
-        for number, layer in enumerate(further, start=1):
-            layer.begin(number)
-        return (first, *further)
+        found = (first, *(copy.copy(first) for _ in member.copies[1:]))
+        for row, layer in enumerate(found):
+            layer.begin(row, member.copies[row])
+        return found
 
     def __init__(self, member: Member) -> None:
         self.population, self.window, files = member.population, member.window, member.files
@@ -118,9 +120,9 @@ class FusedLayer:
         self.progress, self.slot = np.load(files.progress, mmap_mode="r+"), files.slot
         self.begin()
 
-    def begin(self, copy: int = 0) -> None:
-        """Own state, of a copy of the network."""
-        self.copy, edges = copy, self.population.edges
+    def begin(self, row: int = 0, copy: int = 0) -> None:
+        """Own state, of a copy of the network, and the row of its spikes among those of others."""
+        self.row, self.copy, edges = row, copy, self.population.edges
         self.waiting = [deque[np.ndarray](maxlen=edge.delay + 1) for edge in edges]  # spikes on their way
         n = int(np.prod(self.population.shape))
         self.total, self.v, self.fired = np.zeros(n, self.sums), np.zeros(n, np.int32), np.zeros(n, self.spike)
@@ -162,7 +164,7 @@ class FusedLayer:
         following = self.window.place(time_step + 1, self.copy)
         step = 0 if following is None else following[1]
         for k, edge in enumerate(self.population.edges):
-            arrived, later = self._arriving(k, sent[edge.source][self.copy]), self.later[k]
+            arrived, later = self._arriving(k, sent[edge.source][self.row]), self.later[k]
             if step < self.late[k]:
                 continue
             if later is not None:

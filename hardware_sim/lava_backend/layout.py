@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,29 +61,32 @@ class Frames:
     """The input of a run, a file of spikes, step by step, and nothing after its end.
 
     name: the graph's input. path: uint8 array file (samples, T, bytes), bits in (C, H, W) order; or of values, int32
-    (samples, T, C, H, W). shape: (C, H, W). copies: of the network, see Window.
+    (samples, T, C, H, W). shape: (C, H, W). copies: those of the network that are meant, of how many; see Window.
     """
 
     name: str
     path: str
     shape: Shape
-    copies: int
+    copies: range
+    of: int
 
     def at(self, file: np.ndarray, time_step: int, dtype: type[np.integer]) -> np.ndarray:
-        """What comes into all copies, (copies, W * H * C), at a step (from 1) of the mapped file."""
+        """What comes into these copies, (copies, W * H * C), at a step (from 1) of the mapped file."""
         turn, t = divmod(time_step - 1, file.shape[1])
-        found = np.zeros((self.copies, *whc(self.shape)), dtype)
-        packed = file[turn * self.copies : (turn + 1) * self.copies, t : t + 1]
+        found = np.zeros((len(self.copies), *whc(self.shape)), dtype)
+        first = turn * self.of
+        packed = file[first + self.copies.start : first + self.copies.stop, t : t + 1]
         if len(packed):
             found[: len(packed)] = unpack(packed, self.shape)[:, 0].transpose(0, 3, 2, 1)
-        return found.reshape(self.copies, -1)
+        return found.reshape(len(found), -1)
 
 
 class Tape:
     """A file of equal arrays, each written at its place. That costs less than touching new pages of a mapped file."""
 
     def __init__(self, path: str) -> None:
-        self.file = open(path, "wb", buffering=0)  # noqa: SIM115 - open for as long as its process lives
+        there = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)  # others write to it, too
+        self.file = open(there, "wb", buffering=0)  # noqa: SIM115 - open for as long as its process lives
 
     def write(self, place: int, array: np.ndarray) -> None:
         left = np.ascontiguousarray(array).data.cast("B")

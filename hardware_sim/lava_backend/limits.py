@@ -55,7 +55,7 @@ def _check_ports(graph: Graph, job: Job) -> None:
                 "itself counts)"
             )
         sources = {edge.source for edge in population.edges} - {population.name}
-        if len(sources) > MAX_PORTS:
+        if len(sources) > MAX_PORTS and not job.copies:
             raise SimulationError(
                 f"{population.name}: reads {len(sources)} populations; 1 to {MAX_PORTS} run in fused Lava"
             )
@@ -78,7 +78,7 @@ def open_files(graph: Graph, job: Job) -> int:
     if job.fidelity in STOCK:
         edges = sum(len(population.edges) for population in graph.populations)
         return FILES_AT_START + FILES_A_LAYER * max(edges, len(graph.populations))
-    made = groups(graph, job.processes)
+    made = groups(graph, job.processes, job.copies)
     messages = FILES_A_GROUP * sum(max(len(group.sources), 1) for group in made)
     return FILES_AT_START + messages + TAPES * max(len(group.populations) for group in made)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from lava.magma.core.process.ports.ports import OutPort
@@ -52,7 +53,7 @@ class LavaNetwork:
 def windows_of(graph: Graph, job: Job) -> dict[str, Window]:
     """When each population runs. In a stream every layer begins at the first step, and steps are Lava's."""
     depth = dict.fromkeys(depths(graph), 0) if job.stream else depths(graph)
-    return {p.name: Window(depth[p.name], job.samples, job.timesteps, job.copies) for p in graph.populations}
+    return {p.name: Window(depth[p.name], job.samples, job.timesteps, job.side_by_side) for p in graph.populations}
 
 
 def build(graph: Graph, source: AbstractProcess, windows: Mapping[str, Window]) -> LavaNetwork:
@@ -77,24 +78,21 @@ def build(graph: Graph, source: AbstractProcess, windows: Mapping[str, Window]) 
 def build_fused(
     graph: Graph,
     path: str,
-    windows: Mapping[str, Window],
+    job: Job,
     *,
     files: Mapping[str, LayerFiles],
-    processes: int,
 ) -> LavaNetwork:
-    """Connect the graph's layers, fused, in groups that share a process.
+    """Connect the graph's layers, fused, in groups that share a process, or processes with the whole network each.
 
-    path: of the input, see `layout.Frames`; the first group reads it. files: what each layer records, by population.
-    processes: see `grouping.groups`.
+    path: of the input, see `layout.Frames`. files: what each layer records, by population.
     """
-    graph = in_lava_steps(graph)
+    windows, graph = windows_of(graph, job), in_lava_steps(graph)
     wide, most = _are_wide(graph), levels(graph)
     kinds = GRADED_GROUPS if wide else GROUPS
     populations = {population.name: population for population in graph.populations}
-    frames = Frames(graph.input.name, path, graph.input.shape, next(iter(windows.values())).copies)
     outputs: dict[str, OutPort] = {}
     made = []
-    for group in groups(graph, processes):
+    for group in groups(graph, job.processes, job.copies):
         members = tuple(
             Member(
                 population=populations[name],
@@ -103,10 +101,12 @@ def build_fused(
                 late=_late(populations[name], windows),
                 window=windows[name],
                 files=files[name],
+                copies=group.copies,
             )
             for name in group.populations
         )
         shapes = {name: graph[name].shape for name in group.sources}
+        frames = Frames(graph.input.name, path, graph.input.shape, group.copies, job.side_by_side)
         process = kinds[max(group.ports, 1)](
             members=members, sources=shapes, sends=group.sends, frames=frames if group.input else None
         )
@@ -115,7 +115,10 @@ def build_fused(
     for group, process in made:
         for k, name in enumerate(group.sources):
             outputs[name].connect(process.in_port(k))
-    return LavaNetwork(made[0][1], {}, dict(windows))
+    if job.copies:  # what is not connected Lava would not run
+        for (_, process), (_, following) in pairwise(made):
+            process.out_port(0).connect(following.in_port(0))
+    return LavaNetwork(made[0][1], {}, windows)
 
 
 def _late(population: Population, windows: Mapping[str, Window]) -> tuple[int, ...]:

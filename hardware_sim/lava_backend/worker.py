@@ -63,13 +63,13 @@ def run(folder: Path, memory: str) -> None:
     start = time.perf_counter()
     config = _run_config(job)
     graph = netx.read(files.network, trusted=True)
-    windows = windows_of(graph, job)
     if job.fidelity in ("stock", FAST):
-        network = build(graph, ring_buffer(graph, np.load(files.input, mmap_mode="r")), windows)
+        source = ring_buffer(graph, np.load(files.input, mmap_mode="r"))
+        network = build(graph, source, windows_of(graph, job))
         _attach_recorders(network, job, files, graph)
     else:
         recording = _layer_files(graph, job, files)
-        network = build_fused(graph, str(files.input), windows, files=recording, processes=job.processes)
+        network = build_fused(graph, str(files.input), job, files=recording)
     with _said_if_full(folder, memory), _running(network.first, network.steps, config) as runtime:
         built = time.perf_counter()
         files.started.touch()

@@ -28,7 +28,7 @@ class FusedGroup(PyLoihiProcessModel):
         members = proc_params["members"]
         self.layers = [layer for member in members for layer in self.layer.copies(member)]
         self.sources, self.sends, self.frames = (proc_params[key] for key in ("sources", "sends", "frames"))
-        self.copies = members[0].window.copies
+        self.copies = len(members[0].copies)
         self.sent = {member.population.name: self._sent(member) for member in members}
         if self.frames is not None:
             self.file = np.load(self.frames.path, mmap_mode="r")

@@ -42,7 +42,7 @@ class Group(AbstractProcess):
         if frames is not None:
             shapes[frames.name] = frames.shape
         ins, outs = list(sources.values()), [shapes[name] for name in sends]
-        copies = members[0].window.copies
+        copies = len(members[0].copies)
         for k in range(self.ports):
             setattr(self, f"s_in{k}", InPort(shape=(copies, *whc(ins[k])) if k < len(ins) else (1,)))
             setattr(self, f"s_out{k}", OutPort(shape=(copies, *whc(outs[k])) if k < len(outs) else (1,)))

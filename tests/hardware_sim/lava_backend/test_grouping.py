@@ -14,7 +14,8 @@ from export.graph import Dense, Edge, Graph, Input, Neuron, Population
 from hardware_sim import Record, SimulationError
 from hardware_sim.comparison.compare import compare
 from hardware_sim.lava_backend import launch
-from hardware_sim.lava_backend.grouping import MAX_PORTS, _parts, groups
+from hardware_sim.lava_backend.grouping import MAX_PORTS, NEURONS, _parts, copies, groups
+from hardware_sim.lava_backend.layout import Window
 from tests.examples import examples
 from tests.graphs import graded_graphs, graphs
 
@@ -34,6 +35,21 @@ def test_groups_are_neighbours_and_know_what_they_read_and_send(drawn, most):
         sends = {b for a, b in outside if a not in group.populations and b in nodes}
         assert reads == set(group.sources) and sends == set(group.sends)
         assert len(group.sources) == len(reads) and len(group.sends) == len(sends)
+
+
+def test_samples_are_shared_out_among_copies():
+    graph = star(3)
+    assert [copies(graph, samples, 2) for samples in (1, 2, 3, 5, 8, 9, 1000)] == [0, 1, 2, 3, 4, 4, 4]
+    large = Graph((Input("input", (NEURONS // 4, 1, 1)),), integer=True)
+    assert [copies(large, 1000, processes) for processes in (1, 2, 4, 5)] == [4, 2, 1, 0]
+    done = groups(graph, 2, 3)
+    assert [list(group.copies) for group in done] == [[0, 1, 2], [3, 4, 5]]
+    window = Window(depth=2, samples=7, timesteps=3, copies=6)
+    assert window.steps == 2 + 2 * 3
+    seen = {(copy, step): window.place(step, copy) for group in done for copy in group.copies for step in range(1, 20)}
+    found = sorted(place for place in seen.values() if place)
+    assert found == [(sample, t) for sample in range(7) for t in range(3)]  # each once
+    assert seen[0, 3] == (0, 0) and seen[5, 5] == (5, 2) and seen[0, 6] == (6, 0) and seen[1, 6] is None
 
 
 def one(source: str) -> Edge:
@@ -68,14 +84,19 @@ def test_a_population_that_reads_too_many_others_is_named(worker):
         hardware_sim.run(wide, spikes, backend="lava", worker=worker)
 
 
-@pytest.mark.parametrize("processes", [1, 2, 9])
-def test_any_number_of_processes_gives_the_same_spikes(processes, worker, monkeypatch):
+@pytest.mark.parametrize(
+    ("processes", "number"), [(1, 0), (2, 0), (9, 0), (1, 2), (2, 1), (3, 3)], ids=str
+)
+def test_any_number_of_processes_and_copies_gives_the_same_spikes(processes, number, worker, monkeypatch):
+    """number: of copies in each process, or 0: the processes share the layers of one."""
     monkeypatch.setattr(launch, "cores", lambda: processes)
+    monkeypatch.setattr(launch, "copies", lambda *_: number)
 
-    @given(st.one_of(graphs(most=4, recurrent=True, valued=True), graded_graphs(recurrent=True, late=True)))
+    @given(st.one_of(graphs(most=4, recurrent=True, valued=True), graded_graphs(recurrent=True, late=True)), st.data())
     @examples(6)
-    def equal(drawn):
+    def equal(drawn, data):
         graph, spikes = drawn
+        spikes = spikes[data.draw(st.lists(st.integers(0, len(spikes) - 1), min_size=1, max_size=11))]
         record = Record(potentials="all", counts="all")
         lavas = hardware_sim.run(graph, spikes, backend="lava", record=record, worker=worker)
         assert compare(hardware_sim.run(graph, spikes, backend="reference", record=record), lavas).equal
