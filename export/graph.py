@@ -86,7 +86,8 @@ class Graph:
         for node in self.nodes:
             if node.name in seen:
                 raise GraphError(f"{node.name}: the name is used twice; names must be unique")
-            for source in sources(node) if not isinstance(node, Population) else [e.source for e in node.forward]:
+            read = [edge.source for edge in node.forward] if isinstance(node, Population) else sources(node)
+            for source in read:
                 if source not in seen:
                     raise GraphError(f"{node.name}: reads {source!r}, which is no earlier node")
             if isinstance(node, Population) and not node.forward:
@@ -223,7 +224,8 @@ def with_neurons(graph: Graph, *, reset: str, u0: float) -> Graph:
 
 
 def depths(graph: Graph) -> dict[str, int]:
-    """Depth of every node in steps. Raises GraphError where edges into a population are not aligned, or come too soon.
+    """Depth of every node in steps. Raises GraphError where edges into a population are not aligned, or bring back
+    something sooner than layers of a step each can.
 
     Only for graphs without pools and concatenations.
     """

@@ -49,7 +49,7 @@ class Row:
 
 
 BEND = 0.25  # of a skip's arc
-BACK, FIRST_BACK, NEXT_BACK = "#7A3E9D", 32, 14  # of arcs of what comes back: colour, and points that they reach down
+FIRST_BACK, NEXT_BACK = 32, 14  # points that arcs of what comes back reach down, and more for each step
 KINDS: dict[type, str] = {Conv: "conv", ConvT: "convT", Dense: "dense", Sparse: "sparse"}
 
 
@@ -113,6 +113,19 @@ def _bits(weight: np.ndarray) -> int:
     return 1 + max(math.ceil(math.log2(max(-low, 1))), math.ceil(math.log2(high + 1)))
 
 
+def _way(edge: Edge, steps: int, one_step: float) -> tuple[str, str, float, float]:
+    """How an edge over some steps of depth is drawn: colours of its arrow and its words, bend, and where these stand.
+
+    one_step: points of a step. Words stand as many points above the middle, below it if negative.
+    """
+    if edge.feedback:
+        down = FIRST_BACK + NEXT_BACK * abs(steps)
+        return "#7A3E9D", "#7A3E9D", 2 * down / (max(abs(steps), 1) * one_step), -down - 6
+    if steps > 1:
+        return "#D55E00", "#B04A00", BEND, BEND / 2 * steps * one_step + 6  # the top of the arc
+    return "#555555", "#333333", 0.0, -30.0
+
+
 def _short(number: int) -> str:
     """Three figures: 942, 12.3k, 1.61M."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -147,20 +160,14 @@ def draw(graph: Graph, path: Path) -> None:
                 again = f"and itself, {1 + edge.delay} steps later" if edge.delay else "and itself, a step later"
                 axis.annotate(again, (x0, y0), (0, 20), textcoords="offset points", ha="center", fontsize=7)
                 continue
-            skip = edge.feedback or x1 - x0 > 1  # an arc; below, of what comes back
-            arrow = BACK if edge.feedback else "#D55E00" if skip else "#555555"
+            arrow, colour, bent, above = _way(edge, x1 - x0, one_step)
             style = {"arrowstyle": "-|>", "color": arrow, "shrinkA": 28, "shrinkB": 28}
-            below = FIRST_BACK + NEXT_BACK * abs(x1 - x0)  # points, of what comes back
-            bent = 2 * below / (max(abs(x1 - x0), 1) * one_step) if edge.feedback else BEND if skip else 0
             bend = f"arc3,rad={-bent}"
             axis.annotate("", (x1, y1), (x0, y0), arrowprops={**style, "connectionstyle": bend}, zorder=1)
             synapses = synapse_count(edge.op, graph[edge.source].shape, population.shape)
             later = edge.delay + edge.feedback
             text = f"{_short(synapses)} s" + (f", {later} steps later" if later else "")
-            above = BEND / 2 * (x1 - x0) * one_step + 6 if skip else -30  # points; the top of the arc
-            above = -below - 6 if edge.feedback else above
-            colour = BACK if edge.feedback else "#B04A00" if skip else "#333333"
-            middle = ((x0 + x1) / 2, max(y0, y1) if skip and not edge.feedback else (y0 + y1) / 2)
+            middle = ((x0 + x1) / 2, max(y0, y1) if x1 - x0 > 1 else (y0 + y1) / 2)
             axis.annotate(
                 text, middle, (0, above), textcoords="offset points", ha="center", va="center", fontsize=7, color=colour
             )

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from export.graph import STEPS_UNKNOWN, Graph, Neuron, graded
+from export.graph import STEPS_UNKNOWN, AnyNeuron, Graph, Neuron, graded
 from export.limits import POTENTIAL_MAX, POTENTIAL_SHIFT, beyond, check
 from hardware_sim.lava_backend import compat
 from hardware_sim.lava_backend.process import LavaWorker
@@ -110,20 +110,23 @@ def _check_late(graph: Graph, samples: int) -> None:
 
 def _early(graph: Graph) -> set[str]:
     """Neurons that may fire without input, and so before a sample begins: they, or a source of theirs."""
-    early: set[str] = set()
-    for population in (*graph.populations, *graph.populations):  # again, for what comes back
-        neuron = population.neuron
-        signed = isinstance(neuron, Neuron) and neuron.ternary  # these fire below, too
-        bias = np.zeros(1) if neuron.bias is None else neuron.bias
-        driven = (np.abs(bias) if signed else bias).max() > 0
-        over = (
-            isinstance(neuron, Neuron)
-            and neuron.threshold is not None
-            and (abs(neuron.u0) if signed else neuron.u0) > int(neuron.threshold) << POTENTIAL_SHIFT
-        )
-        if driven or over or any(edge.source in early for edge in population.edges):
-            early.add(population.name)
-    return early
+    early = {population.name for population in graph.populations if _fires_alone(population.neuron)}
+    while True:
+        behind = {p.name for p in graph.populations if any(edge.source in early for edge in p.edges)}
+        if behind <= early:
+            return early
+        early |= behind
+
+
+def _fires_alone(neuron: AnyNeuron) -> bool:
+    signed = isinstance(neuron, Neuron) and neuron.ternary  # these fire below, too
+    bias = np.zeros(1) if neuron.bias is None else neuron.bias
+    over = (
+        isinstance(neuron, Neuron)
+        and neuron.threshold is not None
+        and (abs(neuron.u0) if signed else neuron.u0) > int(neuron.threshold) << POTENTIAL_SHIFT
+    )
+    return bool((np.abs(bias) if signed else bias).max() > 0 or over)
 
 
 def check_spikes(graph: Graph, spikes: np.ndarray) -> np.ndarray:

@@ -3,8 +3,8 @@
 What it can say and Loihi can run comes through: Conv1d, Conv2d, Linear, Affine, Scale (one factor, one a channel, or of
 spikes one a neuron), Delay (whole steps), SumPool2d, AvgPool2d, Flatten, neurons, Threshold, sums of in-edges, nested
 graphs; neurons that feed themselves, a step late, or by the steps of a Delay in the loop; loops over several layers,
-whose Delays are a step a layer at least. Between two neurons there is
-one weight at most, with pools before it or after a convolution.
+whose Delays are a step a layer at least. Between two neurons there is one weight at most, with pools before it or after
+a convolution.
 
 Where a framework steps its own network otherwise than `nodes` says, spikes differ, and no file tells: `frameworks` has
 what is known of each. snnTorch 1.0.0 needs reset_delay=False for `Synaptic` that resets to zero, else it loses an input

@@ -16,6 +16,7 @@ from export.graph import Graph, Population
 from export.inspect import synapse_count
 
 MAX_PORTS = 32  # of a group, for spikes in and for spikes out
+MOST_PROCESSES = 16  # with the whole network each: Lava tells one after another of a step
 MOST_COPIES = 4  # in a process; what a step costs beside the layers' work is little then
 NEURONS = 2**22  # of all copies
 A_PIXEL, A_NEURON = 5000.0, 100.0  # synapses in whose time a source's pixel is looked at, and a neuron fires

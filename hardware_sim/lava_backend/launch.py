@@ -14,7 +14,7 @@ import numpy as np
 
 from export import netx
 from export.graph import Graph, graded
-from hardware_sim.lava_backend.grouping import copies, cores
+from hardware_sim.lava_backend.grouping import MOST_PROCESSES, copies, cores
 from hardware_sim.lava_backend.job import Files, Job
 from hardware_sim.lava_backend.limits import check_room
 from hardware_sim.lava_backend.process import LavaWorker
@@ -81,7 +81,7 @@ def _files(worker: LavaWorker | None) -> Iterator[tuple[LavaWorker, Files]]:
 
 
 def _job(graph: Graph, spikes: np.ndarray, *, backend: str, fidelity: str, record: Record, stream: bool = False) -> Job:
-    most = min(cores(), len(spikes))
+    most = min(cores(), len(spikes), MOST_PROCESSES)
     number = copies(graph, len(spikes), most) if fidelity == "fused" else 0
     return Job(
         backend=backend,

@@ -84,9 +84,7 @@ def test_a_population_that_reads_too_many_others_is_named(worker):
         hardware_sim.run(wide, spikes, backend="lava", worker=worker)
 
 
-@pytest.mark.parametrize(
-    ("processes", "number"), [(1, 0), (2, 0), (9, 0), (1, 2), (2, 1), (3, 3)], ids=str
-)
+@pytest.mark.parametrize(("processes", "number"), [(1, 0), (2, 0), (9, 0), (1, 2), (2, 1), (3, 3)], ids=str)
 def test_any_number_of_processes_and_copies_gives_the_same_spikes(processes, number, worker, monkeypatch):
     """number: of copies in each process, or 0: the processes share the layers of one."""
     monkeypatch.setattr(launch, "cores", lambda: processes)
