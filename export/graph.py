@@ -5,9 +5,9 @@ synapse. The graph is float (thresholds 1, any weights) until `quantize` makes i
 
 Time: an edge delivers at step t + 1 + delay what its source emitted at t, as a synapse in Lava does; so a
 population at depth d emits at t + d what it emits at t in PyTorch. `depths` checks that this holds for all edges.
-An edge from a population to itself, or with `feedback` from a later one, is recurrent: what is emitted at t arrives
-with the input of t + 1 + delay. Since Lava runs a later population as many steps later as it is deeper, such a delay is
-that many at least.
+An edge from a population to itself, or with `feedback` from any other, is recurrent: what is emitted at t arrives with
+the input of t + 1 + delay, and it counts for no depth. Since Lava runs a population as many steps later as it is deep,
+such a delay is at least as many as its source is deeper.
 """
 
 from __future__ import annotations
@@ -126,10 +126,9 @@ class Graph:
 
 
 def _check_feedback(population: Population, nodes: Mapping[str, Node]) -> None:
-    later = list(nodes)[list(nodes).index(population.name) + 1 :]
     for edge in population.edges:
-        if edge.feedback and (edge.source not in later or not isinstance(nodes[edge.source], Population)):
-            raise GraphError(f"{population.name}: is fed back by {edge.source!r}, which is no later population")
+        if edge.feedback and (edge.source == population.name or not isinstance(nodes.get(edge.source), Population)):
+            raise GraphError(f"{population.name}: is fed back by {edge.source!r}, which is no other population")
 
 
 def graded(graph: Graph) -> frozenset[str]:

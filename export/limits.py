@@ -20,8 +20,8 @@ from export.graph import (
     Population,
     SigmaDelta,
     Sparse,
-    depths,
     graded,
+    in_lava_steps,
     spans,
 )
 
@@ -55,17 +55,15 @@ def check(graph: Graph, *, stock: bool = True, bounds: bool = True) -> Graph:
     """
     if not graph.integer:
         raise GraphError("the graph holds floats; quantize it first")
-    depths(graph)
+    stepped = in_lava_steps(graph)
     inputs = [node for node in graph.nodes if isinstance(node, Input)]
     if len(inputs) != 1:
         raise GraphError(f"the graph has {len(inputs)} inputs; 1 is supported")
-    if any(edge.feedback for population in graph.populations for edge in population.edges):
-        depths(graph)
     values, bounded = graded(graph), spans(graph)
     if isinstance(inputs[0].neuron, SigmaDelta):
         _check_sigma_delta(inputs[0].name, inputs[0].neuron)
     sums = {p.name for p in graph.populations if isinstance(p.neuron, SigmaDelta) and p.neuron.threshold is None}
-    for population in graph.populations:
+    for population in stepped.populations:
         for edge in population.edges:
             if edge.source in sums:
                 raise GraphError(f"{population.name}: reads {edge.source}, which only sums its input; none may read it")

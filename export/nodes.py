@@ -17,7 +17,8 @@ LEVELS_MAX = 255  # of a graded spike that comes in: a byte
 class Edge:
     """A synapse from a named node into the population that holds it; delay in steps beyond the usual one.
 
-    source: an earlier node, or the population itself; with `feedback` a later population.
+    source: an earlier node, or the population itself; with `feedback` any other population, of whose spikes it takes in
+    those of steps before.
 
     target_delay: further steps for each target neuron, int (C, H, W), or None: what lava-dl exports as axonal delay.
     They are no part of a population's depth.
@@ -69,12 +70,12 @@ class Population:
 
     @property
     def forward(self) -> tuple[Edge, ...]:
-        """The edges from earlier nodes."""
+        """The edges from earlier nodes, at whose step it is."""
         return tuple(edge for edge in self.edges if not self._comes_back(edge))
 
     @property
     def recurrent(self) -> tuple[Edge, ...]:
-        """The edges from the population itself, and from later ones."""
+        """The edges that bring spikes of steps before."""
         return tuple(edge for edge in self.edges if self._comes_back(edge))
 
     def _comes_back(self, edge: Edge) -> bool:

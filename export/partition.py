@@ -29,7 +29,6 @@ from export.graph import (
     Shape,
     Sparse,
     channels,
-    without_recurrence,
 )
 from export.limits import GEOMETRY_MAX
 from export.mapping.geometry import Span, Tile, inside, taps, whole
@@ -45,17 +44,16 @@ def partition(graph: Graph, placement: Placement) -> Graph:
     Raises GraphError for a graph that is not the placement's.
     """
     tiles: dict[str, Sequence[Tile]] = {}
+    for node in graph.nodes:
+        if not isinstance(node, Input | Population):
+            raise GraphError(f"{node.name}: a {type(node).__name__} is left; run the passes first")
+        tiles[node.name] = (whole(node.shape),) if isinstance(node, Input) else _tiles(node, placement)
     nodes: list[Node] = []
-    for node in without_recurrence(graph, "a partition").nodes:
-        match node:
-            case Input():
-                tiles[node.name] = (whole(node.shape),)
-                nodes.append(node)
-            case Population():
-                tiles[node.name] = _tiles(node, placement)
-                nodes += (_piece(graph, node, tiles, number) for number in range(len(tiles[node.name])))
-            case _:
-                raise GraphError(f"{node.name}: a {type(node).__name__} is left; run the passes first")
+    for node in graph.nodes:
+        if isinstance(node, Population):
+            nodes += (_piece(graph, node, tiles, number) for number in range(len(tiles[node.name])))
+        else:
+            nodes.append(node)
     return dataclasses.replace(graph, nodes=tuple(nodes))
 
 
@@ -90,11 +88,15 @@ def _tiles(population: Population, placement: Placement) -> tuple[Tile, ...]:
 
 def _piece(graph: Graph, population: Population, tiles: Mapping[str, Sequence[Tile]], number: int) -> Population:
     tile = tiles[population.name][number]
-    edges = [piece for edge in population.edges for piece in _cut_edge(graph, edge, tiles[edge.source], tile)]
+    name = piece_name(population.name, number)
+    edges = [piece for edge in population.forward for piece in _cut_edge(graph, edge, tiles[edge.source], tile)]
     if not edges:  # all that it reads is padding; it must hear something to have a depth
-        edge = population.edges[0]
+        edge = population.forward[0]
         first = tiles[edge.source][0]
         edges = [_named(graph, edge, 0, _silent(edge.op, first, tile), tile)]
+    for edge in population.recurrent:
+        back = _cut_edge(graph, edge, tiles[edge.source], tile)
+        edges += (dataclasses.replace(piece, feedback=piece.source != name) for piece in back)
     neuron = population.cuba
     own = dataclasses.replace(
         neuron,
@@ -105,7 +107,7 @@ def _piece(graph: Graph, population: Population, tiles: Mapping[str, Sequence[Ti
     )
     return dataclasses.replace(
         population,
-        name=piece_name(population.name, number),
+        name=name,
         shape=tile.shape,
         edges=tuple(edges),
         neuron=own,

@@ -161,13 +161,13 @@ def _together(
             values[node.name] = spikes
             continue
         name, whole = node.name, (*spikes.shape[:2], *node.shape)
-        apart = tuple(edge for edge in node.edges if edge.source not in inside)
+        apart = tuple(edge for edge in node.forward if edge.source not in inside)
         zeros = spikes.new_zeros(whole)
         currents[name] = sum_inputs(replace(node, edges=apart), values, stream=stream) if apart else zeros
         values[name] = torch.zeros_like(zeros)
         after[name] = torch.empty_like(zeros, dtype=torch.int32 if integer else zeros.dtype)
         states[name] = state_of(node.neuron, zeros[0], integer=integer)
-        ways[name] = [_Way(node, edge, stream=stream) for edge in node.edges if edge.source in inside]
+        ways[name] = [_Way(node, edge, stream=stream) for edge in node.edges if edge not in apart]
     for t in range(len(spikes)):
         for name, state in states.items():
             for way in ways[name]:

@@ -103,11 +103,11 @@ def _feedback(draw, rng: np.random.Generator, name: str, shape: Shape) -> Edge:
 
 
 def _looped(draw, rng: np.random.Generator, graph: Graph) -> Graph:
-    """The graph with edges from later populations to earlier ones, as soon as layers of a step each allow, or later."""
+    """The graph with late edges between any populations, as soon as layers of a step each allow, or later."""
     depth = depths(graph)
     fire = [p for p in graph.populations if p.neuron.threshold is not None]
     nodes = {node.name: node for node in graph.nodes}
-    pairs = [(p, q) for k, p in enumerate(fire) for q in fire[k + 1 :]]
+    pairs = [(p, q) for p in fire for q in fire if p is not q]
     for p, q in draw(st.lists(st.sampled_from(pairs), max_size=2)) if pairs else []:
         op = _operator(rng, draw(st.sampled_from(["sparse", "conv", "convT", "dense"])), q.shape, p.shape)
         soonest = depth[q.name] - depth[p.name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from export.graph import Graph, GraphError, Input, Population, Shape, depths, levels, ternary, without_recurrence
+from export.graph import Graph, GraphError, Input, Population, Shape, in_lava_steps, levels, ternary
 from export.mapping.axons import axons_out
 from export.mapping.chips import RESOURCES, Board, Chip
 from export.mapping.geometry import Tile
@@ -80,7 +80,7 @@ def place(graph: Graph, chip: Chip) -> Placement:
     """
     if not graph.integer:
         raise GraphError("the graph holds floats; quantize it before it is laid out")
-    depths(without_recurrence(graph, "a map"))
+    graph = in_lava_steps(graph)
     if levels(graph) and not chip.graded:
         source = graph.input
         raise GraphError(f"{source.name}: graded spikes of {source.levels} levels; {chip.title} knows spikes of 1")

@@ -32,7 +32,7 @@ MAX_EDGES = 2**14  # more come of layers that read each other over and over, not
 MAX_SYNAPSES = 2**24  # single ones, counted in each edge that they are looked through for
 SCALE_MAX = 1e30
 SELF = ""  # the population that is being read, as a source; a name in a file may not be empty
-LATER = "\0"  # what the names begin with that stand for layers to come, which those in a file may not
+LATER = "\0"  # what the names begin with that stand for layers by index, which those in a file may not
 INPUT_GAIN = 64.0  # of an input block that has none: lava/lib/dl/netx/hdf5.py, create_input
 SYNAPSES: dict[str, Callable[[Fields, Shape], Operator]] = {
     "conv": parts.conv,
@@ -76,7 +76,7 @@ class Reader:
         self.streams: list[Stream] = []
         self.summed: set[int] = set()  # synapse layers that an add layer reads
         self.unread: set[int] = set()  # feedback layers that no synapse layer follows
-        self.later: dict[str, int] = {}  # what stands for the neurons of a layer to come, and its index
+        self.later: dict[str, int] = {}  # what stands for the neurons of a layer, maybe one to come, and its index
         self.holders: dict[int, str] = {}  # layers with neurons, and their names
         self.notes: dict[str, str] = {}
         self.cut: list[str] = []  # dense layers whose weights stock NetX would not keep
@@ -178,13 +178,13 @@ class Reader:
         return self._previous(fields)
 
     def _feedback(self, fields: Fields) -> Stream:
-        """The spikes of neurons to come, some steps late: those of `inputs`, or that the add layer behind it makes.
+        """The spikes of neurons some steps late: those of `inputs`, or that the add layer behind it makes.
 
         A synapse layer follows.
         """
         name, place = SELF, len(self.streams)
         if "inputs" in fields:
-            (index,) = fields.integers("inputs", place + 1, MAX_LAYERS - 1, counts=(1,))
+            (index,) = fields.integers("inputs", 0, MAX_LAYERS - 1, counts=(1,))
             name = f"{LATER}{index}"
             if self.shapes.get(name, fields.shape()) != fields.shape():
                 raise fields.error("shape", str(fields.shape()), f"{self.shapes[name]}, as another of layer {index},")

@@ -85,7 +85,7 @@ def test_random_networks(chip, case, parts):
 @given(data=st.data(), parts=st.sampled_from([2, 3, 5]))
 @examples(25)
 def test_single_synapses(chip, data, parts):
-    graph, spikes = data.draw(graphs(valued=chip.graded))
+    graph, spikes = data.draw(graphs(valued=chip.graded, recurrent=data.draw(st.booleans())))
     placement = place(graph, small(chip, max(2, 2 * largest(graph) // parts)))
     whole_run, cut_run = (run_reference(g, spikes, record=EVERYTHING) for g in (graph, partition(graph, placement)))
     assert_whole(graph, placement, whole_run, cut_run)
@@ -111,7 +111,9 @@ def test_a_network_with_skips_in_lava(fidelity, worker):
 @given(data=st.data())
 @examples(4)
 def test_single_synapses_in_lava(fidelity, data, worker):
-    graph, spikes = data.draw(graphs(most=3, stock=fidelity == "stock", valued=True))
+    graph, spikes = data.draw(
+        graphs(most=3, stock=fidelity == "stock", valued=True, recurrent=data.draw(st.booleans()))
+    )
     placement = place(graph, small(LOIHI2, max(2, largest(graph) // 2)))
     assume(max(len(population.edges) for population in partition(graph, placement).populations) <= 2 * LAVA_INPUTS)
     in_lava(graph, spikes, placement, fidelity, worker)

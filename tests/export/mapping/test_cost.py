@@ -42,7 +42,7 @@ def test_traffic_is_what_crosses_the_cut_edges(case):
     assert_crosses(graph)
 
 
-@given(graphs())
+@given(graphs(recurrent=True))
 @examples(25)
 def test_so_is_that_of_single_synapses(drawn):
     assert_crosses(drawn[0])

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from benchmarks import mapping
 from export import netx
@@ -66,7 +67,7 @@ def test_every_neuron_lies_on_one_core_and_every_limit_holds(chip, case):
 
 
 @pytest.mark.parametrize("chip", CHIPS.values(), ids=CHIPS)
-@given(drawn=graphs())
+@given(drawn=st.one_of(graphs(), graphs(recurrent=True)))
 @examples(25)
 def test_so_does_every_neuron_with_single_synapses(chip, drawn):
     assert_placed(drawn[0], dataclasses.replace(chip, neurons=16))

@@ -71,14 +71,14 @@ def test_a_feedback_is_read_once_and_by_a_synapse(tmp_path):
 FAR = {
     "no neurons": ([("layer/3/inputs", np.array([9]))], "layer 9: has no neurons, and a feedback of it; a layer with"),
     "beyond": ([("layer/3/inputs", np.array([99]))], "layer 99: has no neurons, and a feedback of it"),
-    "earlier": ([("layer/3/inputs", np.array([1]))], "layer 3: inputs is .*1.*4 to 999"),
+    "an input": ([("layer/3/inputs", np.array([0]))], "a: is fed back by 'input', which is no other population"),
     "two": ([("layer/3/inputs", np.array([8, 10]))], "layer 3: inputs"),
     "a shape": ([("layer/5/shape", np.array([4, 1, 1]))], r"layer 10: has shape \(3, 1, 1\), and a feedback of it \(4"),
     "two shapes": (
         [("layer/5/inputs", np.array([8]))],
         r"layer 5: shape is \(3, 1, 1\); \(2, 4, 4\), as another of layer 8",
     ),
-    "itself": ([("layer/3/inputs", np.array([7]))], "a: is fed back by 'a', which is no later population"),
+    "itself": ([("layer/3/inputs", np.array([7]))], "a: is fed back by 'a', which is no other population"),
     "a name": ([("layer/8/name", np.array(b"\0x", "S2"))], "layer 8: name is"),
     "too soon": ([("layer/5/delay", 0)], "a: is fed back by c 1 step late; 3 or more are allowed, as a layer takes"),
     "delays": (

@@ -154,7 +154,7 @@ def test_what_comes_back_comes_from_later_neurons():
     first, back = graph["a"].edges
     for source in ("input", "a", "nobody"):
         wrong = replace(graph["a"], edges=(first, replace(back, source=source)))
-        with pytest.raises(GraphError, match=f"a: is fed back by '{source}', which is no later population"):
+        with pytest.raises(GraphError, match=f"a: is fed back by '{source}', which is no other population"):
             replace(graph, nodes=(graph.input, wrong, *graph.nodes[2:]))
 
 
