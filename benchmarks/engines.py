@@ -25,7 +25,7 @@ from export import netx
 from export.graph import Graph
 from hardware_sim.comparison.compare import compare
 from hardware_sim.fast.bytes import bytes_are_fast
-from hardware_sim.lava_backend.grouping import copies, cores, groups
+from hardware_sim.lava_backend.grouping import cores, share
 from hardware_sim.lava_backend.job import FLOOR
 from hardware_sim.lava_backend.launch import time_lava
 from hardware_sim.record import Record
@@ -97,10 +97,11 @@ def _lava(graph: Graph, spikes: np.ndarray) -> dict[str, float]:
 
     Copies of the network side by side do a step of a sample each in one of Lava's.
     """
-    record, layers, number = Record(), len(graph.populations), copies(graph, len(spikes), cores())
+    record, layers = Record(), len(graph.populations)
+    processes, copies = share(graph, len(spikes))
     runs = {
         "shared": ("fused", None, None),
-        "one_copy": ("fused", None, 0),
+        "one_copy": ("fused", cores(), 0),
         "process_a_layer": ("fused", layers, 0),
         "floor": (FLOOR, layers, 0),
     }
@@ -114,8 +115,8 @@ def _lava(graph: Graph, spikes: np.ndarray) -> dict[str, float]:
     trace = hardware_sim.run(graph, spikes, backend="lava")
     whole = time.perf_counter() - start
     return {
-        "processes": len(groups(graph, cores(), number)),
-        "copies_in_a_process": number,
+        "processes": processes,
+        "copies_in_a_process": copies,
         **{f"{name}_ms_per_step": round(value, 3) for name, value in middle.items()},
         "shared_over_floor": round(middle["shared"] / middle["floor"], 2),
         "one_copy_over_floor": round(middle["one_copy"] / middle["floor"], 2),

@@ -19,7 +19,7 @@ import hardware_sim
 from benchmarks.common import graph_and_spikes, machine
 from export.graph import Graph, depths
 from hardware_sim.comparison.compare import compare
-from hardware_sim.lava_backend.grouping import copies, cores, groups
+from hardware_sim.lava_backend.grouping import cores, share
 from hardware_sim.lava_backend.job import FAST, FLOOR
 from hardware_sim.lava_backend.launch import run_lava, time_lava
 from hardware_sim.trace import Trace
@@ -45,9 +45,9 @@ def run() -> dict[str, Any]:
     part = hardware_sim.run(graph, spikes[:STOCK_SLICES])
     equal = all(compare(a, b).equal for a, b in ((fused, reference), (stock, part), (fast, part)))
     layers = len(graph.populations)
-    number, steps = copies(graph, SLICES, cores()), SLICES * graph.meta.timesteps
+    (processes, number), steps = share(graph, SLICES), SLICES * graph.meta.timesteps
     runs = (
-        ("fused", cores(), number),
+        ("fused", processes, number),
         ("fused", cores(), 0),
         ("fused", layers, 0),
         (FLOOR, cores(), 0),
@@ -73,7 +73,7 @@ def run() -> dict[str, Any]:
         "equal": equal,
         "stock_ms_per_step": 1e3 * stock_step,
         "fused_ms_per_step": 1e3 * fused_step,
-        "processes": len(groups(graph, cores(), number)),
+        "processes": processes,
         "copies_in_a_process": number,
         "layers": layers,
         "fused_one_copy_ms_per_step": 1e3 * single_step,

@@ -247,10 +247,11 @@ def _forward_depths(graph: Graph) -> dict[str, int]:
             case Input():
                 depth[node.name] = 0
             case Population():
-                arrivals = {e.source: depth[e.source] + 1 + e.delay for e in node.forward}
-                if len(set(arrivals.values())) > 1:
-                    raise GraphError(f"{node.name}: its edges arrive at steps {arrivals}; run align_delays first")
-                depth[node.name] = next(iter(arrivals.values()))
+                arrivals = {(e.source, depth[e.source] + 1 + e.delay) for e in node.forward}
+                if len({step for _, step in arrivals}) > 1:
+                    found = ", ".join(f"from {source} at {step}" for source, step in sorted(arrivals)[:8])
+                    raise GraphError(f"{node.name}: its edges arrive at other steps, {found}; run align_delays first")
+                depth[node.name] = next(iter(arrivals))[1]
             case _:
                 raise GraphError(f"{node.name}: a {type(node).__name__} is left; run the passes first")
     return depth
@@ -275,9 +276,8 @@ def _with_recurrent_delays(graph: Graph, delay: Callable[[Edge, Population], int
     def changed(node: Node) -> Node:
         if not isinstance(node, Population):
             return node
-        back = node.recurrent
-        edges = tuple(replace(edge, delay=delay(edge, node)) if edge in back else edge for edge in node.edges)
-        return replace(node, edges=edges)
+        edges = (replace(edge, delay=delay(edge, node)) if node.hears_late(edge) else edge for edge in node.edges)
+        return replace(node, edges=tuple(edges))
 
     return replace(graph, nodes=tuple(changed(node) for node in graph.nodes))
 

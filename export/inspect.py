@@ -30,6 +30,7 @@ from export.text import printable
 class Row:
     """A synapse into a population, or the input. `delay`: least and most steps beyond the usual one.
 
+    late: steps of a sample after which spikes come back, of a recurrent synapse.
     weights: least and greatest; bits: of a signed mantissa that holds them all. synapses: connections, zeros included.
     """
 
@@ -40,6 +41,7 @@ class Row:
     kernel: tuple[int, int] | None = None
     stride: tuple[int, int] | None = None
     delay: tuple[int, int] = (0, 0)
+    late: int = 0
     weights: tuple[float, float] | None = None
     bits: int | None = None
     threshold: float | None = None
@@ -73,6 +75,7 @@ def _row(graph: Graph, population: Population, edge: Edge, *, first: bool) -> Ro
         kernel=(weight.shape[2], weight.shape[3]) if isinstance(op, Conv | ConvT) else None,
         stride=op.stride if isinstance(op, Conv | ConvT) else None,
         delay=(edge.delay + further[0], edge.delay + further[1]),
+        late=1 + edge.delay if population.hears_late(edge) else 0,
         weights=(float(weight.min()), float(weight.max())) if weight.size else (0.0, 0.0),
         bits=_bits(weight) if graph.integer else None,
         threshold=neuron.threshold,

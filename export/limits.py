@@ -16,6 +16,7 @@ from export.graph import (
     GraphError,
     Input,
     Neuron,
+    Node,
     Operator,
     Population,
     SigmaDelta,
@@ -65,6 +66,8 @@ def check(graph: Graph, *, stock: bool = True, bounds: bool = True) -> Graph:
     sums = {p.name for p in graph.populations if isinstance(p.neuron, SigmaDelta) and p.neuron.threshold is None}
     for population in stepped.populations:
         for edge in population.edges:
+            if population.hears_late(edge) and not _fires(graph[edge.source]):
+                raise GraphError(f"{population.name}: is fed back by {edge.source}, which never fires; what fires may")
             if edge.source in sums:
                 raise GraphError(f"{population.name}: reads {edge.source}, which only sums its input; none may read it")
             _check_weights(population, edge)
@@ -84,6 +87,10 @@ def check(graph: Graph, *, stock: bool = True, bounds: bool = True) -> Graph:
                     )
             _check_input(graph, population, population.neuron)
     return graph
+
+
+def _fires(node: Node) -> bool:
+    return isinstance(node, Population) and node.neuron.threshold is not None
 
 
 def beyond(graph: Graph) -> tuple[str, ...]:
@@ -138,7 +145,8 @@ def one_signed(weight: np.ndarray) -> bool:
 
 def _check_delay(population: Population, edge: Edge) -> None:
     further = np.zeros(1) if edge.target_delay is None else edge.target_delay
-    _within(population.name, f"delay from {edge.source}", edge.delay + float(further.max()), 0, DELAY_MAX)
+    counted = ", in steps of Lava," if edge.feedback else ""
+    _within(population.name, f"delay from {edge.source}{counted}", edge.delay + float(further.max()), 0, DELAY_MAX)
     _within(population.name, f"delay by target neuron from {edge.source}", float(further.min()), 0, DELAY_MAX)
 
 

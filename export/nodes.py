@@ -71,14 +71,15 @@ class Population:
     @property
     def forward(self) -> tuple[Edge, ...]:
         """The edges from earlier nodes, at whose step it is."""
-        return tuple(edge for edge in self.edges if not self._comes_back(edge))
+        return tuple(edge for edge in self.edges if not self.hears_late(edge))
 
     @property
     def recurrent(self) -> tuple[Edge, ...]:
         """The edges that bring spikes of steps before."""
-        return tuple(edge for edge in self.edges if self._comes_back(edge))
+        return tuple(edge for edge in self.edges if self.hears_late(edge))
 
-    def _comes_back(self, edge: Edge) -> bool:
+    def hears_late(self, edge: Edge) -> bool:
+        """Whether one of its edges is recurrent."""
         return edge.feedback or edge.source == self.name
 
 
@@ -169,7 +170,7 @@ def _check_edges(population: Population, nodes: Mapping[str, Node]) -> None:
             raise GraphError(f"{name}: edge from {edge.source}: {error}") from None
         if made != shape:
             raise GraphError(f"{name}: edge from {edge.source} makes {made}; shape is {shape}")
-        if edge in population.recurrent and edge.target_delay is not None:
+        if edge.target_delay is not None and population.hears_late(edge):
             what = "feeds itself" if edge.source == name else f"is fed back by {edge.source}"
             raise GraphError(f"{name}: {what} with delays by target neuron; one delay for all is allowed")
         if edge.target_delay is not None and edge.target_delay.shape != shape:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
@@ -109,15 +110,15 @@ def simulate(
     """
     exact = graph.integer and not watched
     dtype = torch.float32 if exact and graded(graph) == spans(graph).keys() else torch.float64
-    graph = in_lava_steps(graph) if stream else graph
+    graph, spikes = in_lava_steps(graph) if stream else graph, spikes.to(dtype)
     values: dict[str, torch.Tensor] = {}
     membrane: dict[str, torch.Tensor] = {}
     for nodes in stretches(graph):
         populations = [node for node in nodes if isinstance(node, Population)]
         if any(population.recurrent for population in populations):
-            currents, after = _together(nodes, values, spikes.to(dtype), integer=graph.integer, stream=stream)
+            currents, after = _together(nodes, values, spikes, integer=graph.integer, stream=stream)
         else:
-            currents, after = _apart(nodes[0], values, spikes.to(dtype), integer=graph.integer, stream=stream)
+            currents, after = _apart(nodes[0], values, spikes, integer=graph.integer, stream=stream)
         for population in populations:
             name = population.name
             if name in watched:
@@ -155,11 +156,10 @@ def _together(
     currents, after = {}, {}
     states: dict[str, State] = {}
     ways: dict[str, list[_Way]] = {}
-    inside = {node.name for node in nodes if isinstance(node, Population)}
+    inside = {node.name for node in nodes}
     for node in nodes:
         if not isinstance(node, Population):
-            values[node.name] = spikes
-            continue
+            raise GraphError(f"{node.name}: a {type(node).__name__} in a loop; run the passes first")
         name, whole = node.name, (*spikes.shape[:2], *node.shape)
         apart = tuple(edge for edge in node.forward if edge.source not in inside)
         zeros = spikes.new_zeros(whole)
@@ -181,18 +181,18 @@ class _Way:
 
     def __init__(self, population: Population, edge: Edge, *, stream: bool) -> None:
         self.edge = edge
-        self.late = 1 + edge.delay if stream or edge in population.recurrent else 0
-        self.brought: list[torch.Tensor] = []  # what the steps so far make of it, before delays by target neuron
+        self.late = 1 + edge.delay if stream or population.hears_late(edge) else 0
+        further = edge.target_delay
+        self.further = None if further is None else torch.from_numpy(further.astype(np.int64))
+        most = 1 if further is None else int(further.max()) + 1
+        self.brought = deque[torch.Tensor](maxlen=most)  # what steps made of it, before delays by target neuron
 
     def arriving(self, t: int, emitted: torch.Tensor) -> torch.Tensor | float:
         """The input (B, C, H, W) that spikes (T, B, C, H, W) up to now bring at step t."""
         if t < self.late:
             return 0.0
         self.brought.append(apply_operator(self.edge.op, emitted[t - self.late]))
-        if self.edge.target_delay is None:
-            return self.brought.pop()
-        steps = torch.from_numpy(self.edge.target_delay.astype(np.int64))
-        return delayed(torch.stack(self.brought), steps)[-1]
+        return self.brought[-1] if self.further is None else delayed(torch.stack(tuple(self.brought)), self.further)[-1]
 
 
 def _watch(

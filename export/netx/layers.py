@@ -31,6 +31,7 @@ MAX_LAYERS = 1000
 MAX_EDGES = 2**14  # more come of layers that read each other over and over, not of a network
 MAX_SYNAPSES = 2**24  # single ones, counted in each edge that they are looked through for
 SCALE_MAX = 1e30
+WAIT_MAX = 2**16  # steps that a whole edge waits; `check` knows what runs
 SELF = ""  # the population that is being read, as a source; a name in a file may not be empty
 LATER = "\0"  # what the names begin with that stand for layers by index, which those in a file may not
 INPUT_GAIN = 64.0  # of an input block that has none: lava/lib/dl/netx/hdf5.py, create_input
@@ -191,7 +192,7 @@ class Reader:
             self.later[name] = index
         self.shapes[name] = fields.shape()
         self.unread.add(place)
-        return Stream(((name, fields.integer("delay", 0, DELAY_MAX, default=0)),), fields.shape())
+        return Stream(((name, fields.integer("delay", 0, WAIT_MAX, default=0)),), fields.shape())
 
     @staticmethod
     def _by_delay(fields: Fields, op: Operator) -> list[tuple[Operator, np.ndarray | None]]:
@@ -268,7 +269,9 @@ class Reader:
     def _concat(self, fields: Fields) -> Stream:
         inputs = fields.integers("inputs", 0, len(self.streams) - 1, counts=tuple(range(1, MAX_LAYERS)))
         streams = [self.streams[k] for k in inputs]
-        delays = fields.integers("delay", 0, 2**16, counts=(len(inputs),)) if "delay" in fields else (0,) * len(inputs)
+        delays = (
+            fields.integers("delay", 0, WAIT_MAX, counts=(len(inputs),)) if "delay" in fields else (0,) * len(inputs)
+        )
         if any(len(stream.parts) != 1 or stream.parts[0][0] in (SELF, *self.later) for stream in streams):
             raise GraphError(f"{fields.where}: inputs {inputs} are not all layers with neurons")
         joined = tuple((s.parts[0][0], s.parts[0][1] + d) for s, d in zip(streams, delays, strict=True))

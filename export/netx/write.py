@@ -130,7 +130,7 @@ class _Writer:
         """An add layer, of a synapse layer for every edge; the first of them stands behind a concat."""
         parts = []
         for edge in (*population.forward, *population.recurrent):
-            if edge in population.recurrent:
+            if population.hears_late(edge):
                 layer = self.layer("feedback", self.shapes[edge.source])
                 layer["delay"] = edge.delay
                 if edge.feedback:

@@ -85,6 +85,9 @@ class Reader:
             for neuron in (name for found in unrolled.late.values() for name in found):
                 if neuron not in known:
                     raise GraphError(f"{neuron}: only feeds itself; a path from the input must feed it")
+                kind = type(self.nodes[neuron]).__name__
+                if kind in SILENT:
+                    raise GraphError(f"{neuron}: a {kind} in a loop, which never fires; {', '.join(SPIKING)} may be")
             self.made = {}
             self._walk(unrolled, known)
         else:

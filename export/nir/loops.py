@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
@@ -28,13 +28,14 @@ class Unrolled:
 
 def unroll(nodes: Mapping[str, Any], feeds: Feeds) -> Unrolled:
     """Cut every loop behind its last neurons. Raises GraphError for one without any, or with several ways in."""
+    inputs = [name for name, found in feeds.items() if not found]
     feeds = {name: list(found) for name, found in feeds.items()}
     late: Feeds = {}
     for _ in range(MAX_LOOPS):
         try:
             order = tuple(TopologicalSorter(feeds).static_order())
         except CycleError as error:
-            last, reader, neuron = _cut(nodes, feeds, list(error.args[1]))
+            last, reader, neuron = _cut(nodes, feeds, inputs, list(error.args[1]))
             feeds[reader] = [name for name in feeds[reader] if name != last]
             late.setdefault(reader, []).append(neuron)
         else:
@@ -43,7 +44,7 @@ def unroll(nodes: Mapping[str, Any], feeds: Feeds) -> Unrolled:
     raise GraphError(f"more than {MAX_LOOPS} recurrent loops")
 
 
-def _cut(nodes: Mapping[str, Any], feeds: Feeds, loop: list[str]) -> tuple[str, str, str]:
+def _cut(nodes: Mapping[str, Any], feeds: Feeds, inputs: Sequence[str], loop: list[str]) -> tuple[str, str, str]:
     """The edge of a loop where what its neurons sent becomes late, behind nodes that only pass it on; and the neurons.
 
     loop: each node feeds the next, the last is the first.
@@ -51,7 +52,7 @@ def _cut(nodes: Mapping[str, Any], feeds: Feeds, loop: list[str]) -> tuple[str, 
     neurons = {name for name in loop if type(nodes[name]).__name__ in NEURONS}
     if not neurons:
         raise GraphError(f"{' -> '.join(loop)}: a recurrent loop without neurons; with some it is allowed")
-    neuron = neurons.pop() if len(neurons) == 1 else _last(neurons, feeds, loop)
+    neuron = neurons.pop() if len(neurons) == 1 else _last(neurons, feeds, inputs, loop)
     start = loop.index(neuron)
     for last, reader in pairwise([*loop[start:-1], *loop[:start], neuron]):
         if type(nodes[reader]).__name__ not in PASSING or len(feeds[reader]) > 1:
@@ -59,9 +60,9 @@ def _cut(nodes: Mapping[str, Any], feeds: Feeds, loop: list[str]) -> tuple[str, 
     raise AssertionError(loop)  # it ends in neurons, which pass nothing on
 
 
-def _last(neurons: set[str], feeds: Feeds, loop: list[str]) -> str:
+def _last(neurons: set[str], feeds: Feeds, inputs: Sequence[str], loop: list[str]) -> str:
     """The neurons of a loop over several layers behind which it begins anew: where the input leads into it."""
-    from_input = _reached([name for name, found in feeds.items() if not found], feeds, but=set(loop))
+    from_input = _reached(inputs, feeds, but=set(loop))
     found = set()
     for place, name in enumerate(loop[:-1]):
         if not from_input.isdisjoint(feeds[name]):

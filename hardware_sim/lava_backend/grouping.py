@@ -18,7 +18,7 @@ from export.inspect import synapse_count
 MAX_PORTS = 32  # of a group, for spikes in and for spikes out
 MOST_PROCESSES = 16  # with the whole network each: Lava tells one after another of a step
 MOST_COPIES = 4  # in a process; what a step costs beside the layers' work is little then
-NEURONS = 2**22  # of all copies
+NEURONS, WEIGHTS = 2**22, 2**28  # of all copies, and of all processes, which hold them each
 A_PIXEL, A_NEURON = 5000.0, 100.0  # synapses in whose time a source's pixel is looked at, and a neuron fires
 
 
@@ -46,10 +46,21 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def copies(graph: Graph, samples: int, processes: int) -> int:
-    """How many copies of a network each of some processes runs, or 0 where they had better share one."""
+def share(graph: Graph, samples: int) -> tuple[int, int]:
+    """The processes of a fused run, and how many copies of the network each runs; 0: they share one.
+
+    All processes have as many samples, or one more in the last turn.
+    """
+    populations = graph.populations
     neurons = sum(math.prod(node.shape) for node in graph.nodes)
-    return min(-(-samples // processes), MOST_COPIES, NEURONS // (neurons * processes)) if samples > 1 else 0
+    weights = sum(edge.op.weight.size for population in populations for edge in population.edges)
+    if samples == 1:
+        many = any(len({edge.source for edge in population.edges}) > MAX_PORTS for population in populations)
+        return (1, 1) if many else (cores(), 0)
+    processes = min(cores(), samples, MOST_PROCESSES)
+    turns = -(-samples // (processes * MOST_COPIES))
+    copies = min(-(-samples // (processes * turns)), NEURONS // (neurons * processes))
+    return (processes, copies) if copies and weights * processes <= WEIGHTS else (cores(), 0)
 
 
 def groups(graph: Graph, processes: int, copies: int = 0) -> tuple[Group, ...]:
@@ -60,7 +71,7 @@ def groups(graph: Graph, processes: int, copies: int = 0) -> tuple[Group, ...]:
     """
     if copies:
         names = tuple(population.name for population in graph.populations)
-        each = (range(k * copies, (k + 1) * copies) for k in range(processes))
+        each = (range(k, processes * copies, processes) for k in range(processes))
         return tuple(Group(names, (), (), graph.input.name, done) for done in each)
     work = [_work(graph, population) for population in graph.populations]
     for number in range(min(processes, len(work)), len(work) + 1):

@@ -14,8 +14,9 @@ import numpy as np
 
 from export import netx
 from export.graph import Graph, graded
-from hardware_sim.lava_backend.grouping import MOST_PROCESSES, copies, cores
-from hardware_sim.lava_backend.job import Files, Job
+from hardware_sim.lava_backend.grouping import share
+from hardware_sim.lava_backend.job import FLOOR, Files, Job
+from hardware_sim.lava_backend.layout import windows_of
 from hardware_sim.lava_backend.limits import check_room
 from hardware_sim.lava_backend.process import LavaWorker
 from hardware_sim.record import Progress, Record, SimulationError
@@ -81,8 +82,7 @@ def _files(worker: LavaWorker | None) -> Iterator[tuple[LavaWorker, Files]]:
 
 
 def _job(graph: Graph, spikes: np.ndarray, *, backend: str, fidelity: str, record: Record, stream: bool = False) -> Job:
-    most = min(cores(), len(spikes), MOST_PROCESSES)
-    number = copies(graph, len(spikes), most) if fidelity == "fused" else 0
+    processes, copies = share(graph, len(spikes)) if fidelity in ("fused", FLOOR) else (1, 0)
     return Job(
         backend=backend,
         fidelity=fidelity,
@@ -92,8 +92,8 @@ def _job(graph: Graph, spikes: np.ndarray, *, backend: str, fidelity: str, recor
         counts=record.names(graph, "counts"),
         potentials=record.names(graph, "potentials"),
         stream=stream,
-        processes=most if number else cores(),
-        copies=number,
+        processes=processes,
+        copies=copies,
     )
 
 
@@ -103,7 +103,7 @@ def _prepare(files: Files, job: Job, graph: Graph, spikes: np.ndarray) -> None:
     job.save(files.folder)
     netx.write(graph, files.network, sealed=False)
     np.save(files.input, pack(spikes))
-    np.save(files.progress, np.full(len(graph.populations), -1))
+    np.save(files.progress, np.full((job.processes, len(graph.populations)), -1))
 
 
 def _watch(
@@ -111,7 +111,7 @@ def _watch(
 ) -> None:
     """Have the job done and stay until it is; raise SimulationError when it fails or stalls."""
     progress = np.load(files.progress, mmap_mode="r")
-    total = job.samples * job.timesteps
+    total, steps = job.samples * job.timesteps, max(window.steps for window in windows_of(graph, job).values())
     with worker.doing(files.folder):
         seen, since = progress.copy(), time.monotonic()
         started = False
@@ -122,7 +122,7 @@ def _watch(
             if (progress != seen).any():
                 seen, since = progress.copy(), time.monotonic()
                 if on_step:
-                    on_step(min(int(seen[seen >= 0].min()) * job.side_by_side, total), total)
+                    on_step(total * int(seen[seen >= 0].min()) // steps, total)
             elif time.monotonic() - since > patience:
                 raise SimulationError(_stalled(graph, seen, patience))
     if on_step:
@@ -130,15 +130,12 @@ def _watch(
 
 
 def _stalled(graph: Graph, progress: np.ndarray, seconds: float) -> str:
-    """progress: last step of each population, -1 for those that report nothing."""
-    reporting = [
-        (population.name, step) for population, step in zip(graph.populations, progress, strict=True) if step >= 0
-    ]
-    if not reporting:
+    """progress: last step of each population in each process, -1 for those that report nothing."""
+    if (progress < 0).all():
         return f"no progress for {seconds:g} s before the first step"
-    last = min(step for _, step in reporting)
-    waiting = ", ".join(name for name, step in reporting if step == last)
-    return f"no progress for {seconds:g} s at step {last}; still waiting: {waiting}"
+    last = progress[progress >= 0].min()
+    waiting = [p.name for p, steps in zip(graph.populations, progress.T, strict=True) if last in steps]
+    return f"no progress for {seconds:g} s at step {last}; still waiting: {', '.join(waiting)}"
 
 
 def _collect(files: Files, job: Job, graph: Graph, start: float) -> Trace:

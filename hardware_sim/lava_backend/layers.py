@@ -117,7 +117,7 @@ class FusedLayer:
         self.scatters = [self._scatter(*each) for each in zip(edges, member.sources, member.levels, strict=True)]
         self.spikes, self.counts = open_tape(files.spikes), open_tape(files.counts)
         self.potentials, self.output = open_tape(files.potentials), open_tape(files.output)
-        self.progress, self.slot = np.load(files.progress, mmap_mode="r+"), files.slot
+        self.progress, self.slot = np.load(files.progress, mmap_mode="r+")[member.copies.start], files.slot
         self.begin()
 
     def begin(self, row: int = 0, copy: int = 0) -> None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from export.graph import Shape
+from export.graph import Graph, Shape, depths
+from hardware_sim.lava_backend.job import Job
 from hardware_sim.trace import unpack
 
 
@@ -40,12 +41,19 @@ class Window:
         return (sample, t) if turn >= 0 and sample < self.samples else None
 
 
+def windows_of(graph: Graph, job: Job) -> dict[str, Window]:
+    """When each population runs. In a stream every layer begins at the first step, and steps are Lava's."""
+    depth = dict.fromkeys(depths(graph), 0) if job.stream else depths(graph)
+    return {p.name: Window(depth[p.name], job.samples, job.timesteps, job.side_by_side) for p in graph.populations}
+
+
 @dataclass(frozen=True)
 class LayerFiles:
     """Files in which a layer records; empty for what is not recorded. C order.
 
     spikes: uint8 (samples, T, bytes), bits in (C, H, W) order. counts: int32 (samples, C, H, W). potentials: int32
-    (samples, T, C, H, W). output: int32 (samples, C, H, W). progress: npy of int64, entry `slot` is the last step done.
+    (samples, T, C, H, W). output: int32 (samples, C, H, W). progress: npy of int64, a row a process (the first, where
+    they share the layers), whose entry `slot` is the last step done.
     """
 
     spikes: str = ""
@@ -74,8 +82,8 @@ class Frames:
         """What comes into these copies, (copies, W * H * C), at a step (from 1) of the mapped file."""
         turn, t = divmod(time_step - 1, file.shape[1])
         found = np.zeros((len(self.copies), *whc(self.shape)), dtype)
-        first = turn * self.of
-        packed = file[first + self.copies.start : first + self.copies.stop, t : t + 1]
+        first, own = turn * self.of, self.copies
+        packed = file[first + own.start : first + own.stop : own.step, t : t + 1]
         if len(packed):
             found[: len(packed)] = unpack(packed, self.shape)[:, 0].transpose(0, 3, 2, 1)
         return found.reshape(len(found), -1)

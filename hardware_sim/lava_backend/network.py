@@ -26,7 +26,7 @@ from export.limits import beyond
 from hardware_sim.lava_backend.grouping import groups
 from hardware_sim.lava_backend.job import Job
 from hardware_sim.lava_backend.layers import Member
-from hardware_sim.lava_backend.layout import Frames, LayerFiles, Window
+from hardware_sim.lava_backend.layout import Frames, LayerFiles, Window, windows_of
 from hardware_sim.lava_backend.parts.processes import (
     GRADED_GROUPS,
     GROUPS,
@@ -48,12 +48,6 @@ class LavaNetwork:
     def steps(self) -> int:
         """Steps until the last population has done the last sample."""
         return max(window.steps for window in self.windows.values())
-
-
-def windows_of(graph: Graph, job: Job) -> dict[str, Window]:
-    """When each population runs. In a stream every layer begins at the first step, and steps are Lava's."""
-    depth = dict.fromkeys(depths(graph), 0) if job.stream else depths(graph)
-    return {p.name: Window(depth[p.name], job.samples, job.timesteps, job.side_by_side) for p in graph.populations}
 
 
 def build(graph: Graph, source: AbstractProcess, windows: Mapping[str, Window]) -> LavaNetwork:
@@ -123,9 +117,8 @@ def build_fused(
 
 def _late(population: Population, windows: Mapping[str, Window]) -> tuple[int, ...]:
     """Of what comes back to a population by each edge, how many steps of a sample late; 0 of all others."""
-    own = windows[population.name].depth
-    back = population.recurrent
-    return tuple(1 + e.delay + windows[e.source].depth - own if e in back else 0 for e in population.edges)
+    own, late = windows[population.name].depth, population.hears_late
+    return tuple(1 + e.delay + windows[e.source].depth - own if late(e) else 0 for e in population.edges)
 
 
 def ring_buffer(graph: Graph, bits: np.ndarray) -> RingBuffer:

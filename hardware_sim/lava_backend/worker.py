@@ -33,13 +33,12 @@ from lava.utils import loihi
 from export import netx
 from export.graph import Graph, graded
 from hardware_sim.lava_backend.job import FAST, FLOOR, Files, Job
-from hardware_sim.lava_backend.layout import LayerFiles
+from hardware_sim.lava_backend.layout import LayerFiles, windows_of
 from hardware_sim.lava_backend.network import (
     LavaNetwork,
     build,
     build_fused,
     ring_buffer,
-    windows_of,
 )
 from hardware_sim.lava_backend.parts.fast_models import FAST_MODELS
 from hardware_sim.lava_backend.parts.groups import FUSED_MODELS, IDLE_MODELS
@@ -92,7 +91,7 @@ def _run_config(job: Job) -> RunConfig:
 
 
 def _layer_files(graph: Graph, job: Job, files: Files) -> dict[str, LayerFiles]:
-    """What each fused layer writes; its slot in the progress file is its place in the graph."""
+    """What each fused layer writes; its slot in the progress is its place in the graph."""
 
     def path(names: tuple[str, ...], name: str, file: Callable[[int], Path]) -> str:
         return str(file(names.index(name))) if name in names else ""

@@ -50,7 +50,7 @@ def layers_table(rows: Sequence[Mapping[str, Any]], *, title: str) -> Table:
             escape(row["layer"]),
             row["kind"],
             sides(row["shape"]),
-            escape(row["source"]),
+            escape(row["source"]) + (f", {row['late']} late" if row["late"] else ""),
             sides(row["kernel"]),
             sides(row["stride"]),
             str(low) if low == high else f"{low} to {high}",

@@ -89,6 +89,8 @@ def _encode(value: Any) -> Any:
         return {"kind": "Sparse", "weight": _encode(value.weight), **ends, "shape": list(value.shape)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         encoded = {field.name: _encode(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        if isinstance(value, Edge) and not value.feedback:  # files of before there was such are the same
+            del encoded["feedback"]
         return {"kind": type(value).__name__, **encoded}
     if isinstance(value, tuple):
         return [_encode(item) for item in value]
@@ -153,7 +155,8 @@ def _dropout(given: Fields) -> Dropout:
 def _edge(given: Fields) -> Edge:
     given = _kind(given, ("Edge",), Edge)
     delays = _array(given, "target_delay") if "target_delay" in given else None
-    return Edge(given.text("source"), _operator(given.sub("op")), given.integer("delay", 0, STEPS_MAX), delays)
+    delay, late = given.integer("delay", 0, STEPS_MAX), given.flag("feedback")
+    return Edge(given.text("source"), _operator(given.sub("op")), delay, delays, late)
 
 
 def _operator(given: Fields) -> Operator:

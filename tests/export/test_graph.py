@@ -259,6 +259,11 @@ def test_delays_make_paths_meet():
     unaligned = fold_pool(split_concat(lower(network)))
     with pytest.raises(GraphError, match="run align_delays first"):
         depths(unaligned)
+    first = graph.populations[0]
+    late = dataclasses.replace(first.edges[0], delay=1)
+    twice = dataclasses.replace(first, edges=(*first.edges, late))
+    with pytest.raises(GraphError, match=f"{first.name}: its edges arrive at other steps, from input at 1, from input"):
+        depths(dataclasses.replace(graph, nodes=(graph.input, twice, *graph.nodes[2:])))
 
 
 @given(cases())

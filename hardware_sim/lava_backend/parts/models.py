@@ -103,7 +103,7 @@ class _Recorder(PyLoihiProcessModel):
         self.window, self.files = proc_params["window"], proc_params["files"]
         self.spikes, self.counts = open_tape(self.files.spikes), open_tape(self.files.counts)
         self.tally = np.zeros(proc_params["shape"][::-1], np.int32)
-        self.progress = np.load(self.files.progress, mmap_mode="r+")
+        self.progress = np.load(self.files.progress, mmap_mode="r+")[0]
 
     def run_spk(self) -> None:
         sent = self.s_in.recv().transpose(2, 1, 0)  # C, H, W
@@ -146,7 +146,7 @@ class PyPotentialRecorderModel(PyLoihiProcessModel):
         self.window, files = proc_params["window"], proc_params["files"]
         self.each_step = bool(files.potentials)
         self.tape = Tape(files.potentials or files.output)
-        self.progress = np.load(files.progress, mmap_mode="r+") if files.progress else None
+        self.progress = np.load(files.progress, mmap_mode="r+")[0] if files.progress else None
         self.slot = files.slot
 
     def run_spk(self) -> None:

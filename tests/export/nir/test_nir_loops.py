@@ -125,6 +125,36 @@ def test_which_layer_comes_first_is_known_or_asked(tmp_path):
         read_nir(saved(tmp_path / "apart.nir", nodes, links), timesteps=4)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_loops_within_loops_are_read_in_any_order(seed, tmp_path):
+    """a -> b -> c -> d, d -> b and c -> a, whatever the names and the order of the edges."""
+    order = np.random.default_rng(seed)
+    named = dict(zip("abcd", map(str, order.permutation(list("uvxy"))), strict=True))
+    nodes = {"in": nir.Input(np.array([N])), **{named[k]: spiking(N) for k in "abcd"}, "out": nir.Output(np.array([N]))}
+    links = [("in", named["a"]), (named["d"], "out")]
+    for source, target in ("ab", "bc", "cd", "db", "ca"):
+        weights = f"{order.integers(1000)}.{source}{target}"
+        nodes[weights] = nir.Linear(np.eye(N))
+        links += [(named[source], weights), (weights, named[target])]
+    links = [links[k] for k in order.permutation(len(links))]
+    nodes = {name: nodes[name] for name in map(str, order.permutation(list(nodes)))}
+    graph = read_nir(saved(tmp_path / "n.nir", nodes, links), timesteps=4, loops="pipelined")
+    assert [node.name for node in graph.populations] == [named[k] for k in "abcd"]
+    back = {p.name: {(e.source, e.delay) for e in p.recurrent} for p in graph.populations}
+    assert back[named["a"]] == {(named["c"], 2)} and back[named["b"]] == {(named["d"], 2)}
+
+
+def test_what_never_fires_brings_nothing_back(tmp_path):
+    one = np.ones(N)
+    silent = nir.LI(tau=one, r=one, v_leak=0 * one)
+    nodes = {"in": nir.Input(np.array([N])), "a": spiking(N), "w": nir.Linear(np.eye(N)), "b": silent}
+    nodes |= {"back": nir.Linear(np.eye(N)), "out": nir.Output(np.array([N]))}
+    links = [("in", "a"), ("a", "w"), ("w", "b"), ("b", "back"), ("b", "out")]
+    for name, more in (("b", ("back", "a")), ("b", ("back", "b"))):
+        with pytest.raises(GraphError, match=f"{name}: a LI in a loop, which never fires; .*LIF.* may be"):
+            read_nir(saved(tmp_path / "n.nir", nodes, [*links, more]), timesteps=4, loops="pipelined")
+
+
 def test_what_comes_back_is_not_read_by_what_comes_after(tmp_path):
     one = np.eye(N)
     nodes = {"in": nir.Input(np.array([N])), **{name: spiking(N) for name in "abc"}, "w": nir.Linear(one)}

@@ -13,8 +13,17 @@ import hardware_sim
 from export.graph import Dense, Edge, Graph, Input, Neuron, Population
 from hardware_sim import Record, SimulationError
 from hardware_sim.comparison.compare import compare
-from hardware_sim.lava_backend import launch
-from hardware_sim.lava_backend.grouping import MAX_PORTS, NEURONS, _parts, copies, groups
+from hardware_sim.lava_backend import grouping, launch
+from hardware_sim.lava_backend.grouping import (
+    MAX_PORTS,
+    MOST_COPIES,
+    MOST_PROCESSES,
+    NEURONS,
+    WEIGHTS,
+    _parts,
+    groups,
+    share,
+)
 from hardware_sim.lava_backend.layout import Window
 from tests.examples import examples
 from tests.graphs import graded_graphs, graphs
@@ -39,17 +48,41 @@ def test_groups_are_neighbours_and_know_what_they_read_and_send(drawn, most):
 
 def test_samples_are_shared_out_among_copies():
     graph = star(3)
-    assert [copies(graph, samples, 2) for samples in (1, 2, 3, 5, 8, 9, 1000)] == [0, 1, 2, 3, 4, 4, 4]
-    large = Graph((Input("input", (NEURONS // 4, 1, 1)),), integer=True)
-    assert [copies(large, 1000, processes) for processes in (1, 2, 4, 5)] == [4, 2, 1, 0]
     done = groups(graph, 2, 3)
-    assert [list(group.copies) for group in done] == [[0, 1, 2], [3, 4, 5]]
+    assert [list(group.copies) for group in done] == [[0, 2, 4], [1, 3, 5]]
     window = Window(depth=2, samples=7, timesteps=3, copies=6)
     assert window.steps == 2 + 2 * 3
     seen = {(copy, step): window.place(step, copy) for group in done for copy in group.copies for step in range(1, 20)}
     found = sorted(place for place in seen.values() if place)
     assert found == [(sample, t) for sample in range(7) for t in range(3)]  # each once
     assert seen[0, 3] == (0, 0) and seen[5, 5] == (5, 2) and seen[0, 6] == (6, 0) and seen[1, 6] is None
+
+
+@pytest.mark.parametrize("there", [1, 2, 5, 40])
+def test_every_process_has_its_share_of_the_samples(there, monkeypatch):
+    monkeypatch.setattr(grouping, "cores", lambda: there)
+    graph = star(3)
+    assert share(graph, 1) == (there, 0) and share(star(MAX_PORTS + 1), 1) == (1, 1)
+    for samples in range(2, 200):
+        processes, copies = share(graph, samples)
+        assert 1 <= copies <= MOST_COPIES and processes == min(there, samples, MOST_PROCESSES)
+        dealt = [0] * processes
+        for sample in range(samples):
+            dealt[sample % (processes * copies) % processes] += 1
+        assert max(dealt) - min(dealt) <= 1
+        turns = -(-samples // (processes * copies))
+        assert turns == -(-samples // (processes * MOST_COPIES))  # no more than with most copies
+
+
+def test_a_large_network_is_shared(monkeypatch):
+    def large(neurons: int, weights: int) -> Graph:
+        edge = Edge("input", Dense(np.broadcast_to(np.int16(2), (weights // neurons, neurons))))
+        return Graph((Input("input", (neurons, 1, 1)), Population("a", (weights // neurons, 1, 1), (edge,), Neuron(1))))
+
+    monkeypatch.setattr(grouping, "cores", lambda: 4)
+    assert share(large(NEURONS // 9, NEURONS), 1000) == (4, 2)
+    assert share(large(NEURONS // 3, NEURONS), 1000) == (4, 0)
+    assert share(large(2**14, WEIGHTS // 2), 1000) == (4, 0)
 
 
 def one(source: str) -> Edge:
@@ -76,10 +109,12 @@ def test_no_way_to_cut_leaves_less_to_the_busiest(work, number):
     assert max(sum(work[places[p.name]] for p in part) for part in found) == least
 
 
-def test_a_population_that_reads_too_many_others_is_named(worker):
+def test_a_population_that_reads_too_many_others_is_named(worker, monkeypatch):
     wide = star(MAX_PORTS + 8)  # its end can read all of them where they are with it
     assert max(len(group.sources) for group in groups(wide, 1)) == 0
     spikes = np.ones((1, 8, 1, 1, 1), np.uint8)
+    assert compare(hardware_sim.run(wide, spikes, backend="lava", worker=worker), hardware_sim.run(wide, spikes)).equal
+    monkeypatch.setattr(launch, "share", lambda *_: (2, 0))
     with pytest.raises(SimulationError, match=r"end: reads 40 populations; 1 to 32 run in fused Lava"):
         hardware_sim.run(wide, spikes, backend="lava", worker=worker)
 
@@ -87,8 +122,7 @@ def test_a_population_that_reads_too_many_others_is_named(worker):
 @pytest.mark.parametrize(("processes", "number"), [(1, 0), (2, 0), (9, 0), (1, 2), (2, 1), (3, 3)], ids=str)
 def test_any_number_of_processes_and_copies_gives_the_same_spikes(processes, number, worker, monkeypatch):
     """number: of copies in each process, or 0: the processes share the layers of one."""
-    monkeypatch.setattr(launch, "cores", lambda: processes)
-    monkeypatch.setattr(launch, "copies", lambda *_: number)
+    monkeypatch.setattr(launch, "share", lambda *_: (processes, number))
 
     @given(st.one_of(graphs(most=4, recurrent=True, valued=True), graded_graphs(recurrent=True, late=True)), st.data())
     @examples(6)

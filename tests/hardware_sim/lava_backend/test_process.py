@@ -106,7 +106,7 @@ def test_more_synapses_than_lava_takes_are_refused_before_it_starts(clean):
 
 
 def test_fused_many_synapses_of_one_source_are_one_message(clean):
-    edges = tuple(Edge("input", Dense(np.full((1, 2), 2)), delay=k % 5) for k in range(33))
+    edges = tuple(Edge("input", Dense(np.full((1, 2), 2)), target_delay=np.full((1, 1, 1), k % 5)) for k in range(33))
     end = Population("end", (1, 1, 1), (Edge("n", Dense(np.full((1, 1), 2))),), Neuron(None))
     graph = Graph(
         (Input("input", (2, 1, 1)), Population("n", (1, 1, 1), edges, Neuron(9)), end),

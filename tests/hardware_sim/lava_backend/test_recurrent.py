@@ -13,6 +13,7 @@ import hardware_sim
 from export import netx
 from export.graph import (
     Dense,
+    Dropout,
     Edge,
     Graph,
     GraphError,
@@ -24,9 +25,11 @@ from export.graph import (
     pipelined,
     same,
 )
+from export.passes import remove_dropout
 from hardware_sim import Record, SimulationError, Trace
 from hardware_sim.comparison.compare import compare
 from hardware_sim.comparison.diagnose import diagnose
+from hardware_sim.reference import run_reference
 from hardware_sim.trace import TraceError
 from tests.examples import examples
 from tests.graphs import graded_graphs, graphs
@@ -156,6 +159,43 @@ def test_what_comes_back_comes_from_later_neurons():
         wrong = replace(graph["a"], edges=(first, replace(back, source=source)))
         with pytest.raises(GraphError, match=f"a: is fed back by '{source}', which is no other population"):
             replace(graph, nodes=(graph.input, wrong, *graph.nodes[2:]))
+
+
+def test_what_never_fires_brings_nothing_back():
+    graph = ring(late=3)
+    first, back = graph["a"].edges
+    head = replace(back, source="head", delay=5)
+    wrong = replace(graph, nodes=(graph.input, replace(graph["a"], edges=(first, head)), *graph.nodes[2:]))
+    with pytest.raises(GraphError, match="a: is fed back by head, which never fires; what fires may"):
+        hardware_sim.run(wrong, np.ones((1, 8, 1, 1, 1), np.uint8))
+
+
+def test_passes_come_before_a_loop_is_run():
+    graph = ring(late=3)
+    first, *others = graph.populations[1:]
+    masked = replace(first, edges=(replace(first.edges[0], source="drop"),))
+    loose = replace(graph, nodes=(*graph.nodes[:2], Dropout("drop", (1, 1, 1), "a", 0.5), masked, *others))
+    spikes = np.ones((1, 8, 1, 1, 1), np.uint8)
+    with pytest.raises(GraphError, match="drop: a Dropout in a loop; run the passes first"):
+        run_reference(loose, spikes)
+    assert compare(run_reference(remove_dropout(loose), spikes), run_reference(graph, spikes)).equal
+
+
+def test_a_long_loop_fits_a_file_and_lava(tmp_path, worker):
+    """Its delay in a sample's steps is more than a synapse waits, in Lava's it is none."""
+    one = (1, 1, 1)
+    names = [f"p{k}" for k in range(70)]
+    nodes = [Input("input", one)]
+    for k, name in enumerate(names):
+        edge = Edge(nodes[-1].name, Dense(np.array([[8]])))
+        back = (Edge(names[-1], Dense(np.array([[-8]])), 69, feedback=True),) if k == 0 else ()
+        nodes.append(Population(name, one, (edge, *back), Neuron(6, reset="zero")))
+    graph = Graph(tuple(nodes), integer=True, meta=Meta(timesteps=80))
+    again = netx.read(netx.write(graph, tmp_path / "n.net"))
+    spikes = np.ones((2, 80, 1, 1, 1), np.uint8)
+    trace = hardware_sim.run(graph, spikes, backend="reference")
+    assert trace.spikes["p0"].squeeze().tolist() == [[1] * 70 + [0] * 10] * 2
+    assert compare(trace, hardware_sim.run(again, spikes, backend="lava", worker=worker)).equal
 
 
 def test_samples_after_another_are_refused_in_stock_processes():
