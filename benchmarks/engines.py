@@ -107,8 +107,8 @@ def _lava(graph: Graph, spikes: np.ndarray) -> dict[str, float]:
     }
     steps: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(ROUNDS):
-        for name, (fidelity, processes, each) in runs.items():
-            took = time_lava(graph, spikes, fidelity=fidelity, record=record, processes=processes, copies=each)
+        for name, (fidelity, number, each) in runs.items():
+            took = time_lava(graph, spikes, fidelity=fidelity, record=record, processes=number, copies=each)
             steps[name].append(1e3 * took["run"] / spikes[:, :, 0, 0, 0].size)
     middle = {name: statistics.median(found) for name, found in steps.items()}
     start = time.perf_counter()

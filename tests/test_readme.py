@@ -245,6 +245,9 @@ def test_the_engines():
     ratios = f"{avx2['reference_over_fast']:.1f} times less, and {avx2['fast_over_ann']:.1f} times as long"
     assert f"(AVX2 alone, an earlier commit) {ratios}" in page
     assert f"A fused step takes {found['lava']['shared_over_floor']:.2f} of a floor" in page
+    number = {2: "two", 4: "four"}
+    said = f"each of {number[found['lava']['processes']]} processes runs {number[found['lava']['copies_in_a_process']]} copies"
+    assert said in page and f"it takes {found['lava']['one_copy_over_floor']:.2f} (" in page
     assert f"({avx2['lava']['shared_over_floor']:.2f} on the other processor, before" in page
 
 
