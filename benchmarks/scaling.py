@@ -68,17 +68,23 @@ def fit(rows: list[tuple[float, float, float]], *, less_floor: bool) -> dict[str
 def _draw(points: dict[str, list], fits: dict[str, dict[str, float]], fast: dict[str, dict[str, float]]) -> None:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     units = {"timesteps": "time steps per slice", "slices": "slices", "spikes": "spikes"}
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), constrained_layout=True)
     for axis, (name, rows) in zip(axes, points.items(), strict=True):
         x, y, floor, engine = np.array(rows).T
         axis.plot(x, y, "o-", color="#0072B2", label="Lava, fused")
-        axis.plot(x, floor, "s--", color="#E69F00", label="its messages only")
+        axis.plot(x, floor, "s--", color="#E69F00", label="its steps alone")
         axis.plot(x, engine, "^-", color="#009E73", label="fast engine")
         title = "exponent {exponent:.2f}, straight line $R^2$ {straight_line_r2:.3f}".format(**fits[name])
-        title += "; fast {exponent:.2f}".format(**fast[name])
-        axis.set(xscale="log", yscale="log", xlabel=units[name], ylabel="seconds", title=title)
+        title += "\nfast engine: exponent {exponent:.2f}".format(**fast[name])
+        axis.set(xscale="log", yscale="log", xlabel=units[name], ylabel="seconds")
+        axis.set_title(title, fontsize=10)
+        for each in (axis.xaxis, axis.yaxis):
+            each.set_minor_formatter(NullFormatter())
+        if name != "spikes":
+            axis.set_xticks(x, labels=[f"{value:g}" for value in x])
         axis.legend()
     RESULTS.mkdir(exist_ok=True)
     figure.savefig(RESULTS / "scaling.png", dpi=120)

@@ -246,7 +246,8 @@ def test_the_engines():
     assert f"(AVX2 alone, an earlier commit) {ratios}" in page
     assert f"A fused step takes {found['lava']['shared_over_floor']:.2f} of a floor" in page
     number = {2: "two", 4: "four"}
-    said = f"each of {number[found['lava']['processes']]} processes runs {number[found['lava']['copies_in_a_process']]} copies"
+    processes, copies = (number[found["lava"][name]] for name in ("processes", "copies_in_a_process"))
+    said = f"each of {processes} processes runs {copies} copies"
     assert said in page and f"it takes {found['lava']['one_copy_over_floor']:.2f} (" in page
     assert f"({avx2['lava']['shared_over_floor']:.2f} on the other processor, before" in page
 
