@@ -84,6 +84,8 @@ def test_two_classes():
     dice = {(row["method"], row["weights"]): row["dice_3d mean"] for row in found}
     ann, page = dice["ann", "float"], FOLDS.replace("\n", " ")
     few, told = dice["graded-T4", "int8"] - ann, dice["sigma-delta-T1", "int8"] - ann
+    reached = next(row for row in found if row["method"] == "ann")
+    assert "are not reached: {dice_3d anterior:.2f} and {dice_3d posterior:.2f}, on".format(**reached) in page
     assert f"with graded input differs by {few:+.2f} points from its ANN" in page
     assert f"in one step by {told:+.2f}, converted and no more" in page
     report = json.loads((RESULTS / "classes" / "fold1-lava-T4.json").read_text())
