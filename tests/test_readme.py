@@ -78,6 +78,16 @@ def test_eight_steps():
     )
 
 
+def test_another_loss():
+    rows = json.loads((RESULTS / "losses" / "fold1-bce.json").read_text())["rows"]
+    kept = [row for row in rows if row.get("weights") != "float"]
+    found = {row["method"]: f"{100 * row['dice']['3d']:.2f}" for row in kept}
+    said = " ".join(FOLDS.split())
+    assert f"{found['finetuned-T8']} at T = 8 with the rate code, {found['graded-T4']} at T = 4" in said
+    assert f"{found['graded-T2']} at T = 2, {found['sigma-delta-T1']} as sigma-delta neurons" in said
+    assert f"of an ANN at {found['ann']}. In a single step" in said and f"({found['graded-T1']}), which" in said
+
+
 def test_two_classes():
     found = summary(load_folds(RESULTS / "classes"))
     assert markdown(found) in FOLDS
