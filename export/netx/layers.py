@@ -9,7 +9,6 @@ import numpy as np
 
 from export.graph import (
     LEVELS_MAX,
-    Conv,
     Dense,
     Edge,
     GraphError,
@@ -22,7 +21,7 @@ from export.graph import (
     SigmaDelta,
     Sparse,
 )
-from export.limits import BIAS_MANTISSA_MAX, DELAY_MAX, INPUT_MAX, POTENTIAL_MAX, one_signed
+from export.limits import BIAS_MANTISSA_MAX, INPUT_MAX, POTENTIAL_MAX
 from export.netx import neurons, parts, stock
 from export.netx.fields import Fields
 from export.passes import slice_channels
@@ -55,14 +54,6 @@ class Stream:
     parts: tuple[tuple[str, int], ...]
     shape: Shape
     edges: tuple[Edge, ...] = ()
-
-
-def _source_of(op: Conv, target: Shape) -> Shape | None:
-    """What a convolution reads, where its stride of 1 leaves one answer."""
-    if op.stride != (1, 1):
-        return None
-    reach = [op.dilation[k] * (op.weight.shape[2 + k] - 1) - 2 * op.padding[k] for k in range(2)]
-    return op.weight.shape[1] * op.groups, target[1] + reach[0], target[2] + reach[1]
 
 
 class Reader:
@@ -124,7 +115,7 @@ class Reader:
         if shape is None and kind in ("dense", "dense_rec"):
             shape = (parts.dense(fields, (1, 1, 1)).weight.shape[1], 1, 1)
         elif shape is None and kind == "conv":
-            shape = _source_of(parts.conv(fields, (1, 1, 1)), fields.shape())
+            shape = parts.source_of(parts.conv(fields, (1, 1, 1)), fields.shape())
         if shape is None:
             raise GraphError(
                 f"{fields.where}: the file has no input layer, and this one ({kind}) does not say what comes in; give "
@@ -142,7 +133,7 @@ class Reader:
         op = build(fields, source.shape)
         if not self.ours and fields.text("type") == "dense" and not stock.keeps(op.weight):
             self.cut.append(fields.where)
-        by_delay = self._by_delay(fields, op)
+        by_delay = parts.by_delay(fields, op)
         self._count(fields, [op for op, _ in by_delay] * len(source.parts))
         for op, target_delay in by_delay:
             start = 0
@@ -193,32 +184,6 @@ class Reader:
         self.shapes[name] = fields.shape()
         self.unread.add(place)
         return Stream(((name, fields.integer("delay", 0, WAIT_MAX, default=0)),), fields.shape())
-
-    @staticmethod
-    def _by_delay(fields: Fields, op: Operator) -> list[tuple[Operator, np.ndarray | None]]:
-        """A synapse and its delays by target neuron, (C, H, W); the parts of one whose inputs or weights have theirs.
-
-        SLAYER delays what a channel emits, its NetX all that reaches it (netx/hdf5.py, create_dense: a delay for each
-        output, else for each input, or for each weight).
-        """
-        if "delay" not in fields:
-            return [(op, None)]
-        shape = fields.shape()
-        further = (op.weight.shape[1], op.weight.size) if isinstance(op, Dense) else ()
-        delays = fields.whole("delay", 0, DELAY_MAX, counts=(1, shape[0], *further))
-        if len(delays) in (1, shape[0]):
-            return [(op, np.broadcast_to(delays.reshape(-1, 1, 1), shape))]
-        assert isinstance(op, Dense)
-        if (op.weight % 2).any() and not one_signed(op.weight):  # its parts alone might be
-            raise fields.error("weight", "odd in places, and of both signs", "even integers, or one sign,")
-        each = np.broadcast_to(delays.reshape(-1, op.weight.shape[1]), op.weight.shape)
-        found: list[tuple[Operator, np.ndarray | None]] = []
-        for steps in range(DELAY_MAX + 1):
-            target, source = np.nonzero((op.weight != 0) & (each == steps))
-            if len(target):
-                late = Sparse(op.weight[target, source], target, source, shape)
-                found.append((late, np.full(shape, steps, np.int32)))
-        return found or [(op, None)]
 
     def _count(self, fields: Fields, ops: Sequence[Operator]) -> None:
         """Before more is made of the operators of edges."""

@@ -18,11 +18,13 @@ from export.graph import (
     Dense,
     GraphError,
     Meta,
+    Operator,
     Pair,
     Shape,
     Sparse,
 )
 from export.hdf5 import GEOMETRY_MAX
+from export.limits import DELAY_MAX, one_signed
 from export.netx.fields import Fields
 from export.netx.stock import keeps
 
@@ -44,6 +46,40 @@ def conv_transposed(fields: Fields, source: Shape) -> ConvT:
     if any(n >= max(s, d) for n, s, d in zip(further, stride, dilation, strict=True) if n):
         raise fields.error("outputPadding", str(further), "less than the stride or the dilation")
     return ConvT(_weight(fields, 4), stride, padding, further, dilation, groups)
+
+
+def source_of(op: Conv, target: Shape) -> Shape | None:
+    """What a convolution reads, where its stride of 1 leaves one answer."""
+    if op.stride != (1, 1):
+        return None
+    reach = [op.dilation[k] * (op.weight.shape[2 + k] - 1) - 2 * op.padding[k] for k in range(2)]
+    return op.weight.shape[1] * op.groups, target[1] + reach[0], target[2] + reach[1]
+
+
+def by_delay(fields: Fields, op: Operator) -> list[tuple[Operator, np.ndarray | None]]:
+    """A synapse and its delays by target neuron, (C, H, W); the parts of one whose inputs or weights have theirs.
+
+    SLAYER delays what a channel emits, its NetX all that reaches it (netx/hdf5.py, create_dense: a delay for each
+    output, else for each input, or for each weight).
+    """
+    if "delay" not in fields:
+        return [(op, None)]
+    shape = fields.shape()
+    further = (op.weight.shape[1], op.weight.size) if isinstance(op, Dense) else ()
+    delays = fields.whole("delay", 0, DELAY_MAX, counts=(1, shape[0], *further))
+    if len(delays) in (1, shape[0]):
+        return [(op, np.broadcast_to(delays.reshape(-1, 1, 1), shape))]
+    assert isinstance(op, Dense)
+    if (op.weight % 2).any() and not one_signed(op.weight):  # its parts alone might be
+        raise fields.error("weight", "odd in places, and of both signs", "even integers, or one sign,")
+    each = np.broadcast_to(delays.reshape(-1, op.weight.shape[1]), op.weight.shape)
+    found: list[tuple[Operator, np.ndarray | None]] = []
+    for steps in range(DELAY_MAX + 1):
+        target, source = np.nonzero((op.weight != 0) & (each == steps))
+        if len(target):
+            late = Sparse(op.weight[target, source], target, source, shape)
+            found.append((late, np.full(shape, steps, np.int32)))
+    return found or [(op, None)]
 
 
 def dense(fields: Fields, source: Shape) -> Dense:

@@ -2,7 +2,7 @@
 
 `layer/0`, `layer/1`, ... in topological order with the fields of lava/lib/dl/slayer/block/base.py (export_hdf5).
 Beyond lava-dl: `inputs` and `delay` of a concat layer, the layer types `add` (a neuron that sums synapse layers),
-`sparse` (single synapses) and `feedback` (what a population sends itself or an earlier one), `neuron/reset`,
+`sparse` (single synapses) and `feedback` (what a population sends itself or another), `neuron/reset`,
 `neuron/u0`, `name`, `scale`, and the group `meta` with its checksum.
 
 A chain with reset zero is what stock NetX runs, and one of sigma-delta neurons at its scale. What it would run wrongly,
@@ -67,7 +67,7 @@ class _Writer:
         self.index: dict[str, int] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.graded: frozenset[str] = frozenset()  # whose spikes carry values of an encoder
-        self.open: list[tuple[h5py.Group, str]] = []  # feedback layers, and whose spikes, of what has no layer yet
+        self.open: list[tuple[h5py.Group, str]] = []  # feedback layers, and whose spikes: maybe of a layer to come
 
     def graph(self, graph: Graph) -> None:
         self.graded = frozenset(levels(graph))

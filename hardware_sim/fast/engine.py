@@ -39,7 +39,7 @@ def run_fast(
     """Run an integer graph on spikes (samples, T, C, H, W); see `hardware_sim.run`.
 
     Left to the reference: what may exceed Loihi's range by a bound, and so all spikes that carry values but an
-    encoder's and ternary ones; what feeds itself; a stream. Trace.seconds has what each layer took. Raises GraphError
+    encoder's and ternary ones; recurrent networks; a stream. Trace.seconds has what each layer took. Raises GraphError
     for a graph that is not integer or has pools left.
     """
     if not graph.integer or any(isinstance(node, Pool | Concat | Dropout) for node in graph.nodes):

@@ -102,13 +102,17 @@ class FusedLayer:
     sums: type[np.integer] = np.int16
 
     @classmethod
-    def copies(cls, member: Member) -> tuple[FusedLayer, ...]:
-        """The layers of a population in copies of the network; they share synapses and files."""
+    def copies(cls, member: Member) -> tuple[tuple[FusedLayer, ...], np.ndarray]:
+        """The layers of a population in copies of the network, and what they fire, (copies, W * H * C).
+
+        They share synapses and files.
+        """
         first = cls(member)
-        found = (first, *(copy.copy(first) for _ in member.copies[1:]))
-        for row, layer in enumerate(found):
-            layer.begin(row, member.copies[row])
-        return found
+        layers = (first, *(copy.copy(first) for _ in member.copies[1:]))
+        sent = np.zeros((len(layers), int(np.prod(member.population.shape))), cls.spike)
+        for row, layer in enumerate(layers):
+            layer.begin(row, member.copies[row], sent[row])
+        return layers, sent
 
     def __init__(self, member: Member) -> None:
         self.population, self.window, files = member.population, member.window, member.files
@@ -118,14 +122,13 @@ class FusedLayer:
         self.spikes, self.counts = open_tape(files.spikes), open_tape(files.counts)
         self.potentials, self.output = open_tape(files.potentials), open_tape(files.output)
         self.progress, self.slot = np.load(files.progress, mmap_mode="r+")[member.copies.start], files.slot
-        self.begin()
 
-    def begin(self, row: int = 0, copy: int = 0) -> None:
-        """Own state, of a copy of the network, and the row of its spikes among those of others."""
-        self.row, self.copy, edges = row, copy, self.population.edges
+    def begin(self, row: int, copy: int, fired: np.ndarray) -> None:
+        """Own state, of a copy of the network; fired: its row of what all copies fire."""
+        self.row, self.copy, self.fired, edges = row, copy, fired, self.population.edges
         self.waiting = [deque[np.ndarray](maxlen=edge.delay + 1) for edge in edges]  # spikes on their way
-        n = int(np.prod(self.population.shape))
-        self.total, self.v, self.fired = np.zeros(n, self.sums), np.zeros(n, np.int32), np.zeros(n, self.spike)
+        n = len(fired)
+        self.total, self.v = np.zeros(n, self.sums), np.zeros(n, np.int32)
         self.later = [None if e.target_delay is None else _Later(e.target_delay, self.sums) for e in edges]
         self.neurons = self._neurons()
         self.rows = np.zeros((self.window.timesteps, -(-n // 8)), np.uint8)  # bits of the sample under way

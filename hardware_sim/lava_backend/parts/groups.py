@@ -14,7 +14,7 @@ from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
 from hardware_sim.lava_backend.graded_layers import GradedLayer
-from hardware_sim.lava_backend.layers import FusedLayer, Member
+from hardware_sim.lava_backend.layers import FusedLayer
 from hardware_sim.lava_backend.parts.processes import GRADED_GROUPS, GROUPS, Group
 
 
@@ -26,20 +26,13 @@ class FusedGroup(PyLoihiProcessModel):
     def __init__(self, proc_params: dict[str, Any]) -> None:
         super().__init__(proc_params)
         members = proc_params["members"]
-        self.layers = [layer for member in members for layer in self.layer.copies(member)]
+        made = [self.layer.copies(member) for member in members]
+        self.layers = [layer for layers, _ in made for layer in layers]
         self.sources, self.sends, self.frames = (proc_params[key] for key in ("sources", "sends", "frames"))
         self.copies = len(members[0].copies)
-        self.sent = {member.population.name: self._sent(member) for member in members}
+        self.sent = {layers[0].name: sent for layers, sent in made}
         if self.frames is not None:
             self.file = np.load(self.frames.path, mmap_mode="r")
-
-    def _sent(self, member: Member) -> np.ndarray:
-        """Where the layers of a population put what they fire, (copies, W * H * C)."""
-        layers = [layer for layer in self.layers if layer.population is member.population]
-        sent = np.stack([layer.fired for layer in layers])
-        for layer, own in zip(layers, sent, strict=True):
-            layer.fired = own
-        return sent
 
     def run_spk(self) -> None:
         for layer in self.layers:
