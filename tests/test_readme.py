@@ -86,7 +86,7 @@ def test_what_the_benchmarks_measured():
 
 def test_mixed_precision():
     page = (ROOT / "docs" / "machines.md").read_text()
-    assert f"An epoch takes {result('train')['float32_over_bfloat16']:.1f} times less" in page
+    assert f"A step takes {result('train')['float32_over_bfloat16']:.1f} times less" in page
 
 
 def test_the_engines():

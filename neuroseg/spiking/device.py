@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from llvmlite import binding
 from torch import nn
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -38,6 +39,12 @@ def place(network: nn.Module, device: torch.device) -> None:
 def device_of(network: nn.Module) -> torch.device:
     """Where the parameters of a network are."""
     return next(network.parameters()).device
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this processor has instructions for bfloat16, without which PyTorch takes ten times as long in it."""
+    features = binding.get_host_cpu_features()
+    return bool(features.get("avx512bf16") or features.get("amx-bf16"))
 
 
 def wide(x: torch.Tensor) -> torch.Tensor:

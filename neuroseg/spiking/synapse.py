@@ -11,11 +11,10 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
-from llvmlite import binding
 
 from export.graph import Conv, ConvT, Sparse
 from hardware_sim.fast.bytes import bytes_are_fast, pack_weight, reads
-from neuroseg.spiking.device import exact
+from neuroseg.spiking.device import exact, multiplies_bfloat16
 from neuroseg.spiking.trainable import Trainable
 
 
@@ -85,10 +84,7 @@ def _matrix(op: Sparse, weight: torch.Tensor, sources: int) -> torch.Tensor:
 
 def spike_dtype(device: torch.device) -> torch.dtype:
     """What spikes travel as between layers, and their gradients: bfloat16 where the CPU multiplies it natively."""
-    if device.type != "cpu":
-        return torch.float32
-    features = binding.get_host_cpu_features()
-    return torch.bfloat16 if features.get("avx512bf16") or features.get("amx-bf16") else torch.float32
+    return torch.bfloat16 if device.type == "cpu" and multiplies_bfloat16() else torch.float32
 
 
 def _channels_last(x: torch.Tensor) -> torch.Tensor:

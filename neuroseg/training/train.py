@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,11 +16,13 @@ from torch import nn
 from neuroseg.data.augment import augment
 from neuroseg.data.volume import Subject, stack_slices
 from neuroseg.metrics import decide, goal
-from neuroseg.spiking.device import place
+from neuroseg.spiking.device import multiplies_bfloat16, place
 from neuroseg.training.loop import Epoch, Forward, OnStep, minimise
 from neuroseg.training.losses import LOSSES, check_classes
 from neuroseg.training.team import ALONE, CPU, Team
 from neuroseg.training.unet import UNet, UNetConfig
+
+log = logging.getLogger(__name__)
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CLIP = 0.5  # largest norm of a batch's gradient, of classes: without, a fold's network became all background
@@ -82,6 +85,8 @@ def train(
     torch.manual_seed(config.seed)
     network = UNet(model)
     place(network, team.device)
+    if team.device == CPU:  # as oneDNN multiplies: in bfloat16, half of a step is turning tensors about otherwise
+        network.to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
 
     history = fit(
@@ -104,7 +109,7 @@ def train(
         on_step=on_step,
     )
     place(network, CPU)
-    return network.eval(), history
+    return network.to(memory_format=torch.contiguous_format).eval(), history
 
 
 def _mixed(network: nn.Module, device: torch.device, precision: str) -> Forward:
@@ -112,6 +117,8 @@ def _mixed(network: nn.Module, device: torch.device, precision: str) -> Forward:
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is unknown; {', '.join(PRECISIONS)} are allowed")
     lower = precision != "float32"
+    if lower and device.type == "cpu" and not multiplies_bfloat16():
+        log.warning("this processor has no instructions for bfloat16; float32 trains several times faster on it")
 
     def forward(images: torch.Tensor) -> torch.Tensor:
         with torch.autocast(device.type, dtype=PRECISIONS[precision], enabled=lower and network.training):

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+import neuroseg.training.train as train_module
 from neuroseg import metrics
 from neuroseg.data import Subject
 from neuroseg.training.loop import minimise, one_cycle
@@ -229,6 +230,7 @@ def test_training_learns():
     config = TrainConfig(epochs=25, batch=8, warm_up=20, learning_rate=5e-3)
     network, history = train(subjects[:16], subjects[16:], model=TINY, config=config)
     assert max(row.validation_dice for row in history) > 0.8
+    assert all(weight.is_contiguous() for weight in network.parameters())  # however it was multiplied
     masks = predict(network, subjects[16:])
     assert metrics.mean_dice(masks, [s.mask for s in subjects[16:]])["3d"] == pytest.approx(
         max(row.validation_dice for row in history)
@@ -252,6 +254,15 @@ def test_training_learns_in_bfloat16_and_leaves_float32():
     for a, b, c in zip(first.parameters(), again.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b) and not torch.equal(a, c)
         torch.testing.assert_close(a, c, rtol=0.2, atol=0.05)
+
+
+def test_bfloat16_where_a_processor_has_none_is_told(monkeypatch, caplog):
+    subjects, config = blobs(3), TrainConfig(epochs=1)
+    for precision, there, told in (("bfloat16", False, True), ("bfloat16", True, False), ("float32", False, False)):
+        caplog.clear()
+        monkeypatch.setattr(train_module, "multiplies_bfloat16", lambda there=there: there)
+        train(subjects[:2], subjects[2:], model=TINY, config=dataclasses.replace(config, precision=precision))
+        assert ("no instructions for bfloat16" in caplog.text) is told
 
 
 @pytest.mark.parametrize(("wrong", "message"), [({"loss": "hinge"}, "hinge"), ({"precision": "float16"}, "float16")])
