@@ -136,6 +136,8 @@ def minimise(
         if checkpoint and team.leads:
             _save(checkpoint, identity, history, best, saved)
     network.load_state_dict(best)
+    if not any(row.validation_dice > 0 for row in history):
+        log.warning("the validation score is 0 after every epoch: the network finds nothing; do not use it")
     return history
 
 

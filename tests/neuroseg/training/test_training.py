@@ -203,9 +203,9 @@ def test_training_learns_classes():
     assert min(reached["3d left"], reached["3d right"]) > 0.5, reached
 
 
-@pytest.mark.parametrize(("clip", "moved"), [(0.5, 0.5), (math.inf, 300.0)])
-def test_a_batch_of_a_large_gradient_moves_weights_no_further_than_clip(clip, moved):
-    network = torch.nn.Conv2d(1, 1, 1, bias=False)
+def one_weight(*, scores: list[float], clip: float = math.inf) -> float:
+    """How far a single weight moves whose gradient is 300, in as many epochs of one batch as there are scores."""
+    network, left = torch.nn.Conv2d(1, 1, 1, bias=False), iter(scores)
     before = network.weight.item()
     minimise(
         network,
@@ -213,16 +213,27 @@ def test_a_batch_of_a_large_gradient_moves_weights_no_further_than_clip(clip, mo
         images=torch.ones(1, 1, 1, 1),
         targets=torch.ones(1, 1, 1, 1),
         objective=lambda logits, _truth: 300 * logits.sum(),
-        validate=lambda: 1.0,
+        validate=lambda: next(left),
         truths=[],
         optimizer=torch.optim.SGD(network.parameters(), lr=1.0),
-        epochs=1,
+        epochs=len(scores),
         batch=1,
         seed=0,
         identity={},
         clip=clip,
     )
-    assert before - network.weight.item() == pytest.approx(moved * one_cycle(0), rel=1e-4)
+    return before - network.weight.item()
+
+
+@pytest.mark.parametrize(("clip", "moved"), [(0.5, 0.5), (math.inf, 300.0)])
+def test_a_batch_of_a_large_gradient_moves_weights_no_further_than_clip(clip, moved):
+    assert one_weight(scores=[1.0], clip=clip) == pytest.approx(moved * one_cycle(0), rel=1e-4)
+
+
+@pytest.mark.parametrize(("scores", "told"), [([0.0, 0.0], True), ([0.0, 0.1, 0.0], False)])
+def test_a_network_that_finds_nothing_is_told(scores, told, caplog):
+    one_weight(scores=scores)
+    assert ("validation score is 0 after every epoch" in caplog.text) is told
 
 
 def test_training_learns():
