@@ -136,8 +136,7 @@ def minimise(
         if checkpoint and team.leads:
             _save(checkpoint, identity, history, best, saved)
     network.load_state_dict(best)
-    if not any(row.validation_dice > 0 for row in history):
-        log.warning("the validation score is 0 after every epoch: the network finds nothing; do not use it")
+    _warn_of_nothing(history)
     return history
 
 
@@ -146,6 +145,11 @@ def one_cycle(progress: float) -> float:
     if progress < WARM_SHARE:
         return START + (1 - START) * (1 - math.cos(math.pi * progress / WARM_SHARE)) / 2
     return (1 + math.cos(math.pi * min((progress - WARM_SHARE) / (1 - WARM_SHARE), 1))) / 2
+
+
+def _warn_of_nothing(history: Sequence[Epoch]) -> None:
+    if not any(row.validation_dice > 0 for row in history):
+        log.warning("the validation score is 0 after every epoch: the network finds nothing; do not use it")
 
 
 def _save(
