@@ -64,13 +64,17 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Meta:
-    """What a file says beside its network. logit_scale: logits per unit of output potential (<< 6)."""
+    """What a file says beside its network. logit_scale: logits per unit of output potential (<< 6).
+
+    context: neighbours on either side that come in with a slice of a scan, as channels before and after its own.
+    """
 
     timesteps: int = 8
     encoder: str = "rate"
     logit_scale: float = 1.0
     class_names: tuple[str, ...] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
+    context: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +103,7 @@ class Graph:
             check_shape(node, seen)
             if isinstance(node, Input):
                 check_input(node, self.meta.encoder)
+                _check_context(node, self.meta.context)
 
     def __getitem__(self, name: str) -> Node:
         for node in self.nodes:
@@ -123,6 +128,14 @@ class Graph:
     def output(self) -> Population:
         """The first population that only integrates, or the last of all."""
         return self.outputs[0] if self.outputs else self.populations[-1]
+
+
+def _check_context(node: Input, context: int) -> None:
+    expected = 2 * context + 1
+    if context and node.shape[0] != expected:
+        raise GraphError(
+            f"{node.name}: {node.shape[0]} channels; slices with {context} neighbours on either side have {expected}"
+        )
 
 
 def _check_feedback(population: Population, nodes: Mapping[str, Node]) -> None:

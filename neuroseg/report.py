@@ -149,7 +149,7 @@ def _chip(run: Run, graph: Graph, trace: Trace) -> dict[str, Any]:
 
 
 def _metrics(run: Run, validation: Validation) -> dict[str, Any]:
-    images, _ = stack_slices([validation.shown.subject])
+    images, _ = stack_slices([validation.shown.subject], context=validation.graph.meta.context)
     found = {"ANN": metrics_of_ann(run, images)} if run.ann.exists() else {}
     found["SNN"] = trace_metrics(validation.graph, validation.shown.hardware)
     return {name: as_json(value) for name, value in found.items()}
@@ -187,7 +187,7 @@ def _page(run: Run, validation: Validation, network: SpikingNetwork, report: Map
         )
         for k in order
     ]
-    images, _ = stack_slices([shown.subject])
+    images, _ = stack_slices([shown.subject], context=validation.graph.meta.context)
     networks = {"converted": runs.load_snn(run.converted)[0]} if run.converted.exists() else {}
     networks |= {"fine-tuned": network} if run.snn.exists() else {}
     return render(

@@ -36,6 +36,7 @@ from neuroseg.training.finetune import FinetuneConfig, finetune
 from neuroseg.training.loop import Epoch, OnStep
 from neuroseg.training.team import ALONE, CPU, Team
 from neuroseg.training.train import predict, train
+from neuroseg.training.unet import UNet
 from neuroseg.validation import OnSubject, Validation, validate
 
 CALIBRATION_SLICES = 25
@@ -163,7 +164,8 @@ def sigma_delta_run(
         if run.is_imported:
             network, seed = runs.load_snn(run.ann)[0], run.load_imported().seed
         else:
-            network = convert(runs.load_ann(run.ann), tuple(images.shape[1:]), timesteps=1)
+            ann = runs.load_ann(run.ann)
+            network = convert(ann, tuple(images.shape[1:]), timesteps=1, context=ann.config.context)
             settings = run.load_settings()
             seed, class_names = settings.seed, settings.class_names
         chosen = sample(images, slices, seed=seed)
@@ -173,7 +175,7 @@ def sigma_delta_run(
 
 
 def calibrated(
-    network: torch.nn.Module,
+    network: UNet,
     training: Sequence[Subject],
     conversion: Conversion,
     *,
@@ -181,7 +183,8 @@ def calibrated(
     device: torch.device = CPU,
 ) -> SpikingNetwork:
     """Convert an ANN and balance its thresholds on a few training slices; the network returned is on the CPU."""
-    images, _ = stack_slices(training)
+    context = network.config.context
+    images, _ = stack_slices(training, context=context)
     spiking = convert(
         network,
         tuple(images.shape[1:]),
@@ -190,6 +193,7 @@ def calibrated(
         u0=conversion.u0,
         encoder=conversion.encoder,
         ternary=conversion.ternary,
+        context=context,
     )
     chosen = sample(images, conversion.slices, seed=seed)
     return balanced(spiking, chosen, method=conversion.method, seed=seed, device=device)
@@ -247,7 +251,7 @@ def finetune_run(
             run.forget_after(run.snn)
             notes = {**notes, "finetuned": json.dumps(dataclasses.asdict(config))}
             runs.save_snn(tuned, run.snn, notes=notes)
-    images, _ = stack_slices(training)
+    images, _ = stack_slices(training, context=network.graph.meta.context)
     chosen = sample(images, CALIBRATION_SLICES, seed=config.seed)
     rates = (measure(part, chosen, quantized=True).rates for part in (network, tuned))
     return Tuning(history, *rates)
@@ -327,9 +331,10 @@ def read_network(run: Run) -> tuple[bytes, Graph]:
 
 def masks_by_stage(run: Run, network: SpikingNetwork, subjects: Sequence[Subject]) -> dict[str, list[np.ndarray]]:
     """What the float networks of a run make of subjects, as far as it has them."""
-    masks = {"ann": predict(runs.load_ann(run.ann), subjects)}
+    context = network.graph.meta.context
+    masks = {"ann": predict(runs.load_ann(run.ann), subjects, context=context)}
     if run.converted.exists():
-        masks["converted"] = predict(runs.load_snn(run.converted)[0].predict, subjects)
+        masks["converted"] = predict(runs.load_snn(run.converted)[0].predict, subjects, context=context)
     if run.snn.exists():
-        masks["finetuned"] = predict(network.predict, subjects)
+        masks["finetuned"] = predict(network.predict, subjects, context=context)
     return masks

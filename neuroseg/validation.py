@@ -122,7 +122,7 @@ def validate(
 
 
 def _run(subject: Subject, network: SpikingNetwork, graph: Graph, engine: Engine, on_step: OnSubject | None) -> Pair:
-    images, _ = stack_slices([subject])
+    images, _ = stack_slices([subject], context=graph.meta.context)
     spikes = network.encode(images)
     software = software_trace(network, spikes)
 

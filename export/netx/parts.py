@@ -191,6 +191,7 @@ def meta(file: Fields) -> Meta:
             logit_scale=float(_attribute(attrs, "logit_scale")),
             class_names=tuple(str(name) for name in json.loads(_attribute(attrs, "class_names"))),
             notes={str(k): str(v) for k, v in json.loads(_attribute(attrs, "notes")).items()},
+            context=int(_attribute(attrs, "context")) if "context" in attrs else 0,
         )
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RecursionError) as error:
         if isinstance(error, GraphError):
@@ -198,6 +199,8 @@ def meta(file: Fields) -> Meta:
         raise GraphError(f"meta: missing or broken attribute ({error})") from None
     if not 1 <= found.timesteps <= TIMESTEPS_MAX or not math.isfinite(found.logit_scale):
         raise GraphError(f"meta: timesteps {found.timesteps}, logit_scale {found.logit_scale}; out of range")
+    if found.context < 0:
+        raise GraphError(f"meta: context {found.context}; 0 or more is allowed")
     if found.encoder not in ENCODERS:
         raise GraphError(f"meta: encoder is {found.encoder[:40]!r}; {', '.join(ENCODERS)} are allowed")
     return found

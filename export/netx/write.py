@@ -248,3 +248,5 @@ def _write_meta(group: h5py.Group, graph: Graph) -> None:
     group.attrs["logit_scale"] = meta.logit_scale
     group.attrs["class_names"] = json.dumps(list(meta.class_names))
     group.attrs["notes"] = json.dumps(dict(meta.notes))
+    if meta.context:
+        group.attrs["context"] = meta.context

@@ -127,7 +127,8 @@ def _graph(network: Any, options: Options) -> tuple[Graph, bool, tuple[str, ...]
             node.metadata = {}  # what others note there has no meaning here
     reader = Reader(nodes, links, options)
     notes = {"read from": f"NIR, dt {dt:g}", **({} if own is None else {OWN: f"{own:g}"})}
-    meta = Meta(options.timesteps, options.encoder, *_readout(network), notes=notes)
+    context = int(note("the graph", network, "context") or 0)
+    meta = Meta(options.timesteps, options.encoder, *_readout(network), notes=notes, context=context)
     graph, slowed = _with_loops(align_delays(fold_pool(Graph(reader.graph(), meta=meta))), options)
     stepped = (p for p in graph.populations if type(nodes.get(p.name)).__name__ != "Threshold")  # these keep nothing
     return graph, any(population.cuba.leaks for population in stepped), slowed

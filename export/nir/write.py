@@ -166,6 +166,7 @@ def _metadata(graph: Graph, dt: float) -> dict[str, Any]:
         "logit_scale": graph.meta.logit_scale * unit,
         "class_names": json.dumps(list(graph.meta.class_names)),
         "dt": dt,
+        **({"context": graph.meta.context} if graph.meta.context else {}),
     }
 
 

@@ -99,10 +99,12 @@ def convert(
         if run.is_imported:
             came = run.load_imported().program
             raise ValueError(f"{source} came by file: neuroseg convert {came} --calibrate IMAGES --out {source}")
-        training, _ = run_subjects(run.load_settings(), data)
+        settings = run.load_settings()
+        training, _ = run_subjects(settings, data)
         if neuron == NeuronKind.sigma_delta:
+            every, _ = stack_slices(training, context=settings.model.context)
             with console.status(f"calibrating on {slices} training slices"):
-                made = sigma_delta_run(run, stack_slices(training)[0], slices=slices)
+                made = sigma_delta_run(run, every, slices=slices)
             show_sigma_delta(made, run.sigma_delta)
             return
         with console.status(f"balancing on {slices} training slices ({method.value})"):

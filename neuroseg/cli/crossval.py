@@ -9,9 +9,24 @@ import typer
 from rich.markup import escape
 
 from neuroseg.cli.console import console, steps_bar, training_bar
-from neuroseg.cli.options import Data, Device, Jobs, LabelsOfMasks, Loss, OfPrecision, OnDevice, Precision, Scheduler
+from neuroseg.cli.options import (
+    WIDTHS,
+    Context,
+    Data,
+    Device,
+    Dropout,
+    Jobs,
+    LabelsOfMasks,
+    Loss,
+    OfPrecision,
+    OnDevice,
+    Precision,
+    Scheduler,
+    Widths,
+)
 from neuroseg.cli.results import crossval_tables
 from neuroseg.cli.subjects import place, usable_subjects
+from neuroseg.cli.training import unet
 from neuroseg.cluster import Cluster
 from neuroseg.data import labels_of
 from neuroseg.experiments.crossval import Recipe, make_folds, run_fold
@@ -19,6 +34,7 @@ from neuroseg.experiments.folds import folder_of, run_folds
 from neuroseg.experiments.tables import check_folds, load_folds, write_tables
 from neuroseg.spiking.device import choose
 from neuroseg.training.train import TrainConfig
+from neuroseg.training.unet import UNetConfig
 
 commands = typer.Typer(add_completion=False)
 
@@ -33,6 +49,9 @@ def crossval(
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of the ANN.")] = TrainConfig.epochs,
     subjects: Annotated[int | None, typer.Option(min=4, help="Use the first N subjects only.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of folds, weights and order.")] = 0,
+    channels: Widths = WIDTHS,
+    dropout: Dropout = UNetConfig.dropout,
+    context: Context = 0,
     labels: LabelsOfMasks = None,
     device: OnDevice = Device.cpu,
     precision: OfPrecision = Precision.float32,
@@ -47,7 +66,7 @@ def crossval(
 
     Example: neuroseg crossval --data data/Task04_Hippocampus --out runs/crossval --folds 5
     """
-    where = choose(device.value)
+    where, model = choose(device.value), unet(channels, dropout, context)
     chosen = labels_of(data, labels)
     parts = make_folds(usable_subjects(data, seed, labels=chosen)[:subjects], folds=folds, seed=seed)
     wrong = [number for number in fold or () if not 1 <= number <= folds]
@@ -57,7 +76,7 @@ def crossval(
     wanted = [part for part in parts if not fold or part.number in fold]
     cluster = Cluster(processes, dask)
     config = TrainConfig(epochs=epochs, loss=loss.value, seed=seed, precision=precision.value)
-    recipe, to = Recipe(place(data), labels=chosen, config=config, device=where), out.absolute()
+    recipe, to = Recipe(place(data), model, chosen, config, device=where), out.absolute()
     if cluster.alone:
         for part in wanted:
             run_fold(part, folder_of(to, part, recipe), recipe, bar=training_bar)

@@ -137,7 +137,7 @@ def _stimulus(
     if images:
         return image_spikes(graph, read_images(images, shape=graph.input.shape).pixels)
     assert data is not None
-    slices, _ = stack_slices(usable_subjects(data, 0)[:subjects])
+    slices, _ = stack_slices(usable_subjects(data, 0)[:subjects], context=graph.meta.context)
     if tuple(slices.shape[1:]) != graph.input.shape:
         raise ScanError(f"slices of {data} are {tuple(slices.shape[1:])}; the network takes {graph.input.shape}")
     return image_spikes(graph, slices)

@@ -87,6 +87,8 @@ def inspect(
     depth = max(depths(graph).values())
     code = f"{graph.meta.encoder} code" + (f" of 0 to {graph.input.levels}" if graph.input.levels > 1 else "")
     code = code if graph.input.neuron is None else "images told by input neurons"
+    if graph.meta.context:
+        code += f", slices with {graph.meta.context} neighbours on either side"
     console.print(f"{neurons:,} neurons, {synapses:,} synapses, depth {depth}, T = {graph.meta.timesteps}, {code}")
     for key, value in graph.meta.notes.items():
         console.print(f"{key}: {value}", soft_wrap=True, highlight=False, markup=False)

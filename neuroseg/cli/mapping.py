@@ -134,7 +134,7 @@ def _slices(graph: Graph, data: str, subjects: int) -> Any:
     from neuroseg.cli.subjects import usable_subjects  # noqa: PLC0415 - torch, which a map alone does without
     from neuroseg.data import ScanError, stack_slices  # noqa: PLC0415
 
-    images, _ = stack_slices(usable_subjects(data, 0)[:subjects])
+    images, _ = stack_slices(usable_subjects(data, 0)[:subjects], context=graph.meta.context)
     if tuple(images.shape[1:]) != graph.input.shape:
         raise ScanError(f"slices of {data} are {tuple(images.shape[1:])}; the network takes {graph.input.shape}")
     return images

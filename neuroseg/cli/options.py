@@ -62,6 +62,13 @@ OfPrecision = Annotated[
     ),
 ]
 
+WIDTHS = "16,32,64"
+Widths = Annotated[str, typer.Option("--channels", help="Widths of the U-Net, fine to coarse.")]
+Dropout = Annotated[float, typer.Option(min=0, max=0.9, help="Share of the U-Net's activations dropped in training.")]
+Context = Annotated[
+    int, typer.Option(min=0, max=16, help="Neighbours on either side that come in with a slice, as channels.")
+]
+
 Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Processes that share the work, by Dask.")]
 Scheduler = Annotated[
     str | None, typer.Option(help="Dask scheduler whose workers do so, tcp://HOST:8786; they see the same files.")

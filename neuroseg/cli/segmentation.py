@@ -95,7 +95,15 @@ def segment(
         with engine.warm() as warm, steps_bar(f"{backend.value}, {jobs[0].scan.name}") as show:
             predict = batch.pytorch_predictor(spiking) if spiking else batch.predictor(graph, warm, show)
             classes = class_names(graph)[1:]
-            found = batch.segment_file(jobs[0], predict, (sides[0], sides[1]), search, strict=strict, classes=classes)
+            found = batch.segment_file(
+                jobs[0],
+                predict,
+                (sides[0], sides[1]),
+                search,
+                strict=strict,
+                classes=classes,
+                context=graph.meta.context,
+            )
         outcomes = [batch.outcome(jobs[0], found)]
     else:
         task = batch.Task(graph, engine, search, strict, spiking)

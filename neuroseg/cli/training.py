@@ -12,8 +12,11 @@ from rich.markup import escape
 
 from neuroseg.cli.console import console, team_bar
 from neuroseg.cli.options import (
+    WIDTHS,
+    Context,
     Data,
     Device,
+    Dropout,
     ImagesToRun,
     LabelsOfImages,
     LabelsOfMasks,
@@ -23,6 +26,7 @@ from neuroseg.cli.options import (
     OtherData,
     Precision,
     RunFolder,
+    Widths,
 )
 from neuroseg.cli.results import rates_table
 from neuroseg.cli.subjects import parse_box, place, run_subjects, usable_subjects
@@ -49,8 +53,9 @@ def train(
     out: Annotated[Path, typer.Option(help="Run folder to make.")],
     loss: Annotated[Loss, typer.Option(help="Loss to minimise.")] = Loss.dice,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training slices.")] = TrainConfig.epochs,
-    channels: Annotated[str, typer.Option(help="Widths of the U-Net, fine to coarse.")] = "16,32,64",
-    dropout: Annotated[float, typer.Option(min=0, max=0.9)] = UNetConfig.dropout,
+    channels: Widths = WIDTHS,
+    dropout: Dropout = UNetConfig.dropout,
+    context: Context = 0,
     validation: Annotated[
         float, typer.Option(min=0, max=0.9, help="Share of subjects held out; with 0, all are trained on.")
     ] = 0.2,
@@ -68,10 +73,7 @@ def train(
     Example: neuroseg train --data data/Task04_Hippocampus --out runs/parts --labels anterior,posterior
     """
     where = choose(device.value)
-    try:
-        widths = tuple(int(width) for width in channels.split(","))
-    except ValueError:
-        raise ValueError(f"--channels is {channels!r}; numbers with commas, like 16,32,64, are allowed") from None
+    model = unet(channels, dropout, context)
     sides = parse_box(box)
     chosen = labels_of(data, labels)
     values, classes = values_and_classes(chosen)
@@ -82,7 +84,7 @@ def train(
         seed=seed,
         training=tuple(subject.id for subject in training),
         validation=tuple(subject.id for subject in held_out),
-        model=UNetConfig(out_channels=channels_for(classes), channels=widths, dropout=dropout),
+        model=replace(model, out_channels=channels_for(classes)),
         train=TrainConfig(epochs=epochs, loss=loss.value, seed=seed, precision=precision.value),
         box=sides,
         labels=values,
@@ -95,6 +97,15 @@ def train(
         history = train_run(run, settings, training, held_out, on_step=show, team=team)
     best = max(row.validation_dice for row in history)
     console.print(f"best validation {score_of(classes)} {best:.4f}; {escape(str(run.ann))}")
+
+
+def unet(channels: str, dropout: float, context: int) -> UNetConfig:
+    """The U-Net of these options, for masks of 0 and 1. Raises ValueError."""
+    try:
+        widths = tuple(int(width) for width in channels.split(","))
+    except ValueError:
+        raise ValueError(f"--channels is {channels!r}; numbers with commas, like {WIDTHS}, are allowed") from None
+    return UNetConfig(in_channels=2 * context + 1, channels=widths, dropout=dropout)
 
 
 def score_of(classes: Sequence[str]) -> str:

@@ -66,6 +66,7 @@ def convert(
     encoder: str = "rate",
     alpha: float = 1.0,
     ternary: bool = False,
+    context: int = 0,
     freeze_norms: torch.Tensor | None = None,
 ) -> SpikingNetwork:
     """Convert a model that maps (B, *input_shape) to logits (B, C, H, W) or (B, C); input_shape is (C, H, W).
@@ -74,7 +75,8 @@ def convert(
     they are and thresholds are 1, so balance the result before use. A model may return several tensors; the first is
     the network's output, the others' potentials can be recorded. A sigmoid or softmax at the end is left out: the
     decision is the same. ternary: where a value that can be below 0 travels from neuron to neuron, one population sends
-    it as spikes of -1, 0 and 1 (Loihi 2; Lava's TernaryLIF) instead of two that send spikes of 0 and 1. freeze_norms:
+    it as spikes of -1, 0 and 1 (Loihi 2; Lava's TernaryLIF) instead of two that send spikes of 0 and 1. context: see
+    `export.graph.Meta`; only the network's file says it. freeze_norms:
     calibration images (B, C, H, W), whose mean statistics InstanceNorm, GroupNorm and LayerNorm then use for every
     image (`explain` says what that costs). Raises ConversionError, naming the operation, for anything that has no
     spiking counterpart.
@@ -88,6 +90,7 @@ def convert(
         encoder=encoder,
         alpha=alpha,
         ternary=ternary,
+        context=context,
         freeze_norms=freeze_norms,
     ).network
 
@@ -102,6 +105,7 @@ def explain(
     encoder: str = "rate",
     alpha: float = 1.0,
     ternary: bool = False,
+    context: int = 0,
     freeze_norms: torch.Tensor | None = None,
 ) -> Conversion:
     """`convert`, and what it did: one row for each of the model's operations. Raises the same errors."""
@@ -120,7 +124,7 @@ def explain(
             raise ConversionError(f"{place} is used in a way that has no spiking counterpart ({error!r})") from error
         row = _row(node, known, before)
         rows += [row] if row else []
-    drawn = Graph(tuple(known.draft.nodes), meta=Meta(timesteps=timesteps))
+    drawn = Graph(tuple(known.draft.nodes), meta=Meta(timesteps=timesteps, context=context))
     network = SpikingNetwork(with_neurons(drawn, reset=reset, u0=u0), alpha=alpha).copy(encoder=encoder)
     _check_against(model, network.eval(), input_shape, kept, known.ends)
     return Conversion(network, tuple(rows), _cost_of_freezing(model, kept, freeze_norms) if kept else None)

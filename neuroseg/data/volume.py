@@ -212,10 +212,23 @@ def read_pairs(
     return Cohort(tuple(subjects), tuple(rejects))
 
 
-def stack_slices(subjects: Sequence[Subject]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cut subjects into sagittal slices. Returns images and masks (labels), both float32 (N, 1, Y, Z)."""
+def stack_slices(subjects: Sequence[Subject], *, context: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cut subjects into sagittal slices. Returns images (N, 1, Y, Z) and masks (labels), both float32.
+
+    context: neighbours on either side that come with a slice, as `with_neighbours` has them.
+    """
     if not subjects:
         raise ScanError("no subject to cut into slices")
-    images = np.concatenate([subject.image for subject in subjects])[:, None]
+    images = np.concatenate([with_neighbours(subject.image, context) for subject in subjects])
     masks = np.concatenate([subject.mask for subject in subjects])[:, None]
     return torch.from_numpy(images), torch.from_numpy(masks.astype(np.float32))
+
+
+def with_neighbours(image: np.ndarray, context: int) -> np.ndarray:
+    """The slices of an image (X, Y, Z) as (X, 2 * context + 1, Y, Z): each in the middle of its neighbours along X.
+
+    Beyond the ends of the image all is black.
+    """
+    padded = np.pad(image, ((context, context), (0, 0), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * context + 1, axis=0)  # X, Y, Z, 2 * context + 1
+    return np.ascontiguousarray(np.moveaxis(windows, -1, 1))

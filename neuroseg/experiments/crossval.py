@@ -237,10 +237,11 @@ def _train_ann(fold: Fold, run: Run, settings: Settings, bar: Bar, device: torch
             team=Team(device),
         )
     runs.save_ann(network, history, run.ann)
-    images, _ = stack_slices(fold.test)
+    context = settings.model.context
+    images, _ = stack_slices(fold.test, context=context)
     return {
         "method": "ann",
-        **scores(predict(network, fold.test), fold.test, settings.classes),
+        **scores(predict(network, fold.test, context=context), fold.test, settings.classes),
         "epochs": converged(history),
         "operations": ann_operations(convert(network, tuple(images.shape[1:]))),
         "seconds": time.perf_counter() - start,
@@ -263,7 +264,7 @@ def _make_variant(
         run.forget_after(run.ann)
         runs.save_ann(network, [], run.ann)
     if variant.sigma_delta:
-        graph = sigma_delta_run(run, stack_slices(fold.training)[0]).graph
+        graph = sigma_delta_run(run, stack_slices(fold.training, context=settings.model.context)[0]).graph
         row = {**_how_made(variant, tuning), "epochs": None, "seconds": time.perf_counter() - start}
         return [
             {

@@ -36,10 +36,12 @@ def measured(
     network: SpikingNetwork, subjects: Sequence[Subject], classes: Sequence[str], *, quantized: bool
 ) -> dict[str, Any]:
     """Dice on the test subjects; of a sample of their slices firing rate, operations and, of integers, energy."""
-    images = _sample(subjects)
+    context = network.graph.meta.context
+    images = _sample(subjects, context)
+    forward = functools.partial(network.predict, quantized=quantized)
     activity = measure(network, images, quantized=quantized)
     return {
-        **scores(predict(functools.partial(network.predict, quantized=quantized), subjects), subjects, classes),
+        **scores(predict(forward, subjects, context=context), subjects, classes),
         "rate": activity.rate,
         "rates": activity.rates,
         "operations": activity.operations,
@@ -65,23 +67,24 @@ def measured_sigma_delta(graph: Graph, subjects: Sequence[Subject], classes: Seq
         trace = Engine().run(graph, image_spikes(graph, images), record=Record(spikes=()))
         return torch.from_numpy(logits(graph, trace))
 
-    images = _sample(subjects)
+    context = graph.meta.context
+    images = _sample(subjects, context)
     trace = Engine().run(graph, image_spikes(graph, images))
     found = trace_metrics(graph, trace)
     steps = len(images) * graph.meta.timesteps
     neurons = {name: math.prod(shape) for name, shape in trace.shapes.items()}
     told = {name: trace.total(name) for name in trace.spikes}
     return {
-        **scores(predict(forward, subjects), subjects, classes),
+        **scores(predict(forward, subjects, context=context), subjects, classes),
         "rate": sum(told.values()) / sum(neurons[name] * steps for name in told),
         "rates": {name: number / (neurons[name] * steps) for name, number in told.items()},
         "operations": found.total("macs") + found.total("acs"),
     }
 
 
-def _sample(subjects: Sequence[Subject]) -> torch.Tensor:
+def _sample(subjects: Sequence[Subject], context: int) -> torch.Tensor:
     """Test slices whose spikes are counted."""
-    return sample(stack_slices(subjects)[0], SAMPLE_SLICES, seed=0)
+    return sample(stack_slices(subjects, context=context)[0], SAMPLE_SLICES, seed=0)
 
 
 def scores(masks: Sequence[np.ndarray], subjects: Sequence[Subject], classes: Sequence[str]) -> dict[str, Any]:

@@ -133,18 +133,19 @@ def segment_file(
     *,
     strict: bool = False,
     classes: Sequence[str] = (),
+    context: int = 0,
 ) -> Segmentation:
     """Segment the scan of one job and write its files.
 
-    sides: of the slices that the network takes, (Y, Z). strict: a doubt is an error. classes: as in `segment`. Raises
-    ScanError naming the scan.
+    sides: of the slices that the network takes, (Y, Z). strict: a doubt is an error. classes, context: as in `segment`.
+    Raises ScanError naming the scan.
     """
     image = load_nifti(job.scan)
     region = _region(search)
     try:
         places = find(image, side=search.side, boxes=search.centres, mask=region)
         regions = cut(image, places, box=(None if is_crop(image) else BOX[0], *sides))
-        found = segment(image, regions, predict, classes=classes)
+        found = segment(image, regions, predict, classes=classes, context=context)
     except ScanError as error:
         raise ScanError(f"{job.scan}: {error}") from error
     if strict and found.doubts:
@@ -178,7 +179,15 @@ class Task:
         try:
             predict = pytorch_predictor(self.spiking) if self.spiking else predictor(self.graph, self.engine)
             classes = class_names(self.graph)[1:]
-            found = segment_file(job, predict, (height, width), self.search, strict=self.strict, classes=classes)
+            found = segment_file(
+                job,
+                predict,
+                (height, width),
+                self.search,
+                strict=self.strict,
+                classes=classes,
+                context=self.graph.meta.context,
+            )
             return outcome(job, found)
         except (ValueError, OSError, RuntimeError, ArithmeticError, LookupError) as error:
             log.debug("%s", job.scan, exc_info=True)

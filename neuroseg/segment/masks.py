@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from neuroseg.data.locate import Side
 from neuroseg.data.scan import ScanError
+from neuroseg.data.volume import with_neighbours
 from neuroseg.metrics import volume_mm3
 from neuroseg.segment.doubts import Doubt, doubts
 from neuroseg.segment.regions import Region, voxels
@@ -70,14 +71,15 @@ def segment(
     *,
     batch: int | None = None,
     classes: Sequence[str] = (),
+    context: int = 0,
 ) -> Segmentation:
     """Predict regions slice by slice and put the probabilities back into the scan's grid.
 
     Probabilities are interpolated, then held against THRESHOLD, or those of classes against each other; where the scan
     has RAS axes and 1 mm the mask is the prediction, voxel by voxel. Where boxes of both sides overlap the likelier
     side wins. batch: slices at a time, None for all of a region. classes: names of the prediction's, but for the
-    background. Raises ScanError without a region and where nothing was found, and ValueError for a prediction of
-    another shape.
+    background. context: neighbours on either side that come in with a slice. Raises ScanError without a region and
+    where nothing was found, and ValueError for a prediction of another shape.
     """
     if not regions:
         raise ScanError("no region to segment")
@@ -86,7 +88,7 @@ def segment(
     certainty: dict[Side, float] = {}
     parts = range(1, len(classes or ("",)) + 1)
     for region in regions:
-        predicted = _predict(region, predict, batch, len(classes) + 1 if classes else 1)
+        predicted = _predict(region, predict, batch, len(classes) + 1 if classes else 1, context)
         certainty[region.side] = expected_dice(_hippocampus(predicted), _parts(predicted) > 0)
         window, channels = _back(region, predicted, scan)
         found, part = _hippocampus(channels), _parts(channels)
@@ -124,9 +126,9 @@ def expected_dice(probability: np.ndarray, mask: np.ndarray) -> float:
     return float(2 * probability[mask].sum() / total) if total else 0.0
 
 
-def _predict(region: Region, predict: Predict, batch: int | None, channels: int) -> np.ndarray:
+def _predict(region: Region, predict: Predict, batch: int | None, channels: int, context: int) -> np.ndarray:
     """Probabilities (C, X, Y, Z) of a region."""
-    slices = torch.from_numpy(np.ascontiguousarray(region.image[:, None]))
+    slices = torch.from_numpy(with_neighbours(region.image, context))
     parts = [np.asarray(predict(part)) for part in slices.split(batch or len(slices))]
     found = np.concatenate(parts)
     n, _, height, width = slices.shape

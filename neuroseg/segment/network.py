@@ -41,13 +41,16 @@ def load_spiking(network: str) -> SpikingNetwork:
 
 
 def _check_output(network: str, graph: Graph) -> None:
-    """Raise GraphError unless the network gives potentials a pixel, and takes slices of one channel."""
+    """Raise GraphError unless the network gives potentials a pixel, and takes slices, or what it says of them."""
     output, (channels, *sides) = graph.output, graph.input.shape
     if output.neuron.threshold is not None:
         raise GraphError(f"{network}: {output.name} fires; an output that only integrates is needed for a mask")
-    if channels != 1 or list(output.shape[1:]) != sides:
+    if channels != 2 * graph.meta.context + 1 or list(output.shape[1:]) != sides:
         sizes = f"takes {graph.input.shape} and gives {output.shape}"
-        raise GraphError(f"{network}: {sizes}; one channel in and the same sides out are needed")
+        raise GraphError(
+            f"{network}: {sizes}; one channel in and the same sides out are needed, or a slice and the neighbours that "
+            "the network says it was trained with"
+        )
     if output.shape[0] > CLASSES + 1:
         raise GraphError(
             f"{network}: {output.name} has {output.shape[0]} channels; a background and {CLASSES} classes are allowed"

@@ -203,6 +203,7 @@ def _meta(given: Fields) -> Meta:
         logit_scale=given.number("logit_scale", -VALUE_MAX, VALUE_MAX),
         class_names=given.texts("class_names"),
         notes={name: notes.text(name) for name in notes.value},
+        context=given.integer("context", 0, GEOMETRY_MAX),
     )
 
 

@@ -72,6 +72,7 @@ def finetune(
             tuned,
             training=training,
             validation=validation,
+            context=network.graph.meta.context,
             channels=network.output.shape[0],
             loss=config.loss,
             augmented=config.augment,

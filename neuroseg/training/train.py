@@ -95,6 +95,7 @@ def train(
         team=team,
         training=training,
         validation=validation,
+        context=model.context,
         channels=model.out_channels,
         optimizer=optimizer,
         epochs=config.epochs,
@@ -134,6 +135,7 @@ def fit(
     forward: Forward,
     training: Sequence[Subject],
     validation: Sequence[Subject],
+    context: int,
     channels: int,
     loss: str,
     augmented: bool = False,
@@ -141,11 +143,12 @@ def fit(
 ) -> list[Epoch]:
     """`minimise` one of LOSSES over the slices of subjects; the score is the mean 3D Dice of validation subjects.
 
-    channels: of the output; several are classes, whose Dice is the mean then.
+    context: neighbours on either side that come in with a slice. channels: of the output; several are classes, whose
+    Dice is the mean then.
     """
     if loss not in LOSSES:
         raise ValueError(f"loss {loss!r} is unknown; {', '.join(LOSSES)} are allowed")
-    images, masks = stack_slices(training)
+    images, masks = stack_slices(training, context=context)
     check_classes(channels, masks)
     truths = [subject.mask for subject in validation]
     return minimise(
@@ -154,7 +157,7 @@ def fit(
         images=images,
         targets=masks,
         objective=LOSSES[loss],
-        validate=lambda: goal(predict(forward, validation), truths, channels),
+        validate=lambda: goal(predict(forward, validation, context=context), truths, channels),
         truths=truths,
         vary=augment if augmented else None,
         **how,
@@ -162,11 +165,14 @@ def fit(
 
 
 @torch.no_grad()
-def predict(forward: Forward, subjects: Sequence[Subject], *, batch: int = 64) -> list[np.ndarray]:
-    """Segment subjects slice by slice, as `metrics.decide` does: uint8 (X, Y, Z) each."""
+def predict(forward: Forward, subjects: Sequence[Subject], *, context: int = 0, batch: int = 64) -> list[np.ndarray]:
+    """Segment subjects slice by slice, as `metrics.decide` does: uint8 (X, Y, Z) each.
+
+    context: neighbours on either side that come in with a slice.
+    """
     masks = []
     for subject in subjects:
-        images, _ = stack_slices([subject])
+        images, _ = stack_slices([subject], context=context)
         logits = torch.cat([forward(part) for part in images.split(batch)])
         masks.append(decide(logits.cpu().numpy()).astype(np.uint8))
     return masks

@@ -28,6 +28,13 @@ class UNetConfig:
         if not self.channels or min(self.channels) < 1:
             raise ValueError(f"channels are {self.channels}; positive widths are needed")
 
+    @property
+    def context(self) -> int:
+        """Neighbours on either side that come in with a slice. Raises ValueError for a number of channels without."""
+        if self.in_channels % 2 == 0:
+            raise ValueError(f"{self.in_channels} channels come in; a slice and its neighbours are an odd number")
+        return self.in_channels // 2
+
     def check_slice(self, height: int, width: int) -> None:
         """Raise ValueError unless a slice can be pooled between all resolutions."""
         factor = 2 ** (len(self.channels) - 1)
