@@ -84,9 +84,11 @@ def test_what_the_benchmarks_measured():
     assert all(row["pytorch_equals_reference"] and row["reference_equals_lava"] for row in third_party.values())
 
 
-def test_mixed_precision():
-    page = (ROOT / "docs" / "machines.md").read_text()
-    assert f"A step takes {result('train')['float32_over_bfloat16']:.1f} times less" in page
+def test_training():
+    page, found = (ROOT / "docs" / "machines.md").read_text(), result("train")
+    lower, faster = found["float32_over_bfloat16"], found["pytorch_over_float32"]
+    assert f"A step takes {lower:.1f} times less" in page
+    assert f"{faster:.1f} times faster, in bfloat16 {faster * lower:.1f} times" in BENCHMARKS
 
 
 def test_the_engines():
