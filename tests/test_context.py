@@ -15,16 +15,19 @@ from torch import nn
 
 from export import netx
 from export.graph import GraphError
+from export.nir import read as read_nir
+from export.nir import write as write_nir
 from neuroseg import runs
 from neuroseg.conversion.balance import balance
 from neuroseg.conversion.convert import convert
-from neuroseg.conversion.lower import export
+from neuroseg.conversion.lower import export, lower
 from neuroseg.data import stack_slices, template
 from neuroseg.data.locate import Place
 from neuroseg.data.volume import Subject, with_neighbours
 from neuroseg.segment.masks import segment
 from neuroseg.segment.regions import cut
 from neuroseg.spiking import structure
+from neuroseg.spiking.network import SpikingNetwork
 from neuroseg.training.unet import UNetConfig
 from tests.commands import call
 
@@ -58,9 +61,9 @@ def network(context: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(channels, 4, 3, padding=1, bias=False), nn.ReLU(), nn.Conv2d(4, 1, 1, bias=False))
 
 
-def spiking(context: int, *, told: bool = True):
+def spiking(context: int) -> SpikingNetwork:
     images = torch.rand(3, 2 * context + 1, 8, 8, generator=torch.Generator().manual_seed(1))
-    made = convert(network(context), tuple(images.shape[1:]), timesteps=4, context=context if told else 0)
+    made = convert(network(context), tuple(images.shape[1:]), timesteps=4, context=context)
     return balance(made, images)
 
 
@@ -73,6 +76,11 @@ def test_a_file_says_what_comes_in_with_a_slice(tmp_path):
                 context
             )
         assert netx.read(tmp_path / "n.net").meta.context == graph.meta.context == context
+
+
+def test_nir_keeps_it(tmp_path):
+    for context in (0, 1):
+        assert read_nir(write_nir(lower(spiking(context)), tmp_path / "n.nir"), timesteps=4).meta.context == context
 
 
 def test_weights_say_it_too_and_those_of_before_do_not(tmp_path):

@@ -75,8 +75,8 @@ def convert(
     they are and thresholds are 1, so balance the result before use. A model may return several tensors; the first is
     the network's output, the others' potentials can be recorded. A sigmoid or softmax at the end is left out: the
     decision is the same. ternary: where a value that can be below 0 travels from neuron to neuron, one population sends
-    it as spikes of -1, 0 and 1 (Loihi 2; Lava's TernaryLIF) instead of two that send spikes of 0 and 1. context: see
-    `export.graph.Meta`; only the network's file says it. freeze_norms:
+    it as spikes of -1, 0 and 1 (Loihi 2; Lava's TernaryLIF) instead of two that send spikes of 0 and 1. context: of a
+    slice's channels so many on either side are its neighbours, which the network's file then says. freeze_norms:
     calibration images (B, C, H, W), whose mean statistics InstanceNorm, GroupNorm and LayerNorm then use for every
     image (`explain` says what that costs). Raises ConversionError, naming the operation, for anything that has no
     spiking counterpart.

@@ -213,9 +213,9 @@ def read_pairs(
 
 
 def stack_slices(subjects: Sequence[Subject], *, context: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cut subjects into sagittal slices. Returns images (N, 1, Y, Z) and masks (labels), both float32.
+    """Cut subjects into sagittal slices. Returns images (N, 2 * context + 1, Y, Z) and masks (labels) (N, 1, Y, Z).
 
-    context: neighbours on either side that come with a slice, as `with_neighbours` has them.
+    Both are float32. context: neighbours on either side that come with a slice, as `with_neighbours` has them.
     """
     if not subjects:
         raise ScanError("no subject to cut into slices")
