@@ -99,11 +99,12 @@ def test_a_fold_gives_its_rows_and_goes_on_where_it_was_stopped(tmp_path, monkey
         run(fold, tmp_path / "fold1-dice", config=TrainConfig(epochs=3))
 
 
-def test_classes_and_graded_spikes_have_their_rows(tmp_path):
+def test_classes_neighbours_and_graded_spikes_have_their_rows(tmp_path):
     subjects = [replace(s, mask=s.mask * (1 + (np.arange(8) > 3)).astype(np.uint8)) for s in blobs(8)]
     fold = make_folds(subjects, folds=2, seed=0)[0]
     variants = (Variant("tuned", 4, finetuned=True), Variant("graded", 1, sigma_delta=True))
-    result = run(fold, tmp_path / "fold1-dice", variants=variants, labels={"left": 1, "right": 2})
+    model = replace(MODEL, in_channels=3)
+    result = run(fold, tmp_path / "fold1-dice", variants=variants, labels={"left": 1, "right": 2}, model=model)
     assert [(row["method"], row.get("weights")) for row in result["rows"]] == [
         ("ann", None),
         ("tuned", "float"),
