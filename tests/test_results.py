@@ -91,6 +91,21 @@ def test_two_classes():
     assert f"{spikes['total']:,} spikes, {spikes['mismatched']} mismatched, 3D Dice of the classes {parts}" in page
 
 
+def test_neighbours_of_a_slice():
+    folds, page = load_folds(RESULTS / "context"), " ".join(FOLDS.split())
+    check_folds(folds)
+    rows = summary(folds)
+    assert markdown(rows) in FOLDS and [fold["fold"] for fold in folds] == [1, 2, 3, 4, 5]
+    assert all(fold["settings"]["model"]["in_channels"] == 5 for fold in folds)
+    ann, narrow = (
+        next(row for row in found if row["method"] == "ann")
+        for found in (rows, summary(load_folds(RESULTS / "classes")))
+    )
+    assert f"it gains {ann['dice_3d mean'] - narrow['dice_3d mean']:.2f} points on the network above" in page
+    assert f"posterior part is reached ({ann['dice_3d posterior']:.2f})" in page and ann["dice_3d posterior"] > 87
+    assert f"anterior part is not ({ann['dice_3d anterior']:.2f})" in page and ann["dice_3d anterior"] < 89
+
+
 def test_how_far_ann_and_snn_agree(folds):
     for network in ("finetuned-T8", "finetuned-T4"):
         found = dice_agreement(folds, loss="dice", method=network, weights="int8")
