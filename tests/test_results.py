@@ -104,6 +104,9 @@ def test_neighbours_of_a_slice():
     assert f"it gains {ann['dice_3d mean'] - narrow['dice_3d mean']:.2f} points on the network above" in page
     assert f"posterior part is reached ({ann['dice_3d posterior']:.2f})" in page and ann["dice_3d posterior"] > 87
     assert f"anterior part is not ({ann['dice_3d anterior']:.2f})" in page and ann["dice_3d anterior"] < 89
+    first = {row["method"]: row["dice"]["3d mean"] for row in folds[0]["rows"] if row.get("weights") != "float"}
+    few, told = (100 * (first[name] - first["ann"]) for name in ("graded-T4", "sigma-delta-T1"))
+    assert f"differs by {few:+.2f} points from its ANN, that of sigma-delta neurons by {told:+.2f}." in page
 
 
 def test_how_far_ann_and_snn_agree(folds):
