@@ -238,7 +238,7 @@ def _train_ann(fold: Fold, run: Run, settings: Settings, bar: Bar, device: torch
         )
     runs.save_ann(network, history, run.ann)
     context = settings.model.context
-    images, _ = stack_slices(fold.test, context=context)
+    images, _ = stack_slices(fold.test[:1], context=context)  # for their shape
     return {
         "method": "ann",
         **scores(predict(network, fold.test, context=context), fold.test, settings.classes),

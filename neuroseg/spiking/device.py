@@ -42,7 +42,7 @@ def device_of(network: nn.Module) -> torch.device:
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether this processor has instructions for bfloat16, without which PyTorch takes ten times as long in it."""
+    """Whether this processor has instructions for bfloat16, without which PyTorch is several times slower in it."""
     features = binding.get_host_cpu_features()
     return bool(features.get("avx512bf16") or features.get("amx-bf16"))
 

@@ -1,4 +1,4 @@
-"""Dropout whose masks do not take most of training: on a CPU, PyTorch draws each number of a mask by itself."""
+"""Dropout with cheap masks: PyTorch draws each number of one by itself on a CPU, two fifths of a training step."""
 
 from __future__ import annotations
 

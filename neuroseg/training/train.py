@@ -85,7 +85,7 @@ def train(
     torch.manual_seed(config.seed)
     network = UNet(model)
     place(network, team.device)
-    if team.device == CPU:  # as oneDNN multiplies: in bfloat16, half of a step is turning tensors about otherwise
+    if team.device == CPU:  # as oneDNN multiplies them; else each convolution turns its tensors about
         network.to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
 
