@@ -39,6 +39,7 @@ def test_neighbours_lie_around_a_slice_and_beyond_the_ends_all_is_black(context)
     image = np.random.default_rng(0).random(SHAPE).astype(np.float32)
     found = with_neighbours(image, context)
     assert found.shape == (4, 2 * context + 1, 3, 2) and found.dtype == np.float32
+    assert found.flags.c_contiguous and found.flags.writeable
     for x, k in np.ndindex(*found.shape[:2]):
         place = x + k - context
         assert np.array_equal(found[x, k], image[place] if 0 <= place < 4 else np.zeros((3, 2)))

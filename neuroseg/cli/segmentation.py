@@ -17,7 +17,7 @@ from neuroseg.cli.options import Backend, Device, Fidelity, Jobs, OnDevice, Sche
 from neuroseg.cluster import Cluster
 from neuroseg.data.labels import parse_labels
 from neuroseg.data.scan import ScanError
-from neuroseg.engine import STALL_TIMEOUT, Engine, class_names
+from neuroseg.engine import STALL_TIMEOUT, Engine
 from neuroseg.segment import batch, network
 from neuroseg.spiking.device import choose, place
 
@@ -89,21 +89,11 @@ def segment(
     if where.type != "cpu":
         spiking = network.load_spiking(net)
         place(spiking, where)
-    _, *sides = graph.input.shape
     engine = Engine(backend.value, fidelity.value, stall_timeout)
     if table is None:
         with engine.warm() as warm, steps_bar(f"{backend.value}, {jobs[0].scan.name}") as show:
             predict = batch.pytorch_predictor(spiking) if spiking else batch.predictor(graph, warm, show)
-            classes = class_names(graph)[1:]
-            found = batch.segment_file(
-                jobs[0],
-                predict,
-                (sides[0], sides[1]),
-                search,
-                strict=strict,
-                classes=classes,
-                context=graph.meta.context,
-            )
+            found = batch.segment_file(jobs[0], predict, graph, search, strict=strict)
         outcomes = [batch.outcome(jobs[0], found)]
     else:
         task = batch.Task(graph, engine, search, strict, spiking)

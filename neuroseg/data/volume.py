@@ -231,4 +231,4 @@ def with_neighbours(image: np.ndarray, context: int) -> np.ndarray:
     """
     padded = np.pad(image, ((context, context), (0, 0), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * context + 1, axis=0)  # X, Y, Z, 2 * context + 1
-    return np.ascontiguousarray(np.moveaxis(windows, -1, 1))
+    return np.moveaxis(windows, -1, 1).copy()  # windows are read-only

@@ -128,24 +128,23 @@ def check_jobs(jobs: Sequence[Job], search: Search, *, more: Sequence[Path] = ()
 def segment_file(
     job: Job,
     predict: Predict,
-    sides: tuple[int, int],
+    graph: Graph,
     search: Search,
     *,
     strict: bool = False,
-    classes: Sequence[str] = (),
-    context: int = 0,
 ) -> Segmentation:
     """Segment the scan of one job and write its files.
 
-    sides: of the slices that the network takes, (Y, Z). strict: a doubt is an error. classes, context: as in `segment`.
+    graph: the network that predicts, which says what slices it takes and its classes. strict: a doubt is an error.
     Raises ScanError naming the scan.
     """
+    _, *sides = graph.input.shape  # Y, Z
     image = load_nifti(job.scan)
     region = _region(search)
     try:
         places = find(image, side=search.side, boxes=search.centres, mask=region)
-        regions = cut(image, places, box=(None if is_crop(image) else BOX[0], *sides))
-        found = segment(image, regions, predict, classes=classes, context=context)
+        regions = cut(image, places, box=(None if is_crop(image) else BOX[0], sides[0], sides[1]))
+        found = segment(image, regions, predict, classes=class_names(graph)[1:], context=graph.meta.context)
     except ScanError as error:
         raise ScanError(f"{job.scan}: {error}") from error
     if strict and found.doubts:
@@ -175,20 +174,9 @@ class Task:
 
     def __call__(self, job: Job) -> Outcome:
         """Segment it; what goes wrong with one scan is in its outcome."""
-        _, height, width = self.graph.input.shape
         try:
             predict = pytorch_predictor(self.spiking) if self.spiking else predictor(self.graph, self.engine)
-            classes = class_names(self.graph)[1:]
-            found = segment_file(
-                job,
-                predict,
-                (height, width),
-                self.search,
-                strict=self.strict,
-                classes=classes,
-                context=self.graph.meta.context,
-            )
-            return outcome(job, found)
+            return outcome(job, segment_file(job, predict, self.graph, self.search, strict=self.strict))
         except (ValueError, OSError, RuntimeError, ArithmeticError, LookupError) as error:
             log.debug("%s", job.scan, exc_info=True)
             return failure(job, str(error))
