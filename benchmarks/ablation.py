@@ -24,13 +24,13 @@ import typer
 from benchmarks.points import sha256, stored_points
 from export import files
 from neuroseg import runs
+from neuroseg.calibration import calibrated
 from neuroseg.cli.console import console, training_bar
 from neuroseg.cli.subjects import run_subjects, usable_subjects
 from neuroseg.conversion.lower import integer_scales
 from neuroseg.experiments.crossval import Variant
 from neuroseg.metrics import mean_dice
 from neuroseg.runs import Run
-from neuroseg.steps import calibrated
 from neuroseg.training.finetune import FinetuneConfig, finetune
 from neuroseg.training.memory import keep_freed_memory
 from neuroseg.training.train import predict

@@ -24,6 +24,7 @@ import hardware_sim
 from benchmarks.points import sha256, stored_points
 from export import files
 from neuroseg import runs
+from neuroseg.calibration import Conversion, calibrated
 from neuroseg.cli.console import console
 from neuroseg.cli.subjects import run_subjects, usable_subjects
 from neuroseg.conversion.lower import export, integer_scales
@@ -35,7 +36,6 @@ from neuroseg.metrics import mean_dice
 from neuroseg.runs import Run
 from neuroseg.spiking.activity import measure
 from neuroseg.spiking.network import SpikingNetwork
-from neuroseg.steps import Conversion, calibrated
 from neuroseg.training.memory import keep_freed_memory
 from neuroseg.training.train import predict
 

@@ -14,6 +14,7 @@ import torch
 
 from neuroseg import runs
 from neuroseg.agreement import Agreement, OnImages, validate_images
+from neuroseg.calibration import CALIBRATION_SLICES, Conversion, balanced, sample
 from neuroseg.conversion.balance import agreement_over_time, balance
 from neuroseg.conversion.convert import Row, explain
 from neuroseg.conversion.lower import integer_scales
@@ -26,7 +27,7 @@ from neuroseg.settings import Imported
 from neuroseg.spiking.activity import measure
 from neuroseg.spiking.device import place
 from neuroseg.spiking.network import SpikingNetwork
-from neuroseg.steps import CALIBRATION_SLICES, Conversion, Tuning, balanced, held_by_team, read_network, sample
+from neuroseg.steps import Tuning, held_by_team, read_network
 from neuroseg.training.finetune import FinetuneConfig, finetune_images
 from neuroseg.training.loop import OnStep
 from neuroseg.training.team import ALONE, CPU, Team

@@ -9,6 +9,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -26,6 +27,7 @@ FLOORS = (  # of neuroseg, from the ground up; a module imports from its own flo
     ("runs",),
     ("pretrained",),
     ("engine", "cluster", "segment"),
+    ("calibration",),
     ("validation",),
     ("agreement",),
     ("report",),
@@ -44,6 +46,11 @@ def sources(*packages: str) -> list[Path]:
     return files
 
 
+@cache
+def syntax(file: Path) -> ast.Module:
+    return ast.parse(file.read_text())
+
+
 def name_of(file: Path) -> str:
     parts = file.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
@@ -52,7 +59,7 @@ def name_of(file: Path) -> str:
 def imports(file: Path) -> set[str]:
     """All that a file imports, wherever in it: modules, and names of modules (which may be modules)."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(syntax(file)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -114,7 +121,7 @@ def test_lava_is_imported_in_one_folder_and_mended_in_one_file():
 
 def patches(file: Path) -> Iterator[str]:
     """Names of imported Lava modules and classes whose attributes are set."""
-    tree = ast.parse(file.read_text())
+    tree = syntax(file)
     lavas = {
         (alias.asname or alias.name).split(".")[0]
         for node in ast.walk(tree)
@@ -157,7 +164,7 @@ def test_no_file_can_run_code():
     """No pickle in any guise: not by import, not by torch.load, not by numpy's object arrays."""
     for file in sources(*PACKAGES):
         assert not FORBIDDEN & imports(file), file
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in ast.walk(syntax(file)):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 assert f"{node.value.id}.{node.attr}" not in FORBIDDEN, f"{file}: {node.value.id}.{node.attr}"
             if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
@@ -170,7 +177,7 @@ def test_files_are_renamed_into_place_in_one_file():
     """export/files.py: whoever writes beside a place and renames does it there."""
     for file in sources(*PACKAGES):
         if name_of(file) != "export.files":
-            for node in ast.walk(ast.parse(file.read_text())):
+            for node in ast.walk(syntax(file)):
                 if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                     renames = (node.value.id, node.attr) in (("os", "replace"), ("os", "rename"))
                     assert not renames, f"{file} renames by itself"

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from neuroseg.calibration import CALIBRATION_SLICES, Conversion
 from neuroseg.cli.console import console
 from neuroseg.cli.options import IMAGES_HELP, Balance, Device, Encoder, NeuronKind, OnDevice, OtherData, Reset
 from neuroseg.cli.results import conversion_table, show_agreement, show_sigma_delta, show_ternary
@@ -18,7 +19,7 @@ from neuroseg.data.images import read_images
 from neuroseg.imported import convert_model
 from neuroseg.runs import Run
 from neuroseg.spiking.device import choose
-from neuroseg.steps import CALIBRATION_SLICES, Conversion, convert_run, sigma_delta_run
+from neuroseg.steps import convert_run, sigma_delta_run
 
 commands = typer.Typer(add_completion=False)
 

@@ -11,13 +11,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from export.graph import ternary
+from neuroseg.calibration import SigmaDeltaConversion
 from neuroseg.cli.console import console
 from neuroseg.cli.tables import spikes_table
 from neuroseg.conversion.convert import Row
 from neuroseg.experiments.tables import score_cells, score_names
 from neuroseg.report import STAGES
 from neuroseg.spiking.network import SpikingNetwork
-from neuroseg.steps import SigmaDeltaConversion
 
 
 def dice_table(dice: Mapping[str, Mapping[str, float]], *, title: str) -> Table:

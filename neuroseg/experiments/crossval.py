@@ -18,6 +18,7 @@ import torch
 
 from export import files
 from neuroseg import runs
+from neuroseg.calibration import Conversion, calibrated
 from neuroseg.conversion.convert import convert
 from neuroseg.conversion.lower import integer_scales
 from neuroseg.data.labels import Labels, values_and_classes
@@ -26,7 +27,7 @@ from neuroseg.experiments.scoring import converged, measured, measured_sigma_del
 from neuroseg.runs import Run
 from neuroseg.settings import Settings
 from neuroseg.spiking.activity import ann_operations
-from neuroseg.steps import Conversion, calibrated, sigma_delta_run
+from neuroseg.steps import sigma_delta_run
 from neuroseg.training.finetune import FinetuneConfig, finetune
 from neuroseg.training.loop import OnStep
 from neuroseg.training.team import CPU, Team

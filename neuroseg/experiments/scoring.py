@@ -16,13 +16,13 @@ from export.mapping.chips import LOIHI2
 from hardware_sim.record import Record
 from hardware_sim.reporting.deployment import deploy
 from hardware_sim.reporting.metrics import trace_metrics
+from neuroseg.calibration import sample
 from neuroseg.conversion.lower import export
 from neuroseg.data.volume import Subject, stack_slices
 from neuroseg.engine import Engine, image_spikes, logits
 from neuroseg.metrics import mean_dice, subject_dice
 from neuroseg.spiking.activity import measure
 from neuroseg.spiking.network import SpikingNetwork
-from neuroseg.steps import sample
 from neuroseg.training.loop import Epoch
 from neuroseg.training.train import predict
 

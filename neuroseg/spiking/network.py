@@ -9,7 +9,7 @@ A float graph (`export.graph`, thresholds 1) says what the network is; `SpikingN
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,18 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from export.graph import (
-    Concat,
-    Dropout,
-    Graph,
-    Input,
-    Neuron,
-    Pool,
-    Population,
-    with_encoder,
-    with_neurons,
-    with_timesteps,
-)
+from export.graph import Graph, Neuron, Population, with_encoder, with_neurons, with_timesteps
 from export.limits import POTENTIAL_SHIFT
 from hardware_sim.fast.bytes import COUNT_MAX
 from neuroseg.spiking.channels import last_reads, levels_read, per_input_channel, pool_sizes, survival_rates
@@ -40,10 +29,9 @@ from neuroseg.spiking.population import Response, in_place, respond_to_counts
 from neuroseg.spiking.structure import without_numbers
 from neuroseg.spiking.synapse import apply_synapse, spike_dtype
 from neuroseg.spiking.trainable import check_trainable, fires, operator, rectifies
+from neuroseg.spiking.walk import Respond, walk
 
 FRAMES = 128  # slices times time steps at once where no gradient is needed: what the caches hold
-
-Respond = Callable[[Population, dict[str, torch.Tensor]], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -260,41 +248,12 @@ class SpikingNetwork(nn.Module):
             copy.scales.zero_()  # chosen for weights of other units
         return copy.train(self.training)
 
-    def walk(
-        self,
-        x: torch.Tensor,
-        respond: Respond,
-        *,
-        keep_all: bool = True,
-    ) -> dict[str, torch.Tensor]:
-        """Evaluate every layer in order; `respond` turns a population and the values before it into its value.
+    def walk(self, x: torch.Tensor, respond: Respond, *, keep_all: bool = True) -> dict[str, torch.Tensor]:
+        """Every layer's value, in order (`walk.walk`), with dropout while training.
 
         Without keep_all, values are dropped once nothing reads them any more; the output's is left.
         """
-        values: dict[str, torch.Tensor] = {}  # T, B, C, H, W (T = 1 for the ANN and for output potentials)
-        for layer in self.graph.nodes:
-            match layer:
-                case Input():
-                    value = x
-                case Population():
-                    value = respond(layer, values)
-                case Pool():  # sums; the mean's divisor is folded into the weights that read it
-                    source = values[layer.source]
-                    pooled = F.avg_pool2d(source.flatten(0, 1), layer.kernel, divisor_override=1)
-                    value = pooled.unflatten(0, source.shape[:2])
-                case Concat():
-                    parts = [values[name] for name in layer.sources]
-                    joined = torch.cat([part.flatten(0, 1) for part in parts], dim=1)  # 4-D keeps channels last
-                    value = joined.unflatten(0, parts[0].shape[:2])
-                case Dropout():  # the survivors' gain 1/(1-p) is in the weights that read them
-                    value = values[layer.source]
-                    if self.training and layer.p:
-                        value = value * torch.empty_like(value[:1]).bernoulli_(1 - layer.p)  # one mask for all t
-            values[layer.name] = value
-            if not keep_all:
-                for name in self.last_read.get(layer.name, ()):
-                    del values[name]
-        return values
+        return walk(self.graph, x, respond, dropping=self.training, last_read={} if keep_all else self.last_read)
 
     def propagate(self, x: torch.Tensor, *, quantized: bool = False, keep_all: bool = True) -> dict[str, torch.Tensor]:
         """Run on spikes (T, B, C, H, W); every layer's spikes, or sums of them, and the output's potential.

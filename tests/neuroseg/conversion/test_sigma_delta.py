@@ -16,10 +16,10 @@ from export.limits import POTENTIAL_MAX, WEIGHT_MAX
 from export.quantize import MESSAGE_MAX, Reach, quantize_sigma_delta
 from hardware_sim.analog import analog, peaks
 from hardware_sim.comparison.compare import compare
+from neuroseg.calibration import explain_sigma_delta
 from neuroseg.conversion.convert import convert
 from neuroseg.conversion.sigma_delta import to_sigma_delta
 from neuroseg.engine import Engine, image_spikes, logits
-from neuroseg.steps import explain_sigma_delta
 from tests.networks import PLAIN, build
 
 KINDS = [

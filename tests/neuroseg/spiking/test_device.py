@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from hardware_sim.comparison.compare import compare
+from neuroseg.calibration import balanced
 from neuroseg.conversion.convert import convert
 from neuroseg.spiking.device import choose, device_of, exact, place
 from neuroseg.spiking.network import SpikingNetwork
-from neuroseg.steps import balanced
 from neuroseg.training.losses import dice_loss
 from neuroseg.training.unet import UNet, UNetConfig
 from neuroseg.validation import software_trace
