@@ -107,10 +107,11 @@ def largest_scale(population: Population, *, timesteps: int, values: Mapping[str
         if threshold is not None:
             scale = math.floor(scale * threshold) / threshold
         if scale <= 0:
-            found = f"weight {heaviest:g}" + (f" and bias {strongest:g}" if strongest else "")
+            inputs = max(abs(bound) for bound in input_bound(population, values))
+            found = f"weight {heaviest:g}, input in a step up to {inputs:g}" + f", bias {strongest:g}" * bool(strongest)
             raise GraphError(
-                f"{population.name}: {found} beside threshold {threshold}; "
-                f"at most {WEIGHT_MAX} thresholds a weight and {BIAS_LIMIT:g} a bias fit Loihi"
+                f"{population.name}: {found} beside threshold {threshold}; at most {WEIGHT_MAX} thresholds a weight, "
+                f"{INPUT_MAX} an input and {BIAS_LIMIT:g} a bias fit Loihi"
             )
         excess = _excess(_with_integer_weights(population, scale), timesteps, scale, values)
         if excess <= 1:

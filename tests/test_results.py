@@ -91,22 +91,50 @@ def test_two_classes():
     assert f"{spikes['total']:,} spikes, {spikes['mismatched']} mismatched, 3D Dice of the classes {parts}" in page
 
 
+def test_a_larger_network_that_sees_neighbours():
+    folds, page = load_folds(RESULTS / "deep"), " ".join(FOLDS.split())
+    check_folds(folds)
+    rows = summary(folds)
+    assert markdown(rows) in FOLDS
+    assert [fold["fold"] for fold in folds if fold["loss"] == "bce-dice"] == [1, 2, 3, 4, 5]
+    models = [fold["settings"]["model"] for fold in folds]
+    assert all(model["in_channels"] == 5 and model["channels"] == [32, 64, 128, 256] for model in models)
+    ann = next(row for row in rows if (row["loss"], row["method"]) == ("bce-dice", "ann"))
+    assert (
+        f"it gains {ann['dice_3d mean'] - of_two_classes('classes')['dice_3d mean']:.2f} points on the network" in page
+    )
+    assert f"posterior part is reached ({ann['dice_3d posterior']:.2f})" in page and ann["dice_3d posterior"] > 87
+    assert f"anterior part it is {ann['dice_3d anterior']:.2f}, which" in page and 88.5 < ann["dice_3d anterior"] < 89
+    for loss in ("dice", "bce-dice"):
+        found = [fold["rows"][0]["dice"] for fold in folds if fold["loss"] == loss and fold["fold"] < 3]
+        parts = [f"{100 * dice['3d anterior']:.2f} and {100 * dice['3d posterior']:.2f}" for dice in found]
+        assert f"{', '.join(parts)} by {'the Dice loss' if loss == 'dice' else loss}" in page
+    first = lost_by_fold_1([fold for fold in folds if fold["loss"] == "bce-dice"])
+    assert f"sigma-delta neurons in one step differs by {first['sigma-delta-T1']:+.2f} points from its ANN" in page
+
+
 def test_neighbours_of_a_slice():
     folds, page = load_folds(RESULTS / "context"), " ".join(FOLDS.split())
     check_folds(folds)
-    rows = summary(folds)
-    assert markdown(rows) in FOLDS and [fold["fold"] for fold in folds] == [1, 2, 3, 4, 5]
+    assert markdown(summary(folds)) in FOLDS and [fold["fold"] for fold in folds] == [1, 2, 3, 4, 5]
     assert all(fold["settings"]["model"]["in_channels"] == 5 for fold in folds)
-    ann, narrow = (
-        next(row for row in found if row["method"] == "ann")
-        for found in (rows, summary(load_folds(RESULTS / "classes")))
-    )
-    assert f"it gains {ann['dice_3d mean'] - narrow['dice_3d mean']:.2f} points on the network above" in page
-    assert f"posterior part is reached ({ann['dice_3d posterior']:.2f})" in page and ann["dice_3d posterior"] > 87
-    assert f"anterior part is not ({ann['dice_3d anterior']:.2f})" in page and ann["dice_3d anterior"] < 89
-    first = {row["method"]: row["dice"]["3d mean"] for row in folds[0]["rows"] if row.get("weights") != "float"}
-    few, told = (100 * (first[name] - first["ann"]) for name in ("graded-T4", "sigma-delta-T1"))
-    assert f"differs by {few:+.2f} points from its ANN, that of sigma-delta neurons by {told:+.2f}." in page
+    wide, narrow = of_two_classes("context"), of_two_classes("classes")
+    assert f"it gains {wide['dice_3d mean'] - narrow['dice_3d mean']:.2f} points;" in page
+    first = lost_by_fold_1(folds)
+    few, told = first["graded-T4"], first["sigma-delta-T1"]
+    assert f"by {few:+.2f} points from its ANN, that of sigma-delta neurons by {told:+.2f}." in page
+
+
+def of_two_classes(folder: str) -> dict:
+    """The ANNs' row of the table of a folder."""
+    return next(row for row in summary(load_folds(RESULTS / folder)) if row["method"] == "ann")
+
+
+def lost_by_fold_1(folds: list[dict]) -> dict[str, float]:
+    """What networks differ from their ANN by, in the mean of the classes, in points."""
+    rows = (row for row in folds[0]["rows"] if row.get("weights") != "float")
+    dice = {row["method"]: 100 * row["dice"]["3d mean"] for row in rows}
+    return {method: value - dice["ann"] for method, value in dice.items()}
 
 
 def test_how_far_ann_and_snn_agree(folds):

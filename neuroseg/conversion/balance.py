@@ -16,6 +16,8 @@ import numpy as np
 import torch
 
 from export.graph import Input, Population
+from export.limits import INPUT_MAX, WEIGHT_MAX
+from neuroseg.conversion.lower import largest_inputs
 from neuroseg.metrics import agreement
 from neuroseg.spiking.channels import channel_values, per_input_channel
 from neuroseg.spiking.device import device_of
@@ -29,7 +31,9 @@ METHODS = ("rate", "activation", "threshold", "best")
 PERCENTILES = (99.0, 95.0, 90.0)  # of the activations, to stand for rate 1; heavy tails want a lower one
 BISECTIONS = 14
 GAIN_RANGE = (2.0**-6, 2.0**10)
+OF_ATTAINABLE = 0.5  # the rate where so few neurons fire that the one wanted is out of reach
 HEAVIEST = 100.0  # thresholds; a weight above 254 thresholds would not fit 8 bits
+STRONGEST = HEAVIEST / WEIGHT_MAX * INPUT_MAX  # thresholds in a step; as near to the 16 bits of an input
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,8 @@ def balance(
         network = _closest((_scale_by_activation(network, images, each) for each in percentiles), spikes, logits)
     else:
         scaled = _scale_by_activation(network, images, percentiles[0])
-        at_rates = (_at_rates(scaled, spikes, each) for each in rates)
+        most = {name: STRONGEST / bound if bound else 1.0 for name, bound in largest_inputs(scaled).items()}
+        at_rates = (_by_population(scaled, spikes, _RateGain(scaled, each.targets(scaled), most)) for each in rates)
         others = percentiles if method == "best" else ()
         by_activation = (_scale_by_activation(network, images, each) for each in others)
         network = _closest(itertools.chain(by_activation, at_rates), spikes, logits)
@@ -102,10 +107,6 @@ def agreement_over_time(
     return agreement(longer.predict(images, seed=seed).numpy(), ann.analog(images)[ann.output.name].numpy())
 
 
-def _at_rates(network: SpikingNetwork, spikes: torch.Tensor, rates: Rates) -> SpikingNetwork:
-    return _by_population(network, spikes, _RateGain(network, rates.targets(network)))
-
-
 def _largest_input(population: Population, currents: torch.Tensor) -> float:
     """The paper's threshold, the largest net input seen; dividing by it makes the threshold 1."""
     top = float((currents.abs() if population.cuba.ternary else currents).max())
@@ -119,25 +120,33 @@ def _fire(population: Population, currents: torch.Tensor) -> torch.Tensor:
 
 
 class _RateGain:
-    """The gain at which a population reaches its target rate, by bisection on a logarithmic scale."""
+    """The gain at which a population reaches its target rate, by bisection on a logarithmic scale.
 
-    def __init__(self, network: SpikingNetwork, targets: dict[str, float]) -> None:
-        self.network = network
-        self.targets = targets
+    most: the largest gain of a population, by name; where few neurons fire at all, none reaches the rate.
+    """
+
+    def __init__(self, network: SpikingNetwork, targets: dict[str, float], most: dict[str, float]) -> None:
+        self.network, self.targets, self.most = network, targets, most
 
     def __call__(self, population: Population, currents: torch.Tensor) -> float:
         if not fires(population):
             return 1.0
-        target = self.targets[population.name]
         weights = [self.network.folded_weight(population, k) for k in range(len(population.edges))]
         heaviest = max(float(weight.abs().max()) for weight in weights) or 1.0
         low, high = np.log2(GAIN_RANGE[0]), np.log2(min(GAIN_RANGE[1], HEAVIEST / heaviest))
+
+        def rate(power: float) -> float:
+            return float(_fire(population, currents * 2**power).abs().mean())
+
+        target, attainable = self.targets[population.name], rate(high)
+        if attainable < target:
+            target = OF_ATTAINABLE * attainable
         for _ in range(BISECTIONS):
             middle = (low + high) / 2
-            spikes = _fire(population, currents * 2**middle)
-            low, high = (middle, high) if float(spikes.abs().mean()) < target else (low, middle)
-        log.debug("%s: gain %.3f for rate %.2f", population.name, 2**high, target)
-        return float(2**high)
+            low, high = (middle, high) if rate(middle) < target else (low, middle)
+        gain = min(float(2**high), self.most[population.name])
+        log.debug("%s: gain %.3f for rate %.2f", population.name, gain, target)
+        return gain
 
 
 def _by_population(

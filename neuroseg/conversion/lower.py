@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from export.bounds import input_bound
 from export.graph import Edge, Graph, Node, Population, spans
 from export.limits import check
 from export.passes import align_delays, flatten_convolutions, fold_pool, remove_dropout, split_concat
@@ -50,11 +51,25 @@ def export(
 
 def integer_scales(network: SpikingNetwork) -> dict[str, float]:
     """The largest integer scale of every population, by name: what `finetune` asks for."""
-    graph = fold_pool(split_concat(lower(network)))
+    graph = _folded(network)
     return {
         population.name: largest_scale(population, timesteps=network.timesteps, values=spans(graph))
         for population in graph.populations
     }
+
+
+def largest_inputs(network: SpikingNetwork) -> dict[str, float]:
+    """What a neuron of each population can get in a step at most, of either sign, in thresholds: from the weights."""
+    graph = _folded(network)
+    return {
+        population.name: max(abs(bound) for bound in input_bound(population, spans(graph)))
+        for population in graph.populations
+    }
+
+
+def _folded(network: SpikingNetwork) -> Graph:
+    """The network as a float graph whose edges join populations alone."""
+    return fold_pool(split_concat(lower(network)))
 
 
 def _population(network: SpikingNetwork, population: Population) -> Population:

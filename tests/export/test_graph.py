@@ -315,7 +315,7 @@ def test_scale_yields_to_the_input_bound():
     scale = largest_scale(dense, timesteps=8, values={})
     assert scale == int(scale) and 1000 * scale <= INPUT_MAX < 1000 * (scale + 2)
     crowded = Population("a", (1, 1, 1), (Edge("x", Dense(np.full((1, 1000), 300.0))),), Neuron(1.0))
-    with pytest.raises(GraphError, match=r"a: weight 300 beside threshold 1.0"):
+    with pytest.raises(GraphError, match=r"a: weight 300, input in a step up to 300000 beside threshold 1.0"):
         largest_scale(crowded, timesteps=8, values={})
 
 
@@ -330,5 +330,5 @@ def test_equality_sees_every_field():
 def test_a_bias_beyond_loihi_is_named():
     neuron = Neuron(1.0, bias=np.full((1, 1, 1), 1e4))
     population = Population("a", (1, 1, 1), (Edge("input", Dense(np.ones((1, 1)))),), neuron)
-    with pytest.raises(GraphError, match="a: weight 1 and bias 10000 beside threshold 1"):
+    with pytest.raises(GraphError, match="a: weight 1, input in a step up to 1, bias 10000 beside threshold 1"):
         quantize(Graph((Input("input", (1, 1, 1)), population)))

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import hardware_sim
-from neuroseg.conversion.balance import Rates, balance
+from neuroseg.conversion.balance import STRONGEST, Rates, balance
 from neuroseg.conversion.convert import convert
-from neuroseg.conversion.lower import export, integer_scales
+from neuroseg.conversion.lower import export, integer_scales, largest_inputs
 from neuroseg.conversion.tracing import results
 from neuroseg.spiking.activity import measure
 from neuroseg.spiking.encode import encode
@@ -195,6 +195,37 @@ def test_rate_balancing_reaches_its_rates(unet, images):
     network = balance(convert(unet, SHAPE), images, rates=[Rates(0.15, (0.2, 0.25))])
     rates = list(measure(network, images).rates.values())
     np.testing.assert_allclose(rates, [0.15] * 10 + [0.2, 0.25], atol=0.01)
+
+
+def test_where_few_neurons_fire_at_all_those_are_not_driven_to_fire_at_every_step():
+    """A fifth of the image is bright enough; a rate of 0.3 over all of it is out of reach at any gain."""
+    model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Conv2d(4, 1, 1))
+    with torch.no_grad():
+        model[0].weight.fill_(1.0)
+        model[0].bias.fill_(-0.8)
+    images = torch.linspace(0, 1, 100).reshape(1, 1, 10, 10)
+    network = balance(convert(model, (1, 10, 10), encoder="graded"), images, rates=[Rates(0.3)])
+    fired = network.record(network.encode(images), quantized=False).spikes["0"].mean((0, 1, 2))  # H, W
+    firing = fired[fired > 0]
+    assert 15 < len(firing) < 25 and float(firing.mean()) < 0.8 and len(firing.unique()) > 4
+
+
+def test_where_weights_cancel_their_sum_still_fits_an_input(monkeypatch):
+    """By the gain that its rate takes, what a neuron may get in a step is many times what it does get."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 512, 1, bias=False), nn.ReLU(), nn.Conv2d(512, 2, 7, bias=False), nn.ReLU(), nn.Conv2d(2, 1, 1)
+    )
+    with torch.no_grad():
+        model[0].weight.fill_(1.0)
+        model[2].weight.copy_(model[2].weight - model[2].weight.mean(1, keepdim=True) + 1e-7)
+    images = torch.rand(2, 1, 10, 10)
+    network = balance(convert(model, (1, 10, 10)), images, rates=[Rates(0.3)])
+    assert largest_inputs(network)["2"] == pytest.approx(STRONGEST, rel=1e-3)
+    export(network)
+    monkeypatch.setattr("neuroseg.conversion.balance.STRONGEST", np.inf)
+    unlimited = balance(convert(model, (1, 10, 10)), images, rates=[Rates(0.3)])
+    assert integer_scales(unlimited)["2"] < integer_scales(network)["2"]
 
 
 def test_threshold_balancing_divides_by_the_largest_input(unet, images):
