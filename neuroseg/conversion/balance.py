@@ -139,6 +139,8 @@ class _RateGain:
             return float(_fire(population, currents * 2**power).abs().mean())
 
         target, attainable = self.targets[population.name], rate(high)
+        if not attainable:  # silent on these images; others may tell
+            return min(1.0, self.most[population.name])
         if attainable < target:
             target = OF_ATTAINABLE * attainable
         for _ in range(BISECTIONS):

@@ -210,6 +210,14 @@ def test_where_few_neurons_fire_at_all_those_are_not_driven_to_fire_at_every_ste
     assert 15 < len(firing) < 25 and float(firing.mean()) < 0.8 and len(firing.unique()) > 4
 
 
+def test_a_layer_that_is_silent_on_these_images_is_left_as_it_is():
+    model = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.ReLU(), nn.Conv2d(2, 1, 1, bias=False))
+    with torch.no_grad():
+        model[0].weight.fill_(-1.0)
+    network = balance(convert(model, (1, 4, 4)), torch.rand(2, 1, 4, 4))
+    assert (network.weights["0:0"] == -1).all() and integer_scales(network)["0"] > 200
+
+
 def test_where_weights_cancel_their_sum_still_fits_an_input(monkeypatch):
     """By the gain that its rate takes, what a neuron may get in a step is many times what it does get."""
     torch.manual_seed(0)
