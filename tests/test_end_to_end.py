@@ -22,9 +22,6 @@ from neuroseg.pretrained import copy_pretrained
 from neuroseg.runs import Run
 from tests.commands import call
 
-# For what is the same with either reset: a run takes a minute.
-with_one_reset = pytest.mark.parametrize("run", ["subtract"], indirect=True)
-
 
 @pytest.fixture(scope="module", params=["subtract", "zero"])
 def run(request, tmp_path_factory) -> Path:
@@ -164,7 +161,6 @@ def test_classes_go_all_the_way(tmp_path):
     assert netx.read(out / "sigma_delta.net").output.shape[0] == 3
 
 
-@with_one_reset
 def test_a_run_folder_does_not_mix_runs(run, tmp_path):
     arguments = ("train", "--data", "template:6", "--out", run, "--channels", "4,6,8", "--dropout", 0)
     assert "holds a run with other settings" in call(*arguments, "--epochs", 9, code=2)
@@ -185,21 +181,18 @@ def test_a_run_folder_does_not_mix_runs(run, tmp_path):
     assert "`neuroseg export" in call("validate", copy, code=2)
 
 
-@with_one_reset
 def test_inspect_lists_a_file_and_draws_it(run, tmp_path):
     output = call("inspect", run / "network.net", "--draw", tmp_path / "net.svg")
     assert "enc_0_conv1" in output and "depth 13, T = 4" in output and "<svg" in (tmp_path / "net.svg").read_text()
     assert "ends in .png or .svg" in call("inspect", run / "network.net", "--draw", tmp_path / "net.jpg", code=2)
 
 
-@with_one_reset
 def test_validation_keeps_to_held_out_subjects(run):
     call("validate", run, "--backend", "reference")
     settings, report = (json.loads((run / name).read_text()) for name in ("run.json", "report.json"))
     assert report["subjects"] == settings["validation"] and not set(report["subjects"]) & set(settings["training"])
 
 
-@with_one_reset
 @pytest.mark.parametrize(("layer", "source"), [("enc_1_conv2", "enc_1_conv1"), ("dec_1_conv1", "enc_0_conv2")])
 def test_one_flipped_weight_is_found_in_its_layer(run, layer, source, tmp_path):
     """The comparison can fail, and it names the layer whose weight was changed."""
@@ -228,7 +221,6 @@ def test_one_flipped_weight_is_found_in_its_layer(run, layer, source, tmp_path):
     assert "none differs" in call("compare", good, good)
 
 
-@with_one_reset
 def test_a_changed_file_makes_validate_fail(run, tmp_path):
     whole = (run / "network.net").read_bytes()
     try:
@@ -246,7 +238,6 @@ def test_a_changed_file_makes_validate_fail(run, tmp_path):
         (run / "network.net").write_bytes(whole)
 
 
-@with_one_reset
 def test_bad_input_is_one_line_and_exit_code_2(run, tmp_path):
     folds = ("crossval", "--data", "template:8", "--out", tmp_path / "r", "--folds")
     new = ("train", "--data", "template:4", "--out", tmp_path / "r")

@@ -146,7 +146,7 @@ class _RateGain:
         for _ in range(BISECTIONS):
             middle = (low + high) / 2
             low, high = (middle, high) if rate(middle) < target else (low, middle)
-        gain = min(float(2**high), self.most[population.name])
+        gain = min(float(2**high), self.most[population.name])  # here, lest the bisection of all others move
         log.debug("%s: gain %.3f for rate %.2f", population.name, gain, target)
         return gain
 

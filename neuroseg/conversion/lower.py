@@ -52,8 +52,9 @@ def export(
 def integer_scales(network: SpikingNetwork) -> dict[str, float]:
     """The largest integer scale of every population, by name: what `finetune` asks for."""
     graph = _folded(network)
+    values = spans(graph)
     return {
-        population.name: largest_scale(population, timesteps=network.timesteps, values=spans(graph))
+        population.name: largest_scale(population, timesteps=network.timesteps, values=values)
         for population in graph.populations
     }
 
@@ -61,10 +62,8 @@ def integer_scales(network: SpikingNetwork) -> dict[str, float]:
 def largest_inputs(network: SpikingNetwork) -> dict[str, float]:
     """What a neuron of each population can get in a step at most, of either sign, in thresholds: from the weights."""
     graph = _folded(network)
-    return {
-        population.name: max(abs(bound) for bound in input_bound(population, spans(graph)))
-        for population in graph.populations
-    }
+    values = spans(graph)
+    return {p.name: max(abs(bound) for bound in input_bound(p, values)) for p in graph.populations}
 
 
 def _folded(network: SpikingNetwork) -> Graph:

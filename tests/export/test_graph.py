@@ -120,7 +120,7 @@ def with_dropout(graph: Graph) -> Graph:
 
 
 @given(cases())
-@examples(30)
+@examples(40)
 def test_rewrites_change_no_spike(case):
     network, _, spikes = build(case)
     graph = with_dropout(dyadic(to_graph(network)))
@@ -267,7 +267,7 @@ def test_delays_make_paths_meet():
 
 
 @given(cases())
-@examples(40)
+@examples(60)
 def test_integers_are_those_that_pytorch_trained_with(case):
     network, graph, _ = build(case)
     for spec in network.populations:
@@ -281,7 +281,7 @@ def test_integers_are_those_that_pytorch_trained_with(case):
 
 
 @given(cases())
-@examples(25)
+@examples(40)
 def test_rounding_is_to_the_nearest_even_integer(case):
     network, _, _ = build(case)
     floats = fold_pool(split_concat(lower(network)))

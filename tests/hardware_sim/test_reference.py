@@ -136,7 +136,7 @@ def test_leak_and_bias_against_plain_python(current_decay, voltage_decay, bias, 
 
 
 @given(cases())
-@examples(40)
+@examples(60)
 def test_pytorch_is_the_reference(case):
     network, graph, spikes = build(case)
     import torch

@@ -36,7 +36,7 @@ from tests.networks import build, cases
 
 
 @given(case=cases())
-@examples(25)
+@examples(40)
 def test_what_is_written_is_read(case, tmp_path_factory):
     _, graph, _ = build(case)
     path = tmp_path_factory.mktemp("net") / "network.net"

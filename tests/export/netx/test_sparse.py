@@ -16,7 +16,7 @@ from tests.graphs import graphs
 
 
 @given(drawn=graphs(valued=True))
-@examples(40)
+@examples(60)
 def test_what_is_written_is_read(drawn, tmp_path_factory):
     """By themselves, joined through a concat, added to others; with delays of edges and of channels."""
     path = netx.write(drawn[0], tmp_path_factory.mktemp("net") / "network.net")

@@ -104,7 +104,7 @@ def assert_same_spikes(a: Graph, b: Graph) -> None:
 
 
 @given(graph=graphs())
-@examples(40)
+@examples(60)
 def test_integer_graphs_come_back_as_they_were(graph, tmp_path_factory):
     path = write_nir(graph, tmp_path_factory.mktemp("nir") / "network.nir")
     assert [p.name for p in path.parent.iterdir()] == ["network.nir"]
